@@ -1,0 +1,60 @@
+/* Plain C++: the reference of the other paths, and the path of CPUs without one of their own. */
+#include "kernels.h"
+
+namespace bitsr {
+namespace {
+
+bool prepare(Bconv&) { return true; }
+
+void bconv(const Bconv& op, const BconvRow& row) {
+  const int side = op.k / 2, taps = op.k * op.k, words = op.words;
+  for (int x = 0; x < row.w; x++) {
+    const int16_t* base =
+        op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * op.cout_pad;
+    const int16_t* skip = row.skip ? row.skip + size_t(x) * op.cout_pad : nullptr;
+    for (int block = 0; block < op.cout_pad; block += 64) {
+      uint64_t bits = 0;
+      for (int c = block; c < block + 64; c++) {
+        const uint64_t* w = op.weight.data() + size_t(c) * taps * words;
+        int count = 0;
+        for (int dy = -side; dy <= side; dy++) {
+          const uint64_t* a = row.rows[1 + dy] + ptrdiff_t(x - side) * words;
+          for (int i = 0; i < op.k * words; i++) count += __builtin_popcountll(a[i] ^ *w++);
+        }
+        const int16_t v = epilogue(op, c, count, base, skip);
+        if (row.out) row.out[size_t(x) * op.cout_pad + c] = v;
+        bits |= uint64_t(v < op.threshold[c]) << (c - block);
+      }
+      if (row.bits) row.bits[size_t(x) * (op.cout_pad / 64) + block / 64] = bits;
+    }
+  }
+}
+
+void conv(const Conv& op, const ConvRow& row) {
+  const int pairs = op.segments * op.run / 2;
+  for (int x = 0; x < row.w; x++)
+    for (int c = 0; c < op.cout; c++) {
+      const int16_t* w = op.weight.data() + (size_t(c / 16) * pairs * 16 + c % 16) * 2;
+      uint32_t acc = uint32_t(op.bias[c]);
+      for (int s = 0; s < op.segments; s++) {
+        const int16_t* a = row.segments[s] + size_t(x) * row.step;
+        for (int i = 0; i < op.run; i += 2, w += 32) acc += uint32_t(a[i] * w[0]) + uint32_t(a[i + 1] * w[1]);
+      }
+      acc += uint32_t(1) << (op.shift - 1);
+      row.out[size_t(x) * row.out_stride + c] = sat16(int32_t(acc) >> op.shift);
+    }
+}
+
+bool available() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("popcnt");
+#else
+  return true;
+#endif
+}
+
+}  // namespace
+
+const Kernels scalar_kernels = {"scalar", available, prepare, bconv, conv};
+
+}  // namespace bitsr

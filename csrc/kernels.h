@@ -1,0 +1,142 @@
+/* The kernels of one path (ISA): what they compute, and the list of paths.
+ *
+ * To add a path: write bconv_NAME.cpp with a `const Kernels NAME_kernels`, name it in PATHS (best first) and
+ * in CMakeLists.txt with its flags. Tests and bench loop over the list.
+ */
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+
+namespace bitsr {
+
+/* 64-byte aligned array of zeros; never throws: data() is null when there is no memory. */
+template <class T>
+class Array {
+ public:
+  Array() = default;
+  bool resize(size_t n) {
+    raw_.reset();
+    data_ = nullptr;
+    size_ = 0;
+    if (n > (SIZE_MAX - 64) / sizeof(T)) return false;
+    raw_.reset(new (std::nothrow) uint8_t[n * sizeof(T) + 64]());
+    if (!raw_) return false;
+    data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(raw_.get()) + 63) & ~uintptr_t(63));
+    size_ = n;
+    return true;
+  }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  size_t size() const { return size_; }
+  T& operator[](size_t i) { return data_[i]; }
+  const T& operator[](size_t i) const { return data_[i]; }
+
+ private:
+  std::unique_ptr<uint8_t[]> raw_;
+  T* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+constexpr int16_t sat16(int32_t v) { return int16_t(v < -32768 ? -32768 : v > 32767 ? 32767 : v); }
+/* Rounding high-half product; b is never -32768 (checked when a model is opened), so nothing saturates. */
+constexpr int16_t mulh(int16_t a, int16_t b) { return int16_t((int32_t(a) * b + 0x4000) >> 15); }
+constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+/* Binary convolution, k in {1, 3}, stride 1, with its epilogue. For output channel c at one pixel:
+ *
+ *   n = sum over taps and words of popcount(activations xor weights), missing taps read as 0
+ *   v = mulh(base[c] - (n << (shift + 1)), mul[c])      base = K_valid << shift, corrected for missing taps
+ *   v = sat(v + add[c])
+ *   if inner_slope: v = sat((v < 0 ? mulh(v, inner_slope[c]) : v) + inner_add[c])
+ *   if skip:        v = sat(v + skip[c])
+ *   if slope:       v = v < 0 ? mulh(v, slope[c]) : v
+ *   out[c] = v; bit c of bits = v < threshold[c]
+ *
+ * Arrays a channel have cout_pad = round_up(cout, 64) entries, zero in the padding.
+ */
+struct Bconv {
+  int k = 3, cin = 0, cout = 0, words = 0, cout_pad = 0, shift = 0;
+  Array<uint64_t> weight; /* (cout_pad, k * k, words), the order of the file */
+  Array<int16_t> base;    /* (16, cout_pad): which taps are missing, see border() */
+  Array<int16_t> mul, add, inner_slope, inner_add, slope, threshold;
+  Array<uint64_t> packed; /* the path's own order, filled by Kernels::prepare */
+};
+
+/* Index of the base row: bit 0 no row above, 1 no row below, 2 no column to the left, 3 none to the right. */
+constexpr int border(bool top, bool bottom, bool left, bool right) {
+  return int(top) | int(bottom) << 1 | int(left) << 2 | int(right) << 3;
+}
+
+/* One output row. rows[i] points at column 0 of the input rows y-1, y, y+1 (k = 1: only rows[1]); columns -1
+ * and w can be read and are zero; a row outside the picture is a row of zeros. */
+struct BconvRow {
+  const uint64_t* rows[3];
+  int w;
+  bool top, bottom;    /* row y-1 / y+1 lies outside the picture */
+  const int16_t* skip; /* null: none */
+  int16_t* out;        /* null: only bits are wanted; may equal skip */
+  uint64_t* bits;      /* null: only out is wanted */
+  uint64_t* scratch;   /* scratch_words(words) words of this thread, 64-byte aligned */
+};
+
+/* int16 convolution, k in {1, 3}, zero padding: out = sat(shift(bias + sum w * x, s)), sums modulo 2^32.
+ * weight: (ceil(cout / 16), pairs, 16, 2): pair p holds the taps 2p and 2p + 1 of the patch, which is `segments`
+ * runs of `run` contiguous int16 (one run an input row; run is even). */
+struct Conv {
+  int k = 3, cin = 0, cout = 0, shift = 1;
+  int segments = 0, run = 0;
+  Array<int16_t> weight;
+  Array<int32_t> bias; /* round_up(cout, 16) */
+};
+
+struct ConvRow {
+  const int16_t* segments[3]; /* of pixel 0; pixel x starts step * x further */
+  int step, w;
+  int16_t* out; /* (w, out_stride) */
+  int out_stride;
+};
+
+struct Kernels {
+  const char* name;
+  bool (*available)();
+  bool (*prepare)(Bconv&); /* fills packed; false: no memory */
+  void (*bconv)(const Bconv&, const BconvRow&);
+  void (*conv)(const Conv&, const ConvRow&);
+};
+
+/* Words of scratch that any path may use for one row; rows are cut into chunks of CHUNK columns. */
+constexpr int CHUNK = 64;
+constexpr size_t scratch_words(int words) { return size_t(8) * (CHUNK + 8) * size_t(words); }
+
+extern const Kernels scalar_kernels;
+#if defined(__x86_64__) || defined(_M_X64)
+extern const Kernels avx2_kernels, avx512_kernels;
+#define BITSR_PATHS &avx512_kernels, &avx2_kernels, &scalar_kernels
+#elif defined(__aarch64__)
+extern const Kernels neon_kernels;
+#define BITSR_PATHS &neon_kernels, &scalar_kernels
+#else
+#define BITSR_PATHS &scalar_kernels
+#endif
+
+/* The i-th path this CPU can run, best first; null past the end. */
+const Kernels* path(int i);
+const Kernels* path(const char* name);
+
+/* The epilogue for one value: the reference that every path must equal. */
+inline int16_t epilogue(const Bconv& op, int c, int count, const int16_t* base, const int16_t* skip) {
+  int16_t v = mulh(int16_t(base[c] - (count << (op.shift + 1))), op.mul[c]);
+  v = sat16(v + op.add[c]);
+  if (op.inner_slope.size()) {
+    if (v < 0) v = mulh(v, op.inner_slope[c]);
+    v = sat16(v + op.inner_add[c]);
+  }
+  if (skip) v = sat16(v + skip[c]);
+  if (op.slope.size() && v < 0) v = mulh(v, op.slope[c]);
+  return v;
+}
+
+}  // namespace bitsr

@@ -1,0 +1,596 @@
+/* The model file: read with nothing taken on trust, turned into a plan. */
+#include "model.h"
+
+#include <algorithm>
+#include <map>
+#include <sstream>
+#include <stdexcept>
+
+namespace bitsr {
+namespace {
+
+[[noreturn]] void fail(const std::string& why) { throw std::runtime_error(why); }
+
+/* ---- safetensors: 8-byte little-endian length, JSON header, buffer ---- */
+
+struct Tensor {
+  std::string dtype;
+  std::vector<uint64_t> shape;
+  const uint8_t* data = nullptr;
+  uint64_t bytes = 0;
+};
+
+struct File {
+  std::map<std::string, Tensor> tensors;
+  std::map<std::string, std::string> metadata;
+};
+
+/* The JSON that a safetensors header may hold: objects, strings, arrays of whole numbers. */
+class Json {
+ public:
+  Json(const uint8_t* at, const uint8_t* end) : at_(at), end_(end) {}
+
+  void expect(char c) {
+    if (!take(c)) fail(std::string("broken header: expected '") + c + "'");
+  }
+  bool take(char c) {
+    space();
+    if (at_ == end_ || *at_ != uint8_t(c)) return false;
+    at_++;
+    return true;
+  }
+  bool done() {
+    space();
+    return at_ == end_;
+  }
+
+  std::string string() {
+    expect('"');
+    std::string out;
+    for (;;) {
+      if (at_ == end_) fail("broken header: a string without end");
+      const uint8_t c = *at_++;
+      if (c == '"') return out;
+      if (c < 0x20) fail("broken header: control character in a string");
+      if (c != '\\') {
+        out += char(c);
+        continue;
+      }
+      if (at_ == end_) fail("broken header: a string without end");
+      const uint8_t e = *at_++;
+      static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+      if (e == 'u') {
+        utf8(out, hex4());
+      } else if (const char* p = e ? std::strchr(from, e) : nullptr) {
+        out += to[p - from];
+      } else {
+        fail("broken header: unknown escape in a string");
+      }
+    }
+  }
+
+  uint64_t number() {
+    space();
+    if (at_ == end_ || *at_ < '0' || *at_ > '9') fail("broken header: expected a whole number");
+    uint64_t v = 0;
+    while (at_ != end_ && *at_ >= '0' && *at_ <= '9') {
+      const unsigned d = *at_++ - '0';
+      if (v > (UINT64_MAX - d) / 10) fail("broken header: number too large");
+      v = v * 10 + d;
+    }
+    return v;
+  }
+
+  std::vector<uint64_t> numbers(size_t most) {
+    std::vector<uint64_t> out;
+    expect('[');
+    if (take(']')) return out;
+    do {
+      if (out.size() == most) fail("broken header: array too long");
+      out.push_back(number());
+    } while (take(','));
+    expect(']');
+    return out;
+  }
+
+ private:
+  void space() {
+    while (at_ != end_ && (*at_ == ' ' || *at_ == '\n' || *at_ == '\r' || *at_ == '\t')) at_++;
+  }
+  unsigned hex4() {
+    unsigned v = 0;
+    for (int i = 0; i < 4; i++) {
+      if (at_ == end_) fail("broken header: a string without end");
+      const int c = *at_++;
+      const int d = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+      if (d < 0) fail("broken header: bad \\u escape");
+      v = v * 16 + unsigned(d);
+    }
+    return v;
+  }
+  /* Names are compared byte for byte and surrogates never occur in ours, so each unit is encoded by itself. */
+  static void utf8(std::string& out, unsigned u) {
+    if (u < 0x80) {
+      out += char(u);
+    } else if (u < 0x800) {
+      out += char(0xC0 | u >> 6);
+      out += char(0x80 | (u & 63));
+    } else {
+      out += char(0xE0 | u >> 12);
+      out += char(0x80 | (u >> 6 & 63));
+      out += char(0x80 | (u & 63));
+    }
+  }
+
+  const uint8_t *at_, *end_;
+};
+
+size_t size_of(const std::string& dtype) {
+  static const std::pair<const char*, size_t> sizes[] = {{"U64", 8}, {"I64", 8}, {"F64", 8}, {"I32", 4},  {"U32", 4},
+                                                         {"F32", 4}, {"I16", 2}, {"U16", 2}, {"F16", 2},  {"BF16", 2},
+                                                         {"I8", 1},  {"U8", 1},  {"BOOL", 1}};
+  for (const auto& s : sizes)
+    if (dtype == s.first) return s.second;
+  fail("tensor of unknown type '" + dtype.substr(0, 16) + "'");
+}
+
+File parse(const uint8_t* bytes, size_t n) {
+  if (n < 8) fail("not a .bsr file: shorter than its length field");
+  uint64_t header = 0;
+  for (int i = 7; i >= 0; i--) header = header << 8 | bytes[i];
+  if (header > n - 8 || header > (64u << 20)) fail("not a .bsr file: the header is longer than the file");
+  const uint8_t* data = bytes + 8 + header;
+  const uint64_t room = n - 8 - header;
+  Json json(bytes + 8, data);
+  File file;
+  std::vector<std::pair<uint64_t, uint64_t>> spans;
+  json.expect('{');
+  if (!json.take('}')) {
+    do {
+      const std::string name = json.string();
+      json.expect(':');
+      json.expect('{');
+      if (name == "__metadata__") {
+        if (json.take('}')) continue;
+        do {
+          const std::string key = json.string();
+          json.expect(':');
+          if (!file.metadata.emplace(key, json.string()).second) fail("broken header: metadata key twice");
+        } while (json.take(','));
+        json.expect('}');
+        continue;
+      }
+      Tensor t;
+      std::vector<uint64_t> span;
+      bool shaped = false;
+      do {
+        const std::string key = json.string();
+        json.expect(':');
+        if (key == "dtype") {
+          t.dtype = json.string();
+        } else if (key == "shape") {
+          t.shape = json.numbers(8);
+          shaped = true;
+        } else if (key == "data_offsets") {
+          span = json.numbers(2);
+        } else {
+          fail("broken header: unknown key in a tensor");
+        }
+      } while (json.take(','));
+      json.expect('}');
+      if (t.dtype.empty() || !shaped || span.size() != 2) fail("broken header: incomplete tensor");
+      if (span[0] > span[1] || span[1] > room) fail("a tensor lies outside the file");
+      uint64_t want = size_of(t.dtype);
+      for (const uint64_t d : t.shape) {
+        if (d != 0 && want > room / d) fail("a tensor is larger than the file");
+        want *= d;
+      }
+      if (want != span[1] - span[0]) fail("a tensor's size is not that of its shape");
+      t.data = data + span[0];
+      t.bytes = want;
+      spans.emplace_back(span[0], span[1]);
+      if (!file.tensors.emplace(name, std::move(t)).second) fail("broken header: tensor named twice");
+    } while (json.take(','));
+    json.expect('}');
+  }
+  if (!json.done()) fail("broken header: something follows its end");
+  std::sort(spans.begin(), spans.end());
+  uint64_t end = 0;
+  for (const auto& s : spans) {
+    if (s.first != end) fail("tensors overlap or leave holes");
+    end = s.second;
+  }
+  if (end != room) fail("the file is longer or shorter than its tensors");
+  return file;
+}
+
+/* ---- operations ---- */
+
+/* Limits that keep every index and every sum inside its type. */
+constexpr int MAX_CHANNELS = 4096, MAX_SCALE = 16, MAX_OPERATIONS = 4096;
+
+class Builder {
+ public:
+  Builder(Model& model, const File& file) : m_(model), file_(file) {}
+
+  void build() {
+    Buffer lr;
+    lr.name = "lr";
+    lr.channels = 1;
+    lr.producer = 0;
+    m_.buffers.push_back(lr);
+    Operation input;
+    input.name = "input";
+    input.output = 0;
+    m_.operations.push_back(std::move(input));
+    m_.scratch = scratch_words(1); /* the patches of a plane fit too */
+
+    const auto text = file_.metadata.find("ops");
+    if (text == file_.metadata.end()) fail("no operations in the metadata");
+    std::istringstream lines(text->second);
+    for (std::string line; std::getline(lines, line);) {
+      std::istringstream words(line);
+      std::vector<std::string> args;
+      for (std::string word; words >> word;) args.push_back(word);
+      if (args.empty()) continue;
+      if (m_.operations.size() == size_t(MAX_OPERATIONS)) fail("too many operations");
+      if (args.size() < 3) fail("operation '" + line.substr(0, 60) + "' is too short");
+      add(args);
+    }
+    finish();
+  }
+
+ private:
+  /* ---- tensors of the file, checked against what an operation needs ---- */
+
+  const Tensor* find(const std::string& name, const char* dtype, const std::vector<uint64_t>& shape) {
+    const auto it = file_.tensors.find(name);
+    if (it == file_.tensors.end()) return nullptr;
+    if (it->second.dtype != dtype) fail("tensor " + name + " has the wrong type");
+    if (it->second.shape != shape) fail("tensor " + name + " has the wrong shape");
+    return &it->second;
+  }
+  const Tensor& need(const std::string& name, const char* dtype, const std::vector<uint64_t>& shape) {
+    const Tensor* t = find(name, dtype, shape);
+    if (!t) fail("tensor " + name + " is missing");
+    return *t;
+  }
+  /* int16 a channel, zero in the padding; -32768 would break mulh. */
+  void channel_values(Array<int16_t>& out, const Tensor& t, int padded, const std::string& name) {
+    allocate(out, size_t(padded));
+    std::memcpy(out.data(), t.data, t.bytes);
+    for (size_t i = 0; i < out.size(); i++)
+      if (out[i] == INT16_MIN) fail("tensor " + name + " holds -32768");
+  }
+  template <class T>
+  void allocate(Array<T>& a, size_t n) {
+    if (!a.resize(n)) throw std::bad_alloc();
+  }
+  const std::vector<uint64_t>& shape_of(const std::string& name) {
+    const auto it = file_.tensors.find(name);
+    if (it == file_.tensors.end()) fail("tensor " + name + " is missing");
+    return it->second.shape;
+  }
+
+  int buffer(const std::string& name) {
+    for (size_t i = 0; i < m_.buffers.size(); i++)
+      if (m_.buffers[i].name == name) return int(i);
+    fail("operation reads '" + name.substr(0, 40) + "', which nothing makes");
+  }
+  int make(const std::string& name, bool bits, int channels, int rate) {
+    for (const Buffer& b : m_.buffers)
+      if (b.name == name) fail("'" + name.substr(0, 40) + "' is made twice");
+    if (channels < 1 || channels > MAX_CHANNELS) fail("an operation makes an impossible number of channels");
+    if (rate < 1 || rate > MAX_SCALE) fail("an operation makes an impossible scale");
+    Buffer b;
+    b.name = name;
+    b.bits = bits;
+    b.channels = channels;
+    b.rate = rate;
+    b.producer = int(m_.operations.size());
+    m_.buffers.push_back(b);
+    return int(m_.buffers.size()) - 1;
+  }
+  static int number(const std::string& text, int low, int high, const char* what) {
+    int v = 0;
+    if (text.empty() || text.size() > 6 || text.find_first_not_of("0123456789") != std::string::npos ||
+        (v = std::stoi(text)) < low || v > high)
+      fail(std::string(what) + " is out of range");
+    return v;
+  }
+
+  /* KIND OUT IN [NAME] [key=value ...]; the grammar is in HACKING.md. */
+  void add(const std::vector<std::string>& args) {
+    const std::string kind = args[0], out = args[1];
+    Operation op;
+    op.inputs = {buffer(args[2])};
+    const Buffer in = m_.buffers[size_t(op.inputs[0])];
+    size_t used = 3;
+    if (kind == "conv" || kind == "bconv") {
+      if (args.size() < 4) fail("operation '" + kind + "' has no name");
+      op.name = args[used++];
+    } else if (kind == "add") {
+      if (args.size() < 4) fail("operation 'add' has one input");
+      op.inputs.push_back(buffer(args[used++]));
+    } else if (kind == "sign" && args.size() > 3) {
+      op.name = args[used++];
+    }
+    std::map<std::string, std::string> keys;
+    for (; used < args.size(); used++) {
+      const size_t eq = args[used].find('=');
+      if (eq == std::string::npos) fail("operation '" + kind + "' has an argument without '='");
+      if (!keys.emplace(args[used].substr(0, eq), args[used].substr(eq + 1)).second) fail("an argument is given twice");
+    }
+    const auto key = [&](const char* name) {
+      const auto it = keys.find(name);
+      std::string v = it == keys.end() ? "" : it->second;
+      if (it != keys.end()) keys.erase(it);
+      return v;
+    };
+    if (in.bits != (kind == "bconv")) fail("operation '" + kind + "' reads the wrong kind of buffer");
+
+    if (kind == "conv") {
+      op.kind = Kind::conv;
+      op.conv.shift = number(key("shift"), 1, 30, "a shift");
+      load_conv(op, in);
+      op.output = make(out, false, op.conv.cout, in.rate);
+    } else if (kind == "sign") {
+      op.kind = Kind::sign;
+      if (in.channels == 1) fail("sign of a plane");
+      allocate(op.threshold, size_t(in.stride()));
+      if (!op.name.empty())
+        channel_values(op.threshold, need(op.name + ".threshold", "I16", {uint64_t(in.channels)}), in.stride(), op.name);
+      op.output = make(out, true, in.channels, in.rate);
+    } else if (kind == "bconv") {
+      op.kind = Kind::bconv;
+      const std::string skip = key("skip"), shift = key("shift");
+      op.bconv.shift = number(shift, 0, 14, "a shift");
+      load_bconv(op, in);
+      if (!skip.empty()) {
+        const int s = buffer(skip);
+        const Buffer& b = m_.buffers[size_t(s)];
+        if (b.bits || b.channels != op.bconv.cout || b.channels == 1 || b.rate != in.rate)
+          fail("skip '" + skip.substr(0, 40) + "' does not fit");
+        op.inputs.push_back(s);
+      }
+      if (op.bconv.cout == 1) fail("a binary convolution makes one channel");
+      op.output = make(out, false, op.bconv.cout, in.rate);
+    } else if (kind == "add") {
+      op.kind = Kind::add;
+      const Buffer& b = m_.buffers[size_t(op.inputs[1])];
+      if (b.bits || b.channels != in.channels || b.rate != in.rate) fail("the inputs of 'add' do not fit");
+      op.output = make(out, false, in.channels, in.rate);
+    } else if (kind == "shuffle") {
+      op.kind = Kind::shuffle;
+      const int s = number(key("scale"), 1, MAX_SCALE, "a scale");
+      if (in.channels % (s * s)) fail("'shuffle' does not divide its channels");
+      if (in.rate * s > MAX_SCALE) fail("the scale is too large");
+      op.output = make(out, false, in.channels / (s * s), in.rate * s);
+    } else {
+      fail("unknown operation '" + kind.substr(0, 40) + "'");
+    }
+    if (!keys.empty()) fail("operation '" + kind + "' has an unknown argument '" + keys.begin()->first.substr(0, 40) + "'");
+    m_.operations.push_back(std::move(op));
+  }
+
+  static void check_kernel(const std::vector<uint64_t>& shape, const std::string& name) {
+    if (shape.size() != 4 || shape[0] < 1 || shape[0] > MAX_CHANNELS || shape[1] != shape[2] ||
+        (shape[1] != 1 && shape[1] != 3))
+      fail("tensor " + name + " has an impossible shape");
+  }
+
+  void load_conv(Operation& op, const Buffer& in) {
+    Conv& c = op.conv;
+    const std::string name = op.name + ".weight";
+    const auto& shape = shape_of(name);
+    check_kernel(shape, name);
+    c.cout = int(shape[0]);
+    c.k = int(shape[1]);
+    c.cin = in.channels;
+    const Tensor& w = need(name, "I16", {shape[0], shape[1], shape[1], uint64_t(in.channels)});
+    const Tensor& b = need(op.name + ".bias", "I32", {shape[0]});
+    op.radius = c.k / 2;
+    /* A plane is gathered into patches of k * k values; other rows are read in place, padding and all. */
+    const int stride = in.stride();
+    c.segments = stride == 1 ? 1 : c.k;
+    c.run = stride == 1 ? round_up(c.k * c.k, 2) : c.k * stride;
+    const int pairs = c.segments * c.run / 2;
+    allocate(c.weight, size_t(round_up(c.cout, 16)) * size_t(pairs) * 2);
+    allocate(c.bias, size_t(round_up(c.cout, 16)));
+    std::memcpy(c.bias.data(), b.data, b.bytes);
+    for (int o = 0; o < c.cout; o++)
+      for (int tap = 0; tap < c.k * c.k; tap++)
+        for (int i = 0; i < c.cin; i++) {
+          int16_t v;
+          std::memcpy(&v, w.data + 2 * ((size_t(o) * size_t(c.k * c.k) + size_t(tap)) * size_t(c.cin) + size_t(i)), 2);
+          const int at = tap * stride + i;
+          c.weight[((size_t(o / 16) * size_t(pairs) + size_t(at / 2)) * 16 + size_t(o % 16)) * 2 + size_t(at % 2)] = v;
+        }
+  }
+
+  void load_bconv(Operation& op, const Buffer& in) {
+    Bconv& b = op.bconv;
+    const std::string name = op.name + ".weight";
+    const auto& shape = shape_of(name);
+    check_kernel(shape, name);
+    b.cout = int(shape[0]);
+    b.k = int(shape[1]);
+    b.cin = in.channels;
+    b.words = in.stride();
+    b.cout_pad = round_up(b.cout, 64);
+    const int taps = b.k * b.k;
+    if ((taps * b.cin) << b.shift > INT16_MAX || 2 * taps * 64 * b.words > INT16_MAX)
+      fail(op.name + ": its sums do not fit 16 bits");
+    const Tensor& w = need(name, "U64", {shape[0], shape[1], shape[1], uint64_t(b.words)});
+    allocate(b.weight, size_t(b.cout_pad) * size_t(taps * b.words));
+    std::memcpy(b.weight.data(), w.data, w.bytes);
+    const uint64_t padding = b.cin % 64 ? ~uint64_t(0) << (b.cin % 64) : 0;
+    for (int i = b.words - 1; i < b.cout * taps * b.words; i += b.words)
+      if (b.weight[size_t(i)] & padding) fail("tensor " + name + " has bits beyond its channels");
+
+    const std::vector<uint64_t> channels = {shape[0]};
+    const auto values = [&](Array<int16_t>& out, const char* suffix, bool required) {
+      const std::string tensor = op.name + suffix;
+      const Tensor* t = required ? &need(tensor, "I16", channels) : find(tensor, "I16", channels);
+      if (t) channel_values(out, *t, b.cout_pad, tensor);
+      return t != nullptr;
+    };
+    values(b.mul, ".mul", true);
+    values(b.add, ".add", true);
+    if (values(b.inner_slope, ".inner_slope", false) != values(b.inner_add, ".inner_add", false))
+      fail(op.name + ": inner_slope and inner_add go together");
+    values(b.slope, ".slope", false);
+    allocate(b.threshold, size_t(b.cout_pad));
+    op.radius = b.k / 2;
+
+    /* A missing tap is read as +1 (bit 0): take its 64 - 2 popcount(w) out of the sum. */
+    allocate(b.base, size_t(16 * b.cout_pad));
+    for (int where = 0; where < 16; where++)
+      for (int c = 0; c < b.cout; c++) {
+        int sum = 0;
+        for (int tap = 0; tap < taps; tap++) {
+          const int dy = tap / b.k - b.k / 2, dx = tap % b.k - b.k / 2;
+          const bool missing = (dy < 0 && where & 1) || (dy > 0 && where & 2) || (dx < 0 && where & 4) || (dx > 0 && where & 8);
+          int ones = 0;
+          for (int i = 0; i < b.words; i++)
+            ones += __builtin_popcountll(b.weight[(size_t(c) * size_t(taps) + size_t(tap)) * size_t(b.words) + size_t(i)]);
+          sum += missing ? 2 * ones : b.cin;
+        }
+        b.base[size_t(where * b.cout_pad + c)] = int16_t(sum * (1 << b.shift));
+      }
+    if (!m_.kernels->prepare(b)) throw std::bad_alloc();
+    m_.scratch = std::max(m_.scratch, scratch_words(b.words));
+  }
+
+  /* ---- the plan ---- */
+
+  std::vector<int> readers(int buffer) const {
+    std::vector<int> out;
+    for (size_t i = 0; i < m_.operations.size(); i++)
+      for (const int in : m_.operations[i].inputs)
+        if (in == buffer && (out.empty() || out.back() != int(i))) out.push_back(int(i));
+    return out;
+  }
+
+  /* A sign whose input a binary convolution makes becomes that convolution's second output. */
+  void fuse_signs() {
+    std::vector<bool> gone(m_.operations.size());
+    for (size_t i = 0; i < m_.operations.size(); i++) {
+      Operation& sign = m_.operations[i];
+      if (sign.kind != Kind::sign) continue;
+      const int source = sign.inputs[0];
+      Operation& from = m_.operations[size_t(m_.buffers[size_t(source)].producer)];
+      if (from.kind != Kind::bconv || from.bits >= 0) continue;
+      from.bits = sign.output;
+      from.bconv.threshold = std::move(sign.threshold);
+      m_.buffers[size_t(sign.output)].producer = m_.buffers[size_t(source)].producer;
+      sign.inputs.clear();
+      gone[i] = true;
+      if (readers(source).empty()) {
+        m_.buffers[size_t(source)].producer = -2;
+        from.output = -1;
+      }
+    }
+    std::vector<int> index(m_.operations.size());
+    std::vector<Operation> kept;
+    for (size_t i = 0; i < m_.operations.size(); i++) {
+      index[i] = int(kept.size());
+      if (!gone[i]) kept.push_back(std::move(m_.operations[i]));
+    }
+    m_.operations = std::move(kept);
+    for (Buffer& b : m_.buffers)
+      if (b.producer >= 0) b.producer = index[size_t(b.producer)];
+  }
+
+  void finish() {
+    const Buffer sr = m_.buffers.back();
+    if (m_.operations.size() < 2 || sr.name != "sr" || sr.bits || sr.channels != 1 ||
+        m_.operations.back().kind != Kind::shuffle)
+      fail("the last operation does not shuffle into 'sr'");
+    m_.scale = sr.rate;
+    fuse_signs();
+    for (size_t i = 0; i + 1 < m_.buffers.size(); i++)
+      if (m_.buffers[i].producer != -2 && readers(int(i)).empty()) fail("nothing reads '" + m_.buffers[i].name.substr(0, 40) + "'");
+
+    /* Delays: what an operation reads was made at an earlier tick, so that one tick's work is independent. */
+    std::vector<double> reach(m_.operations.size());
+    for (size_t i = 1; i < m_.operations.size(); i++) {
+      Operation& op = m_.operations[i];
+      for (size_t j = 0; j < op.inputs.size(); j++) {
+        const Buffer& b = m_.buffers[size_t(op.inputs[j])];
+        const int radius = j ? 0 : op.radius;
+        op.delay = std::max(op.delay, m_.operations[size_t(b.producer)].delay + (radius ? 1 : 0) + 1);
+        reach[i] = std::max(reach[i], reach[size_t(b.producer)] + double(radius) / b.rate);
+      }
+    }
+    m_.radius = int(reach.back() + 0.999);
+    std::vector<int> lag(m_.operations.size());
+    for (size_t i = 1; i < m_.operations.size(); i++)
+      for (size_t j = 0; j < m_.operations[i].inputs.size(); j++)
+        lag[i] = std::max(lag[i], lag[size_t(m_.buffers[size_t(m_.operations[i].inputs[j])].producer)] +
+                                      (j ? 0 : m_.operations[i].radius));
+    m_.lag = lag.back();
+
+    /* Storage: an operation works in place on its skip (or on what it adds to) when nobody else reads it. */
+    for (size_t i = 0; i < m_.buffers.size(); i++) {
+      Buffer& b = m_.buffers[i];
+      if (b.producer == -2 || i + 1 == m_.buffers.size()) continue; /* unused, or straight into the caller's rows */
+      const Operation& op = m_.operations[size_t(b.producer)];
+      if (!b.bits)
+        for (size_t j = op.kind == Kind::bconv ? 1 : 0; (op.kind == Kind::bconv || op.kind == Kind::add) && j < op.inputs.size(); j++) {
+          const Buffer& source = m_.buffers[size_t(op.inputs[j])];
+          if (source.storage >= 0 && source.producer > 0 && readers(op.inputs[j]).size() == 1 && b.storage < 0 &&
+              source.channels > 1)
+            b.storage = source.storage;
+        }
+      if (b.storage < 0) {
+        Storage s;
+        s.bits = b.bits;
+        s.stride = b.stride();
+        s.rate = b.rate;
+        s.writer = b.producer;
+        b.storage = int(m_.storages.size());
+        m_.storages.push_back(s);
+      }
+      m_.storages[size_t(b.storage)].readers = readers(int(i));
+    }
+    for (Storage& s : m_.storages) {
+      for (const int r : s.readers)
+        s.ticks = std::max(s.ticks, m_.operations[size_t(r)].delay + 1 - m_.operations[size_t(s.writer)].delay);
+      s.ticks += 4; /* one to make progress, three so that threads do not wait for each other */
+    }
+  }
+
+  Model& m_;
+  const File& file_;
+};
+
+}  // namespace
+
+void open_model(Model& model, const uint8_t* bytes, size_t n, const Kernels* kernels) {
+  const File file = parse(bytes, n);
+  const auto format = file.metadata.find("format");
+  if (format == file.metadata.end()) fail("not a .bsr file: no format in the metadata");
+  if (format->second != "bitsr 1") fail("format '" + format->second.substr(0, 20) + "' is not one that this version reads (bitsr 1)");
+  model.kernels = kernels;
+  Builder(model, file).build();
+}
+
+}  // namespace bitsr
+
+extern "C" {
+
+bitsr_model* bitsr_model_open(const void* bytes, size_t n, const char* isa, char* err, size_t cap) {
+  return bitsr::guarded<bitsr_model*>(nullptr, err, cap, [&]() -> bitsr_model* {
+    const bitsr::Kernels* kernels = isa ? bitsr::path(isa) : bitsr::path(0);
+    if (!kernels) throw std::runtime_error(isa ? "this CPU has no path of that name" : "this CPU has no path at all");
+    std::unique_ptr<bitsr_model> model(new bitsr_model());
+    bitsr::open_model(*model, static_cast<const uint8_t*>(bytes), n, kernels);
+    return model.release();
+  });
+}
+void bitsr_model_close(bitsr_model* model) { delete model; }
+int bitsr_model_scale(const bitsr_model* model) { return model->scale; }
+int bitsr_model_radius(const bitsr_model* model) { return model->radius; }
+const char* bitsr_model_isa(const bitsr_model* model) { return model->kernels->name; }
+}

@@ -1,0 +1,83 @@
+/* A model as the engine runs it: tensors checked, operations planned. HACKING.md has the file format. */
+#pragma once
+
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "bitsr.h"
+#include "kernels.h"
+
+namespace bitsr {
+
+/* What an operation makes: rows of `channels` int16 at `rate` rows (and columns) an LR pixel, or of bits. */
+struct Buffer {
+  std::string name;
+  bool bits = false;
+  int channels = 0;
+  int rate = 1;
+  int producer = -1;   /* operation; -1: the LR luma that the caller feeds */
+  int storage = -1;    /* index in Model::storages */
+  int stride() const { return bits ? round_up(channels, 64) / 64 : channels == 1 ? 1 : round_up(channels, 64); }
+};
+
+enum class Kind { input, conv, sign, bconv, add, shuffle };
+
+struct Operation {
+  Kind kind = Kind::input;
+  std::string name;
+  std::vector<int> inputs; /* buffers: conv {x}, sign {x}, bconv {bits[, skip]}, add {a, b}, shuffle {x} */
+  int output = -1;         /* buffer; bconv: -1 when only its bits are wanted */
+  int bits = -1;           /* bconv: buffer of the sign fused into it */
+  int radius = 0;          /* rows above and below that the first input is read at */
+  int delay = 0;           /* it makes row y at tick y + delay, when all it reads is made (see ops.cpp) */
+  Conv conv;
+  Bconv bconv;
+  Array<int16_t> threshold; /* sign */
+};
+
+/* Rows of one or more buffers (a chain of in-place operations) kept in a ring. */
+struct Storage {
+  bool bits = false;
+  int stride = 0, rate = 1;
+  int writer = 0;           /* first operation that writes it */
+  std::vector<int> readers; /* operations that must be done with a row before it is written anew */
+  int ticks = 0;            /* ring size in LR rows, when the picture is tall enough */
+};
+
+struct Model {
+  const Kernels* kernels = nullptr;
+  int scale = 0, radius = 0;
+  int lag = 0; /* LR rows that must follow a row before its SR rows are complete */
+  size_t scratch = 0; /* words of scratch a thread */
+  std::vector<Buffer> buffers;
+  std::vector<Operation> operations; /* operations[0] is the input */
+  std::vector<Storage> storages;
+};
+
+/* Throws std::runtime_error with one line, or std::bad_alloc. */
+void open_model(Model& model, const uint8_t* bytes, size_t n, const Kernels* kernels);
+
+/* f(), or `otherwise` with one line in err: no exception crosses the C ABI. */
+template <class R, class F>
+R guarded(R otherwise, char* err, size_t cap, F f) {
+  const char* why = "no memory";
+  std::string text;
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+  } catch (const std::exception& e) {
+    try {
+      text = e.what();
+      why = text.c_str();
+    } catch (const std::bad_alloc&) {
+    }
+  }
+  if (err && cap) std::snprintf(err, cap, "%s", why);
+  return otherwise;
+}
+
+}  // namespace bitsr
+
+struct bitsr_model : bitsr::Model {};

@@ -1,0 +1,344 @@
+/* A picture on its way through a model, a row at a time.
+ *
+ * Each operation makes its row y at tick y + delay; the delays are such that all it reads was made at an earlier
+ * tick. A tick is one row of every operation, so a picture runs depth first: the rows in flight stay in the cache,
+ * the memory grows with the width alone, and SR rows come out soon after their LR rows went in.
+ *
+ * Threads take the pairs (tick, operation) in that order from one counter and wait for what a pair needs: the rows
+ * it reads to be made, and the readers of the row it overwrites in a ring to be done. Everything needed comes
+ * earlier in the order, so the first unfinished pair can always go on: no deadlock, and no barrier. They are
+ * started for a push and joined at its end: nothing to clean up at exit or after a fork.
+ */
+#include <algorithm>
+#include <atomic>
+#include <climits>
+#include <cstdio>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "model.h"
+
+namespace bitsr {
+namespace {
+
+inline void relax() {
+#if defined(__SSE2__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+struct Ring {
+  Array<uint8_t> bytes;
+  size_t row_bytes = 0;
+  int rows = 0;
+  uint8_t* row(int y) { return bytes.data() + size_t(y % rows) * row_bytes; }
+};
+
+struct Progress {
+  std::unique_ptr<std::atomic<int>[]> made; /* slot y & mask holds y + 1 once row y is made */
+  int mask = 0;
+  int next = 0; /* first tick's row that no push has asked for yet */
+};
+
+void sign_row(const int16_t* x, const int16_t* threshold, uint64_t* bits, int w, int stride) {
+  for (int i = 0; i < w; i++)
+    for (int block = 0; block < stride; block += 64) {
+      uint64_t word = 0;
+      const int16_t *v = x + size_t(i) * size_t(stride) + block, *t = threshold + block;
+#if defined(__SSE2__)
+      for (int c = 0; c < 64; c += 16) {
+        const auto less = [&](int at) {
+          return _mm_cmplt_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(v + at)),
+                                 _mm_load_si128(reinterpret_cast<const __m128i*>(t + at)));
+        };
+        word |= uint64_t(uint32_t(_mm_movemask_epi8(_mm_packs_epi16(less(c), less(c + 8))))) << c;
+      }
+#else
+      for (int c = 0; c < 64; c++) word |= uint64_t(v[c] < t[c]) << c;
+#endif
+      *bits++ = word;
+    }
+}
+
+void add_row(const int16_t* a, const int16_t* b, int16_t* out, size_t n) {
+  size_t i = 0;
+#if defined(__SSE2__)
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
+                     _mm_adds_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a + i)),
+                                    _mm_loadu_si128(reinterpret_cast<const __m128i*>(b + i))));
+#endif
+  for (; i < n; i++) out[i] = sat16(int32_t(a[i]) + b[i]);
+}
+
+}  // namespace
+
+class Stream {
+ public:
+  Stream(const Model& model, int h, int w, int threads) : m_(model), h_(h), w_(w) {
+    if (h < 1 || w < 1) throw std::runtime_error("an empty picture");
+    if (w > INT_MAX / 64 / m_.scale || h > INT_MAX / 2 / m_.scale) throw std::runtime_error("the picture is too large");
+    if (threads < 1 || threads > 1024) throw std::runtime_error("threads must be from 1 to 1024");
+    size_t widest = 0;
+    for (const Storage& s : m_.storages) {
+      Ring ring;
+      const size_t cell = s.bits ? 8 : 2;
+      ring.row_bytes = (size_t(w_) * size_t(s.rate) + 2) * size_t(s.stride) * cell + 63;
+      ring.row_bytes -= ring.row_bytes % 64;
+      ring.rows = std::min(s.ticks, h_) * s.rate;
+      widest = std::max(widest, ring.row_bytes);
+      if (ring.row_bytes > SIZE_MAX / 2 / size_t(ring.rows) || !ring.bytes.resize(ring.row_bytes * size_t(ring.rows)))
+        throw std::bad_alloc();
+      rings_.push_back(std::move(ring));
+    }
+    if (!zeros_.resize(widest)) throw std::bad_alloc();
+    for (size_t i = 0; i < m_.operations.size(); i++) {
+      /* Nobody runs further ahead of an unfinished row than the longest ring lets him. */
+      int ticks = 0;
+      for (const Storage& s : m_.storages) ticks = std::max(ticks, s.ticks);
+      int size = 16;
+      while (size < 2 * ticks) size *= 2;
+      Progress p;
+      p.made.reset(new std::atomic<int>[size_t(size)]);
+      for (int j = 0; j < size; j++) p.made[size_t(j)].store(0, std::memory_order_relaxed);
+      p.mask = size - 1;
+      progress_.push_back(std::move(p));
+    }
+    from_.resize(m_.operations.size());
+    to_.resize(m_.operations.size());
+    scratch_.resize(size_t(threads));
+    for (auto& s : scratch_)
+      if (!s.resize(m_.scratch)) throw std::bad_alloc();
+    others_.reserve(size_t(threads) - 1);
+  }
+
+  /* LR rows [0, fed) complete how many rows of an operation? */
+  int limit(int fed) const { return fed == h_ ? h_ : std::max(0, fed - m_.lag); }
+  int ready(int n) const { return n < 0 || n > h_ - fed_ ? 0 : (limit(fed_ + n) - limit(fed_)) * m_.scale; }
+
+  int push(const int16_t* lr, int n, int16_t* out, int out_rows) {
+    if (n < 0 || n > h_ - fed_) throw std::runtime_error("more rows than the picture has");
+    if (out_rows < ready(n)) throw std::runtime_error("no room for the rows that are ready");
+    if (n == 0) return 0;
+    const int made = ready(n);
+    lr_ = lr;
+    lr_base_ = fed_;
+    out_ = out;
+    out_base_ = limit(fed_);
+    const int fed = fed_ + n, operations = int(m_.operations.size());
+
+    /* Rows of each operation in this push: [from, to), from the rows that its inputs have by then. */
+    int first = INT_MAX, last = INT_MIN;
+    for (int i = 0; i < operations; i++) {
+      const Operation& op = m_.operations[size_t(i)];
+      from_[size_t(i)] = progress_[size_t(i)].next;
+      int to = fed;
+      for (size_t j = 0; j < op.inputs.size(); j++) {
+        const int have = to_[size_t(m_.buffers[size_t(op.inputs[j])].producer)];
+        to = std::min(to, have == h_ ? h_ : std::max(0, have - (j ? 0 : op.radius)));
+      }
+      to_[size_t(i)] = to;
+      progress_[size_t(i)].next = to;
+      if (from_[size_t(i)] < to) {
+        first = std::min(first, from_[size_t(i)] + op.delay);
+        last = std::max(last, to - 1 + op.delay);
+      }
+    }
+    next_ticket_.store(0, std::memory_order_relaxed);
+    first_tick_ = first;
+    tickets_ = (int64_t(last) - first + 1) * operations;
+
+    for (size_t t = 1; t < scratch_.size(); t++) {
+      try {
+        others_.emplace_back([this, s = scratch_[t].data()] { work(s); });
+      } catch (const std::system_error&) {
+        break; /* the system has no more threads: those there are do it all */
+      }
+    }
+    work(scratch_[0].data());
+    for (auto& t : others_) t.join();
+    others_.clear();
+    fed_ = fed;
+    return made;
+  }
+
+ private:
+  bool is_made(int op, int y) const {
+    const Progress& p = progress_[size_t(op)];
+    return p.made[size_t(y & p.mask)].load(std::memory_order_acquire) > y;
+  }
+  void await(int op, int low, int high) const {
+    for (int y = std::max(low, 0); y <= std::min(high, h_ - 1); y++)
+      for (int spins = 0; !is_made(op, y); spins++) {
+        if (spins < 2000)
+          relax();
+        else
+          std::this_thread::yield();
+      }
+  }
+
+  void work(uint64_t* scratch) {
+    const int operations = int(m_.operations.size());
+    for (;;) {
+      const int64_t ticket = next_ticket_.fetch_add(1, std::memory_order_relaxed);
+      if (ticket >= tickets_) return;
+      const int i = int(ticket % operations);
+      const Operation& op = m_.operations[size_t(i)];
+      const int y = int(first_tick_ + ticket / operations) - op.delay;
+      if (y < from_[size_t(i)] || y >= to_[size_t(i)]) continue;
+      for (size_t j = 0; j < op.inputs.size(); j++) {
+        const int radius = j ? 0 : op.radius;
+        await(m_.buffers[size_t(op.inputs[j])].producer, y - radius, y + radius);
+      }
+      for (const int buffer : {op.output, op.bits}) {
+        if (buffer < 0 || m_.buffers[size_t(buffer)].storage < 0) continue;
+        const int storage = m_.buffers[size_t(buffer)].storage;
+        const Storage& s = m_.storages[size_t(storage)];
+        const int ring = rings_[size_t(storage)].rows / s.rate;
+        if (s.writer == i && y >= ring)
+          for (const int reader : s.readers) await(reader, y - ring - 1, y - ring + 1);
+      }
+      for (int r = 0; r < m_.buffers[op.inputs.empty() ? 0 : size_t(op.inputs[0])].rate; r++)
+        run_row(op, y, r, scratch);
+      Progress& p = progress_[size_t(i)];
+      p.made[size_t(y & p.mask)].store(y + 1, std::memory_order_release);
+    }
+  }
+
+  /* Row y of a buffer at column -1 (a column of zeros), or zeros outside the picture. */
+  uint8_t* line(int buffer, int y) {
+    const Buffer& b = m_.buffers[size_t(buffer)];
+    if (y < 0 || y >= h_ * b.rate) return zeros_.data();
+    return rings_[size_t(b.storage)].row(y);
+  }
+  int16_t* pixels(int buffer, int y) {
+    return reinterpret_cast<int16_t*>(line(buffer, y)) + m_.buffers[size_t(buffer)].stride();
+  }
+  uint64_t* bits(int buffer, int y) {
+    return reinterpret_cast<uint64_t*>(line(buffer, y)) + m_.buffers[size_t(buffer)].stride();
+  }
+
+  void run_row(const Operation& op, int tick, int r, uint64_t* scratch) {
+    if (op.kind == Kind::input) {
+      std::memcpy(pixels(0, tick), lr_ + size_t(tick - lr_base_) * size_t(w_), size_t(w_) * 2);
+      return;
+    }
+    const Buffer& in = m_.buffers[size_t(op.inputs[0])];
+    const int y = tick * in.rate + r, w = w_ * in.rate, h = h_ * in.rate;
+    switch (op.kind) {
+      case Kind::conv: conv_row(op, y, w, scratch); break;
+      case Kind::sign:
+        sign_row(pixels(op.inputs[0], y), op.threshold.data(), bits(op.output, y), w, in.stride());
+        break;
+      case Kind::bconv: {
+        BconvRow row;
+        for (int i = 0; i < 3; i++) row.rows[i] = bits(op.inputs[0], op.radius || i == 1 ? y + i - 1 : -1);
+        row.w = w;
+        row.top = y == 0;
+        row.bottom = y == h - 1;
+        row.skip = op.inputs.size() > 1 ? pixels(op.inputs[1], y) : nullptr;
+        row.out = op.output >= 0 ? pixels(op.output, y) : nullptr;
+        row.bits = op.bits >= 0 ? bits(op.bits, y) : nullptr;
+        row.scratch = scratch;
+        m_.kernels->bconv(op.bconv, row);
+        break;
+      }
+      case Kind::add:
+        add_row(pixels(op.inputs[0], y), pixels(op.inputs[1], y), pixels(op.output, y), size_t(w) * size_t(in.stride()));
+        break;
+      case Kind::shuffle: {
+        const Buffer& to = m_.buffers[size_t(op.output)];
+        const int s = to.rate / in.rate, stride = in.stride();
+        const int16_t* x = pixels(op.inputs[0], y);
+        for (int i = 0; i < s; i++) {
+          int16_t* out = to.storage < 0
+                             ? out_ + (size_t(y - out_base_ * in.rate) * size_t(s) + size_t(i)) * size_t(w) * size_t(s)
+                             : pixels(op.output, y * s + i);
+          for (int c = 0; c < to.channels; c++)
+            for (int px = 0; px < w; px++)
+              for (int j = 0; j < s; j++)
+                out[(size_t(px) * size_t(s) + size_t(j)) * size_t(to.stride()) + size_t(c)] =
+                    x[size_t(px) * size_t(stride) + size_t((c * s + i) * s + j)];
+        }
+        break;
+      }
+      case Kind::input: break;
+    }
+  }
+
+  void conv_row(const Operation& op, int y, int w, uint64_t* scratch) {
+    const Buffer& in = m_.buffers[size_t(op.inputs[0])];
+    const Buffer& to = m_.buffers[size_t(op.output)];
+    const int stride = in.stride(), k = op.conv.k, side = k / 2;
+    ConvRow row;
+    row.out_stride = to.stride();
+    if (stride > 1) {
+      for (int i = 0; i < k; i++) row.segments[i] = pixels(op.inputs[0], y + i - side) - side * stride;
+      row.step = stride;
+      row.w = w;
+      row.out = pixels(op.output, y);
+      m_.kernels->conv(op.conv, row);
+      return;
+    }
+    auto* patches = reinterpret_cast<int16_t*>(scratch);
+    row.segments[0] = patches;
+    row.step = op.conv.run;
+    for (int from = 0; from < w; from += CHUNK) {
+      row.w = std::min(CHUNK, w - from);
+      for (int i = 0; i < k; i++) {
+        const int16_t* x = pixels(op.inputs[0], y + i - side) + from - side;
+        for (int px = 0; px < row.w; px++)
+          for (int j = 0; j < k; j++) patches[px * row.step + i * k + j] = x[px + j];
+      }
+      if (k * k % 2)
+        for (int px = 0; px < row.w; px++) patches[px * row.step + row.step - 1] = 0;
+      row.out = pixels(op.output, y) + size_t(from) * size_t(row.out_stride);
+      m_.kernels->conv(op.conv, row);
+    }
+  }
+
+  const Model& m_;
+  const int h_, w_;
+  int fed_ = 0;
+  std::vector<Ring> rings_;
+  Array<uint8_t> zeros_;
+  std::vector<Progress> progress_;
+  std::vector<Array<uint64_t>> scratch_; /* one a thread */
+  std::vector<std::thread> others_;      /* empty between pushes */
+  /* of the push in progress */
+  const int16_t* lr_ = nullptr;
+  int16_t* out_ = nullptr;
+  int lr_base_ = 0, out_base_ = 0, first_tick_ = 0;
+  std::vector<int> from_, to_;
+  int64_t tickets_ = 0;
+  std::atomic<int64_t> next_ticket_{0};
+};
+
+}  // namespace bitsr
+
+struct bitsr_stream : bitsr::Stream {
+  using bitsr::Stream::Stream;
+};
+
+extern "C" {
+
+bitsr_stream* bitsr_stream_open(const bitsr_model* model, int h, int w, int threads, char* err, size_t cap) {
+  return bitsr::guarded<bitsr_stream*>(nullptr, err, cap, [&] { return new bitsr_stream(*model, h, w, threads); });
+}
+int bitsr_stream_push(bitsr_stream* stream, const int16_t* lr, int n, int16_t* out, int out_rows, char* err,
+                      size_t cap) {
+  return bitsr::guarded<int>(-1, err, cap, [&] { return stream->push(lr, n, out, out_rows); });
+}
+int bitsr_stream_ready(const bitsr_stream* stream, int n) { return stream->ready(n); }
+void bitsr_stream_close(bitsr_stream* stream) { delete stream; }
+}

@@ -1,0 +1,146 @@
+"""Python face of the C core: a packed net runs on a plane of luma. The numeric contract is in csrc/bitsr.h."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._lib import lib
+from .packed import Packed
+
+_ERR = 256
+_core = lib
+_core.bitsr_isa.restype = ctypes.c_char_p
+_core.bitsr_isa.argtypes = [ctypes.c_int]
+_core.bitsr_model_open.restype = ctypes.c_void_p
+_core.bitsr_model_open.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+_core.bitsr_model_close.argtypes = [ctypes.c_void_p]
+_core.bitsr_model_scale.argtypes = [ctypes.c_void_p]
+_core.bitsr_model_radius.argtypes = [ctypes.c_void_p]
+_core.bitsr_model_isa.argtypes = [ctypes.c_void_p]
+_core.bitsr_model_isa.restype = ctypes.c_char_p
+_core.bitsr_stream_open.restype = ctypes.c_void_p
+_core.bitsr_stream_open.argtypes = [
+    ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t,
+]  # fmt: skip
+_core.bitsr_stream_push.argtypes = [
+    ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t,
+]  # fmt: skip
+_core.bitsr_stream_ready.argtypes = [ctypes.c_void_p, ctypes.c_int]
+_core.bitsr_stream_close.argtypes = [ctypes.c_void_p]
+
+
+class EngineError(ValueError):
+    """A model, a path or a size that the engine refuses; the message is one line."""
+
+
+def isas() -> list[str]:
+    """Names of the paths this CPU can run, best first, e.g. ["avx512", "avx2", "scalar"]."""
+    names: list[str] = []
+    while name := _core.bitsr_isa(len(names)):
+        names.append(name.decode())
+    return names
+
+
+class Engine:
+    """A packed net, ready to run. Immutable: threads may share one.
+
+    packed: path or bytes of a .bsr file, or a Packed. isa: a name from ``isas()``, default the environment's
+    ``BITSR_ISA``, else the best. threads: default every CPU this process may use.
+    Raises EngineError when the file is no sound model or the path is not to be had, OSError when it cannot be read.
+    """
+
+    def __init__(
+        self,
+        packed: bytes | str | os.PathLike[str] | Packed,
+        *,
+        isa: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._handle = None
+        if isinstance(packed, Packed):
+            data, self.name = packed.to_bytes(), packed.name
+        elif isinstance(packed, bytes):
+            data, self.name = packed, "unnamed"
+        else:
+            data, self.name = Path(packed).read_bytes(), Path(packed).stem
+        isa = isa or os.environ.get("BITSR_ISA") or None
+        if isa and isa not in isas():
+            raise EngineError(f"this CPU has no path {isa!r}; it has {', '.join(isas())}")
+        if threads is not None and threads < 1:
+            raise EngineError(f"threads must be at least 1, not {threads}")
+        self.threads = threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        err = ctypes.create_string_buffer(_ERR)
+        self._handle = _core.bitsr_model_open(data, len(data), isa.encode() if isa else None, err, _ERR)
+        if not self._handle:
+            raise EngineError(err.value.decode(errors="replace"))
+        self.scale: int = _core.bitsr_model_scale(self._handle)
+        self.radius: int = _core.bitsr_model_radius(self._handle)
+        self.isa: str = _core.bitsr_model_isa(self._handle).decode()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            _core.bitsr_model_close(self._handle)
+            self._handle = None
+
+    def stream(self, h: int, w: int) -> Stream:
+        """Begin a picture of h x w LR pixels that is fed by rows. Raises EngineError for an impossible size."""
+        return Stream(self, h, w)
+
+    def run(self, lr: NDArray[np.int16]) -> NDArray[np.int16]:
+        """LR luma (h, w) int16 -> SR luma (scale*h, scale*w) int16, q = round(128 * (Y - 127.5))."""
+        lr = np.asarray(lr)
+        if lr.ndim != 2 or 0 in lr.shape:
+            raise EngineError(f"luma must be a non-empty (h, w) plane, not of shape {lr.shape}")
+        with self.stream(*lr.shape) as stream:
+            return stream.push(lr)
+
+
+class Stream:
+    """One picture on its way through an engine; one thread at a time. A context manager."""
+
+    def __init__(self, engine: Engine, h: int, w: int) -> None:
+        self._engine, self.w = engine, w  # the engine must outlive the handle
+        self._handle = None
+        if not (0 < h < 2**31 and 0 < w < 2**31):
+            raise EngineError(f"impossible size: {h} x {w}")
+        err = ctypes.create_string_buffer(_ERR)
+        self._handle = _core.bitsr_stream_open(engine._handle, h, w, engine.threads, err, _ERR)
+        if not self._handle:
+            raise EngineError(err.value.decode(errors="replace"))
+
+    def push(self, rows: NDArray[np.int16]) -> NDArray[np.int16]:
+        """Feed LR rows (n, w) int16; get the SR rows (m, scale*w) int16 that they complete, m >= 0.
+
+        When the last row is in, every SR row has come out. Raises EngineError for rows too many or too wide.
+        """
+        if not self._handle:
+            raise EngineError("the stream is closed")
+        if rows.dtype != np.int16 or rows.ndim != 2 or rows.shape[1] != self.w:
+            raise EngineError(f"rows must be int16 (n, {self.w}), not {rows.dtype} {rows.shape}")
+        rows = np.ascontiguousarray(rows)
+        n = len(rows)
+        ready = _core.bitsr_stream_ready(self._handle, n)
+        out = np.empty((ready, self.w * self._engine.scale), np.int16)
+        err = ctypes.create_string_buffer(_ERR)
+        made = _core.bitsr_stream_push(self._handle, rows.ctypes.data, n, out.ctypes.data, ready, err, _ERR)
+        if made < 0:
+            raise EngineError(err.value.decode(errors="replace"))
+        return out
+
+    def close(self) -> None:
+        if getattr(self, "_handle", None):
+            _core.bitsr_stream_close(self._handle)
+            self._handle = None
+
+    __del__ = close
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

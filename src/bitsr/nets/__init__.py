@@ -1,0 +1,16 @@
+"""Networks in PyTorch: ``NETS`` is the one place to add a net.
+
+A net is an ``nn.Module`` class called as ``cls(scale=4, **args)`` that maps Y in [0, 255],
+(N, 1, h, w) -> (N, 1, scale*h, scale*w). Its file names the source; one line below makes it trainable by
+name.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .srresnet import SRResNet
+
+NETS: dict[str, type[nn.Module]] = {
+    "srresnet": SRResNet,
+}

@@ -1,0 +1,126 @@
+"""The model file: a safetensors file with the operations in its metadata. HACKING.md is its spec.
+
+The engine reads the same file by itself and checks every size; this module is for everyone who wants to
+look inside, count or write one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = "bitsr 1"
+
+
+class PackedError(ValueError):
+    """The file is no model that this version reads; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation: ``kind out inputs... [name] [key=value ...]``.
+
+    kind: conv, sign, bconv, add or shuffle. inputs: buffers made by earlier operations, or ``lr``; a bconv's
+    skip is its second input. name: prefix of its tensors, "" where it has none.
+    """
+
+    kind: str
+    out: str
+    inputs: tuple[str, ...]
+    name: str = ""
+    attrs: dict[str, int] = field(default_factory=dict)
+
+    _NAMED = {"conv": True, "bconv": True, "sign": None, "add": False, "shuffle": False}
+
+    @classmethod
+    def parse(cls, line: str) -> Op:
+        """Raise PackedError when the line is no operation."""
+        words = line.split()
+        plain = [w for w in words if "=" not in w]
+        keys = dict(w.split("=", 1) for w in words if "=" in w)
+        kind = plain[0] if plain else ""
+        count = {"conv": (4,), "bconv": (4,), "sign": (3, 4), "add": (4,), "shuffle": (3,)}.get(kind)
+        if count is None or len(plain) not in count:
+            raise PackedError(f"no operation: {line[:60]!r}")
+        inputs = plain[2:4] if kind == "add" else plain[2:3]
+        name = plain[3] if len(plain) == 4 and kind != "add" else ""
+        if skip := keys.pop("skip", None):
+            inputs.append(skip)
+        try:
+            attrs = {k: int(v) for k, v in keys.items()}
+        except ValueError:
+            raise PackedError(f"no operation: {line[:60]!r}") from None
+        return cls(kind, plain[1], tuple(inputs), name, attrs)
+
+    def __str__(self) -> str:
+        words = [self.kind, self.out, *self.inputs]
+        if self.kind == "bconv":
+            words = words[:3]
+        if self.name:
+            words.append(self.name)
+        words += [f"{k}={v}" for k, v in self.attrs.items()]
+        if self.kind == "bconv" and len(self.inputs) > 1:
+            words.append(f"skip={self.inputs[1]}")
+        return " ".join(words)
+
+
+@dataclass
+class Packed:
+    """A packed net: tensors by name, operations in order, metadata (strings) without ``format`` and ``ops``."""
+
+    tensors: dict[str, NDArray]
+    ops: list[Op]
+    metadata: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.metadata.get("name", "unnamed")
+
+    @property
+    def scale(self) -> int:
+        """SR pixels an LR pixel, each way."""
+        return int(np.prod([op.attrs.get("scale", 1) for op in self.ops if op.kind == "shuffle"]))
+
+    def to_bytes(self) -> bytes:
+        from safetensors.numpy import save
+
+        header = {"format": FORMAT, "ops": "\n".join(map(str, self.ops)), **self.metadata}
+        return save({k: np.ascontiguousarray(v) for k, v in self.tensors.items()}, metadata=header)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write atomically: ``path.part`` first, then renamed."""
+        target = Path(path)
+        part = target.with_name(target.name + ".part")
+        try:
+            part.write_bytes(self.to_bytes())
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Packed:
+        """Raise PackedError when the bytes are no model file of this format."""
+        import json
+
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            tensors = load(data)
+            length = int.from_bytes(data[:8], "little")
+            metadata = dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
+        except (SafetensorError, ValueError, KeyError, TypeError) as e:
+            raise PackedError(f"not a .bsr file: {str(e).splitlines()[0] if str(e) else 'broken'}") from None
+        found = metadata.pop("format", None)
+        if found != FORMAT:
+            raise PackedError(f"not a .bsr file of format {FORMAT!r}" + (f" but {found!r}" if found else ""))
+        return cls(tensors, [Op.parse(line) for line in metadata.pop("ops", "").split("\n") if line.strip()], metadata)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Packed:
+        """Raise OSError when the file cannot be read, PackedError when it is no model."""
+        return cls.from_bytes(Path(path).read_bytes())

@@ -1,0 +1,84 @@
+"""The engine's arithmetic in plain numpy: what every path must equal, bit for bit.
+
+It is slow and holds every buffer whole; the formulas are those of csrc/bitsr.h and csrc/kernels.h.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .packed import Op, Packed
+
+Int = NDArray[np.int16]
+
+
+def sat(v: NDArray) -> Int:
+    """Clip to int16."""
+    return np.clip(v, -32768, 32767).astype(np.int16)
+
+
+def mulh(a: NDArray, b: NDArray) -> Int:
+    """Rounding high-half product, (a * b + 2^14) >> 15 (b is never -32768, so it fits int16)."""
+    return ((a.astype(np.int32) * b.astype(np.int32) + (1 << 14)) >> 15).astype(np.int16)
+
+
+def _wrap32(v: NDArray[np.int64]) -> NDArray[np.int64]:
+    return ((v + 2**31) & 0xFFFFFFFF) - 2**31
+
+
+def _patches(x: NDArray, k: int) -> NDArray:
+    """(h, w, c) -> (h, w, k, k, c) with zeros outside the picture."""
+    h, w = x.shape[:2]
+    padded = np.pad(x, ((k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    rows = [[padded[i : i + h, j : j + w] for j in range(k)] for i in range(k)]
+    return np.stack([np.stack(r, axis=2) for r in rows], axis=2)
+
+
+def unpack_signs(words: NDArray[np.uint64], channels: int) -> NDArray[np.int64]:
+    """(..., ceil(channels / 64)) words -> (..., channels) of +1 (bit 0) and -1 (bit 1)."""
+    shifts = np.arange(64, dtype=np.uint64)
+    bits = (words[..., None] >> shifts) & np.uint64(1)
+    return 1 - 2 * bits.reshape(*words.shape[:-1], -1)[..., :channels].astype(np.int64)
+
+
+def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
+    def tensor(suffix: str) -> NDArray | None:
+        return t.get(f"{op.name}.{suffix}") if op.name else None
+
+    if op.kind == "conv":
+        weight = t[f"{op.name}.weight"].astype(np.int64)
+        acc = np.einsum("hwijc,oijc->hwo", _patches(x[0].astype(np.int64), weight.shape[1]), weight)
+        shift = op.attrs["shift"]
+        return sat(_wrap32(acc + t[f"{op.name}.bias"] + (1 << (shift - 1))) >> shift)
+    if op.kind == "sign":
+        threshold = tensor("threshold")
+        return np.where(x[0] < (0 if threshold is None else threshold), -1, 1).astype(np.int64)
+    if op.kind == "bconv":
+        weight = unpack_signs(t[f"{op.name}.weight"], x[0].shape[-1])
+        acc = np.einsum("hwijc,oijc->hwo", _patches(x[0], weight.shape[1]), weight)
+        v = mulh(sat(acc << op.attrs["shift"]), t[f"{op.name}.mul"])
+        v = sat(v.astype(np.int32) + t[f"{op.name}.add"])
+        inner, slope = tensor("inner_slope"), tensor("slope")
+        if inner is not None:
+            v = np.where(v < 0, mulh(v, inner), v)
+            v = sat(v.astype(np.int32) + t[f"{op.name}.inner_add"])
+        if len(x) > 1:
+            v = sat(v.astype(np.int32) + x[1])
+        return v if slope is None else np.where(v < 0, mulh(v, slope), v)
+    if op.kind == "add":
+        return sat(x[0].astype(np.int32) + x[1])
+    if op.kind == "shuffle":
+        h, w, c = x[0].shape
+        s = op.attrs["scale"]
+        v = x[0].reshape(h, w, c // (s * s), s, s)
+        return v.transpose(0, 3, 1, 4, 2).reshape(h * s, w * s, c // (s * s))
+    raise ValueError(f"no operation {op.kind!r}")
+
+
+def run(packed: Packed, lr: Int) -> Int:
+    """LR luma (h, w) int16 -> SR luma (scale*h, scale*w) int16, as ``Engine.run``."""
+    buffers: dict[str, NDArray] = {"lr": lr[:, :, None]}
+    for op in packed.ops:
+        buffers[op.out] = _run(op, [buffers[name] for name in op.inputs], packed.tensors)
+    return buffers["sr"][:, :, 0]
