@@ -1,0 +1,1 @@
+"""Training: recipe (TOML) -> data -> net -> loop -> checkpoint -> pack. Needs the ``train`` extra."""

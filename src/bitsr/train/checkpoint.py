@@ -1,0 +1,148 @@
+"""Checkpoints: atomic files of a training run, the small latent file, and nets loaded from either.
+
+Training files (``.pt``, torch.save of plain data, read with ``weights_only``):
+
+- ``last.pt``: net, optimiser, EMA, iteration, stage, best PSNR and the recipe: all that resuming needs.
+- ``best.pt``: ``{"net", "recipe", "stage", "iteration", "psnr"}`` of the best validation.
+
+``latent.safetensors`` is the best net without optimiser state, 2 bytes a latent weight, with the facts as
+metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from bitsr.nets.binary import BinaryConv2d
+from bitsr.train import recipe as recipes
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message is one line."""
+
+
+def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call ``write(part)`` on a file beside ``path``, force it to disk, then rename it over ``path``.
+
+    A reader, or a machine that loses power, sees the old file or the new one, never a part.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        write(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    if os.name == "posix":  # the rename itself is on disk only once the folder is
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a training file atomically."""
+    write_atomic(path, lambda part: torch.save(dict(content), part))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a training file onto the CPU. Raises OSError if it is absent, CheckpointError if it is none."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises many types on a bad file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: not a checkpoint: {reason}") from error
+    if not isinstance(content, dict) or "net" not in content:
+        raise CheckpointError(f"{path}: not a checkpoint: it has no 'net'")
+    return content
+
+
+def _half(latent: Tensor) -> Tensor:
+    """float32 -> float16 with every sign kept: what would round to zero becomes the smallest subnormal."""
+    half = latent.half()
+    tiny = torch.full_like(half, 2.0**-24)
+    return torch.where(half == 0, torch.where(latent < 0, -tiny, tiny), half)
+
+
+def export_latent(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the net of ``content`` (as in best.pt) as safetensors: latent weights float16, the rest float32.
+
+    Only the weights of ``BinaryConv2d`` are halved: batch norm's variances can exceed the range of float16,
+    and head and tail are small. No weight changes its sign, so the binary net is the same bit for bit.
+    """
+    recipe = recipes.parse(content["recipe"], str(path))
+    net = recipes.build(recipe, recipe.stages[content["stage"]])
+    halved = {f"{name}.weight" for name, module in net.named_modules() if isinstance(module, BinaryConv2d)}
+    state = {k: (_half(v) if k in halved else v).contiguous().cpu() for k, v in content["net"].items()}
+    facts = {key: json.dumps(content[key]) for key in ("recipe", "stage", "iteration", "psnr")}
+    write_atomic(path, lambda part: part.write_bytes(to_bytes(state, {"format": "bitsr-latent 1", **facts})))
+
+
+def _load_latent(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+        content = {key: json.loads(facts[key]) for key in ("recipe", "stage", "iteration", "psnr")}
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: not a latent checkpoint: {error}") from error
+    return {**content, "net": {k: v.float() if v.is_floating_point() else v for k, v in state.items()}}
+
+
+def load_any(path: str | Path) -> dict[str, Any]:
+    """Read last.pt, best.pt or latent.safetensors; ``["net"]`` is a float32 state dict.
+
+    Of last.pt with an EMA, "net" is the raw net, not the average.
+    """
+    path = Path(path)
+    return _load_latent(path) if path.suffix == ".safetensors" else load(path)
+
+
+def load_net(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The net of a checkpoint in evaluation mode on the CPU, and the checkpoint's facts without tensors.
+
+    Facts: recipe (dict), stage, iteration, and psnr where the file holds a validated net. Raises
+    CheckpointError for a file without a recipe or with weights that do not fit it.
+    """
+    content = load_any(path)
+    if "recipe" not in content:
+        raise CheckpointError(f"{path}: holds no recipe, so its net is unknown")
+    recipe = recipes.parse(content["recipe"], str(path))
+    net = recipes.build(recipe, recipe.stages[content["stage"]])
+    initialise(net, content["net"], (), str(path))
+    return net.eval(), {k: content[k] for k in ("recipe", "stage", "iteration", "psnr") if k in content}
+
+
+def initialise(net: nn.Module, state: Mapping[str, Tensor], skip: Sequence[str], name: str) -> None:
+    """Copy ``state`` into ``net``; keys that start with an entry of ``skip`` stay as they are.
+
+    Every other key must be there with its shape, and none may be left over: CheckpointError names the first.
+    """
+    own = net.state_dict()
+    chosen = {k: v for k, v in state.items() if not k.startswith(tuple(skip))}
+    for key, value in own.items():
+        if key.startswith(tuple(skip)):
+            continue
+        if key not in chosen:
+            raise CheckpointError(f"{name}: has no {key} (train.init_skip leaves parameters fresh)")
+        if chosen[key].shape != value.shape:
+            shapes = f"{tuple(chosen[key].shape)}, the net wants {tuple(value.shape)}"
+            raise CheckpointError(f"{name}: {key} is {shapes} (train.init_skip leaves parameters fresh)")
+    if unknown := sorted(chosen.keys() - own.keys()):
+        raise CheckpointError(f"{name}: the net has no {unknown[0]}")
+    net.load_state_dict({**own, **chosen})

@@ -1,0 +1,326 @@
+"""Training pictures: folders -> two flat tensors on the device -> random crops by index arithmetic.
+
+The whole set is decoded once, LR is made by MATLAB's bicubic as the published protocol does (RGB uint8 HR,
+cropped to a multiple of the scale, -> ``imresize`` -> RGB uint8 LR -> Y), and the result is kept in a cache
+file. Y lies in [16, 235] and is stored as int16 in steps of 1/256 around 128, so a set of 100 megapixels
+takes 200 MB.
+
+A batch is a function of (seed, iteration) alone: a counter-based hash on the device chooses the crops and a
+gather fetches them. No worker, no random state and no host synchronisation: resuming is exact and a CUDA
+graph can hold it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bitsr.imresize import imresize
+from bitsr.metrics import rgb_to_y
+
+VERSION = 1
+"""Raise it when the same pictures give other numbers: it is part of the cache key."""
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+BENCHMARKS = {"set5", "set14", "b100", "bsd100", "bsds100", "bsd68", "cbsd68", "urban100", "manga109"}
+"""Folder names refused for training and selection; BSD68 is part of B100."""
+
+
+class DataError(ValueError):
+    """Pictures that cannot be trained on; the message is one line."""
+
+
+# Folders ----------------------------------------------------------------------------------------------------
+
+
+def default_root() -> Path:
+    """BITSR_DATA, else ../shared/data from the current folder or from the checkout."""
+    if root := os.environ.get("BITSR_DATA"):
+        return Path(root)
+    places = [Path.cwd(), Path(__file__).resolve().parents[3]]
+    for place in places:
+        if (found := place.parent / "shared" / "data").is_dir():
+            return found
+    raise DataError("no picture folder: set BITSR_DATA, or data.root in the recipe")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
+def _hr_folder(root: Path, name: str, role: str) -> Path:
+    """The HR folder that ``name`` means: itself, or the one in a known layout below it."""
+    base = root if name == "auto" else root / name
+    known = [
+        f"{parent}{folder}"
+        for parent in ("", "DIV2K/")
+        for folder in (f"DIV2K_{role}_HR", f"DIV2K_{role}_HR_sub")
+    ]
+    tried = [base / k for k in ([role, *known] if name == "auto" else [".", *known])]
+    for folder in tried:
+        for path in (folder, folder.resolve()):
+            for part in path.parts:
+                if "".join(c for c in part.lower() if c.isalnum()) in BENCHMARKS:
+                    raise DataError(f"{folder}: {part} is a benchmark set, never train or select on it")
+        if folder.is_dir() and _pictures(folder):
+            return folder
+    if not base.is_dir():
+        raise DataError(f"{base}: no such folder (data.root, data.{role})")
+    names = ", ".join(str(t.relative_to(base)) for t in tried)
+    raise DataError(f"{base}: no {role} pictures; looked for png, jpg, webp, bmp, tif in {names}")
+
+
+def _lr_folder(hr: Path, scale: int) -> Path | None:
+    """The LR folder that belongs to an HR folder in the EDSR and BasicSR layouts, if it is there."""
+    stem, sub = hr.name.removesuffix("_sub"), "_sub" if hr.name.endswith("_sub") else ""
+    if not stem.endswith("_HR"):
+        return None
+    lr = stem.removesuffix("HR") + "LR_bicubic"
+    for name in (f"{lr}/X{scale}{sub}", f"{lr}{sub}/X{scale}", f"{lr}_X{scale}{sub}"):
+        if (hr.parent / name).is_dir():
+            return hr.parent / name
+    return None
+
+
+def find_pairs(
+    root: Path, folders: Sequence[str], role: str, scale: int, layout: str = "auto"
+) -> list[list[tuple[Path, Path | None]]]:
+    """(HR, LR) files of each folder, in name order; LR is None where it has to be made.
+
+    role: "train" or "valid". Raises DataError for a folder without pictures, a benchmark set, and an HR
+    picture whose LR partner (0001x4.png or 0001.png) is missing in a ready LR folder.
+    """
+    sets = []
+    for name in folders:
+        hr_folder = _hr_folder(root, name, role)
+        lr_folder = _lr_folder(hr_folder, scale) if layout == "auto" else None
+        pairs: list[tuple[Path, Path | None]] = []
+        ready = {p.stem: p for p in _pictures(lr_folder)} if lr_folder else {}
+        for hr in _pictures(hr_folder):
+            lr = ready.get(f"{hr.stem}x{scale}") or ready.get(hr.stem)
+            if lr_folder and lr is None:
+                raise DataError(f"{lr_folder}: no LR picture for {hr.name} ({hr.stem}x{scale} or {hr.stem})")
+            pairs.append((hr, lr))
+        sets.append(pairs)
+    return sets
+
+
+# Decoding and cache -----------------------------------------------------------------------------------------
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Decode a picture to (H, W, 3) uint8 RGB, by libvips if it is there, else by PIL; alpha is dropped.
+
+    Raises OSError with the path in its message.
+    """
+    try:
+        import pyvips
+    except ImportError:
+        pyvips = None
+    try:
+        if pyvips is None:
+            from PIL import Image
+
+            with Image.open(path) as image:
+                return np.asarray(image.convert("RGB"))
+        picture = pyvips.Image.new_from_file(str(path), access="sequential").colourspace("srgb")
+        return np.ascontiguousarray(picture[:3].numpy() if picture.bands > 3 else picture.numpy())
+    except Exception as error:  # decoders raise types of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(f"{path}: cannot read the picture: {reason}") from error
+
+
+def _fixed(rgb: NDArray[np.uint8]) -> Tensor:
+    """RGB (H, W, 3) -> int16 (H, W): Y - 128 in steps of 1/256."""
+    return torch.from_numpy(np.floor((rgb_to_y(rgb) - 128.0) * 256.0 + 0.5).astype(np.int16))
+
+
+def to_y(fixed: Tensor) -> Tensor:
+    """Stored int16 -> Y in [16, 235], float32, of the same shape."""
+    return fixed.float() / 256.0 + 128.0
+
+
+def _decode(pair: tuple[Path, Path | None], scale: int) -> tuple[Tensor, Tensor]:
+    hr_path, lr_path = pair
+    hr = read_rgb(hr_path)
+    h, w = hr.shape[0] // scale, hr.shape[1] // scale
+    if lr_path is not None:
+        lr = read_rgb(lr_path)
+        if any(not -1 < n - m / scale < 1 for n, m in zip(lr.shape[:2], hr.shape[:2], strict=True)):
+            raise DataError(f"{lr_path}: {lr.shape[1]}x{lr.shape[0]} is not 1/{scale} of {hr_path.name}")
+        h, w = min(h, lr.shape[0]), min(w, lr.shape[1])
+    if min(h, w) == 0:
+        raise DataError(f"{hr_path}: too small for scale {scale}")
+    hr = hr[: h * scale, : w * scale]
+    lr = lr[:h, :w] if lr_path is not None else imresize(hr, 1 / scale, dtype=np.float32)
+    return _fixed(hr), _fixed(lr)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pictures of one scale as two flat tensors.
+
+    hr, lr: int16, all pictures one after the other, row by row (``to_y`` turns them into Y).
+    sizes: int64 (n, 2) on the CPU, LR height and width; HR is ``scale`` times that.
+    """
+
+    hr: Tensor
+    lr: Tensor
+    sizes: Tensor
+    scale: int
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def starts(self) -> Tensor:
+        """int64 (n,): index of each picture's first LR pixel; scale^2 times that for HR."""
+        areas = self.sizes.prod(1)
+        return areas.cumsum(0) - areas
+
+    def to(self, device: torch.device) -> Pairs:
+        """The same with both flat tensors on ``device``."""
+        return Pairs(self.hr.to(device), self.lr.to(device), self.sizes, self.scale)
+
+    def picture(self, index: int) -> tuple[Tensor, Tensor]:
+        """Y of one picture, float32: LR (h, w) and HR (scale*h, scale*w)."""
+        h, w = self.sizes[index].tolist()
+        start, s = int(self.starts[index]), self.scale
+        hr = self.hr[start * s * s : (start + h * w) * s * s]
+        return to_y(self.lr[start : start + h * w].view(h, w)), to_y(hr.view(h * s, w * s))
+
+
+def cache_folder() -> Path:
+    """BITSR_CACHE, else bitsr/ in XDG_CACHE_HOME or ~/.cache."""
+    if folder := os.environ.get("BITSR_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitsr"
+
+
+def load_pairs(files: Sequence[tuple[Path, Path | None]], scale: int, cache: Path | None = None) -> Pairs:
+    """Decode a list of (HR, LR or None) files, or read them from the cache.
+
+    The cache file is named by a hash of paths, sizes, modification times, scale and ``VERSION``, and written
+    atomically into ``cache`` (default: ``cache_folder()``); a folder that cannot be written to costs a
+    warning.
+    """
+    facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for pair in files for p in pair if p]
+    key = hashlib.sha256(json.dumps([VERSION, scale, facts]).encode()).hexdigest()[:24]
+    path = (cache or cache_folder()) / f"pairs-x{scale}-{key}.safetensors"
+    try:
+        t = load_file(path)
+        return Pairs(t["hr"], t["lr"], t["sizes"], scale)
+    except (OSError, KeyError, SafetensorError):
+        pass  # not there, or not ours: decode
+    # Threads, not processes: the decoders and numpy's inner loops release the interpreter lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pictures = list(pool.map(lambda pair: _decode(pair, scale), files))
+    pairs = Pairs(
+        torch.cat([hr.flatten() for hr, _ in pictures]),
+        torch.cat([lr.flatten() for _, lr in pictures]),
+        torch.tensor([lr.shape for _, lr in pictures]),
+        scale,
+    )
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"hr": pairs.hr, "lr": pairs.lr, "sizes": pairs.sizes}, part)
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        warnings.warn(f"decoded pictures are not cached: {error}", stacklevel=2)
+    return pairs
+
+
+# Crops ------------------------------------------------------------------------------------------------------
+
+_MASK = 0xFFFFFFFF
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A 32-bit finaliser (Wellons 2018, "lowbias32") on int64 tensors that hold values in [0, 2^32)."""
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D) & _MASK
+    x = x ^ (x >> 15)
+    x = (
+        x * (0x846CA68B - 2**32)
+    ) & _MASK  # minus 2^32: the same low bits, and the product stays inside int64
+    return x ^ (x >> 16)
+
+
+class Crops:
+    """Random crops of ``pairs``: uniform over all places where a crop fits, in a uniform one of 8
+    orientations.
+
+    ``crops(iteration)`` takes a 0-dim int64 tensor on the pairs' device and gives Y in [16, 235], float32:
+    LR (b, 1, patch, patch) and HR (b, 1, scale*patch, scale*patch), the samples ``samples`` (default: all) of
+    the batch of that iteration. The same (seed, iteration, sample) is the same crop on every device.
+
+    Places are drawn with replacement. repeats: how often each picture counts, (n,) int64. Raises DataError if
+    no picture is as large as a crop; smaller pictures are left out.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        patch: int,
+        batch: int,
+        seed: int,
+        *,
+        repeats: Tensor | None = None,
+        samples: range | None = None,
+    ) -> None:
+        places = (pairs.sizes - patch + 1).clamp(min=0)
+        counts = places.prod(1)
+        if not counts.any():
+            raise DataError(
+                f"no training picture holds a crop of {patch * pairs.scale} pixels a side (data.patch)"
+            )
+        ends = (counts if repeats is None else counts * repeats).cumsum(0)
+        device = pairs.lr.device
+        self.pairs, self.patch, self.total = pairs, patch, int(ends[-1])
+        self.ends, self.counts = ends.to(device), counts.to(device)
+        self.columns, self.widths = places[:, 1].to(device), pairs.sizes[:, 1].to(device)
+        self.starts = pairs.starts.to(device)
+        self.key = int(_mix(torch.tensor((seed + 0x9E3779B9) & _MASK)))
+        # three hash words for each sample, by multiples of an odd constant so that no two counters meet
+        chosen = torch.tensor(list(samples if samples is not None else range(batch)), device=device)
+        self.counters = (torch.arange(3, device=device)[:, None] + 3 * chosen) * 0x9E3779B9
+        self.sides = [torch.arange(patch * s, device=device) for s in (1, pairs.scale)]
+
+    def __call__(self, iteration: Tensor) -> tuple[Tensor, Tensor]:
+        a, b, orientation = _mix((_mix((iteration & _MASK) ^ self.key) + self.counters) & _MASK)  # (b,) each
+        place = ((a << 31) | (b >> 1)) % self.total  # 63 bits
+        picture = torch.searchsorted(self.ends, place, right=True)
+        place = (place - self.ends[picture]) % self.counts[picture]  # repeats fold onto the same places
+        y, x = place // self.columns[picture], place % self.columns[picture]
+        return (
+            self._gather(self.pairs.lr, picture, y, x, orientation, 1),
+            self._gather(self.pairs.hr, picture, y, x, orientation, self.pairs.scale),
+        )
+
+    def _gather(
+        self, flat: Tensor, picture: Tensor, y: Tensor, x: Tensor, orientation: Tensor, s: int
+    ) -> Tensor:
+        side = self.sides[0 if s == 1 else 1]
+        orientation = orientation[:, None, None]
+        transpose, flip_y, flip_x = ((orientation & bit).bool() for bit in (1, 2, 4))
+        rows, cols = side[None, :, None], side[None, None, :]
+        u, v = torch.where(transpose, cols, rows), torch.where(transpose, rows, cols)
+        u = torch.where(flip_y, len(side) - 1 - u, u)
+        v = torch.where(flip_x, len(side) - 1 - v, v)
+        origin = self.starts[picture] * (s * s) + y * s * (self.widths[picture] * s) + x * s
+        stride = (self.widths[picture] * s)[:, None, None]
+        return to_y(flat[origin[:, None, None] + u * stride + v])[:, None]

@@ -1,0 +1,285 @@
+"""Recipes: one TOML file holds everything that decides a training run.
+
+``load`` reads a file or a packaged name into a checked, frozen ``Recipe``; every mistake in the file is a
+``RecipeError`` of one line that names the file, the key and the fault.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from torch import nn
+
+from bitsr.nets import NETS
+from bitsr.train.loss import LOSSES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be trained; the message is one line."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Net(_Section):
+    """[net]: which net, and with which arguments."""
+
+    name: str
+    """Key of ``bitsr.nets.NETS``."""
+    args: dict[str, Any] = {}
+    """Keyword arguments of the net besides the scale."""
+    gain: PositiveFloat = 1.0
+    """At initialisation head weights are multiplied and tail weights divided by it: it moves the spread of
+    the residual stream against the window |x| <= 1 in which a binarizer passes a gradient."""
+
+
+class Data(_Section):
+    """[data]: pictures and crops. Folders are relative to ``root``."""
+
+    root: str = ""
+    """Empty: the environment's BITSR_DATA, else ../shared/data from the current folder or the checkout."""
+    train: list[str] = Field(["auto"], min_length=1)
+    """HR folders; "auto" finds train/ or DIV2K_train_HR in the BasicSR or EDSR layout."""
+    valid: list[str] = Field(["auto"], min_length=1)
+    repeats: list[PositiveInt] = []
+    """How often each train folder counts; empty: once each."""
+    layout: Literal["auto", "hr"] = "auto"
+    """auto: use a ready LR folder beside the HR folder where there is one; hr: always make LR by our
+    bicubic."""
+    patch: PositiveInt = 48
+    """LR side of a training crop in pixels."""
+    batch: PositiveInt = 16
+    """Crops an iteration, over all devices together."""
+    colour: Literal["y"] = "y"
+    valid_crop: NonNegativeInt = 0
+    """Validate on the central square of so many LR pixels a side; 0: on whole pictures."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if self.repeats and len(self.repeats) != len(self.train):
+            raise ValueError("repeats must have one entry for each folder in train")
+        return self
+
+
+class Stage(_Section):
+    """[[train.stages]]: one of several runs in a row over the same weights, with a fresh optimiser each."""
+
+    iterations: PositiveInt
+    lr: PositiveFloat
+    args: dict[str, Any] = {}
+    """Net arguments that differ in this stage, such as binary = "activations"."""
+
+
+class Train(_Section):
+    """[train]: optimiser, schedule and bookkeeping. Counts are iterations (optimiser steps)."""
+
+    iterations: PositiveInt | None = None
+    lr: PositiveFloat | None = None
+    stages: list[Stage] = []
+    """Instead of ``iterations`` and ``lr``."""
+
+    optimiser: Literal["adam"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    clip: NonNegativeFloat = 0.0
+    """Largest norm of the whole gradient; 0: no clipping."""
+
+    schedule: Literal["constant", "step", "cosine"] = "constant"
+    warmup: NonNegativeInt = 0
+    """Linear from lr/warmup to lr over the first iterations of each stage, times the schedule."""
+    milestones: list[PositiveInt] = []
+    """step: lr is multiplied by gamma at each of these iterations of the stage."""
+    gamma: PositiveFloat = 0.5
+
+    loss: str = "l1"
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of the exponential moving average of the latent weights; 0: none. Where set, the average is what
+    is validated and exported, with batch norm statistics estimated anew."""
+    bn_batches: PositiveInt = 32
+    """Training batches for that estimate."""
+
+    precision: Literal["bf16", "32"] = "32"
+    """bf16: autocast of the net; latent weights, loss and optimiser stay float32."""
+    compile: bool | Literal["auto"] = "auto"
+    """torch.compile the net; auto: on CUDA."""
+    graph: bool = False
+    """Capture the whole step as one CUDA graph; CUDA with one device only."""
+    seed: NonNegativeInt = 0
+
+    init_from: str = ""
+    """Checkpoint (.pt or .safetensors) whose net the run starts from."""
+    init_skip: list[str] = []
+    """Parameters whose name starts with one of these are left fresh: ["tail"] starts another scale."""
+
+    max_minutes: NonNegativeFloat = 0.0
+    """Stop with a checkpoint after so much wall-clock time; 0: never. The schedule follows iterations all the
+    same."""
+    log_every: PositiveInt = 100
+    validate_every: PositiveInt = 1000
+    checkpoint_every: PositiveInt = 5000
+    checkpoint_minutes: PositiveFloat = 10.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Train:
+        if self.stages and (self.iterations or self.lr):
+            raise ValueError("give either stages or iterations and lr")
+        if not self.stages and not (self.iterations and self.lr):
+            raise ValueError("iterations and lr are wanted (or stages)")
+        if self.milestones and self.schedule != "step":
+            raise ValueError(f"milestones have no meaning with schedule = {self.schedule!r}")
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("schedule = 'step' wants milestones")
+        if self.milestones != sorted(set(self.milestones)):
+            raise ValueError("milestones must increase")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas must lie in [0, 1)")
+        if self.loss not in LOSSES:
+            raise ValueError(f"unknown loss {self.loss!r}; known: {', '.join(LOSSES)}")
+        return self
+
+
+class Recipe(_Section):
+    """A whole recipe. ``scale`` is the factor of super-resolution."""
+
+    scale: int = Field(ge=1, le=8)
+    source: str = ""
+    """Where the recipe comes from, for the model card."""
+    net: Net
+    data: Data = Data()
+    train: Train
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.net.name not in NETS:
+            raise ValueError(f"unknown net {self.net.name!r}; known: {', '.join(NETS)}")
+        for stage in self.stages:
+            try:
+                with torch.device("meta"):  # checks the arguments, allocates nothing
+                    _construct(self, stage)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"net arguments: {error}") from error
+        return self
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages, at least one."""
+        t = self.train
+        return t.stages or [Stage(iterations=t.iterations, lr=t.lr)]  # type: ignore[arg-type]
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of all stages together."""
+        return sum(stage.iterations for stage in self.stages)
+
+    def rate(self, stage: Stage, iteration: int) -> float:
+        """Learning rate of a stage's 0-based iteration."""
+        t, rate = self.train, stage.lr
+        if iteration < t.warmup:
+            rate *= (iteration + 1) / t.warmup
+        if t.schedule == "step":
+            rate *= t.gamma ** sum(iteration >= m for m in t.milestones)
+        elif t.schedule == "cosine":
+            rate *= 0.5 + 0.5 * math.cos(math.pi * iteration / stage.iterations)
+        return rate
+
+
+def _construct(recipe: Recipe, stage: Stage) -> nn.Module:
+    cls, args = NETS[recipe.net.name], {**recipe.net.args, **stage.args}
+    inspect.signature(cls).bind(scale=recipe.scale, **args)  # a TypeError that does not name __init__
+    return cls(scale=recipe.scale, **args)
+
+
+def build(recipe: Recipe, stage: Stage | None = None) -> nn.Module:
+    """The recipe's net as a stage (default: the last) trains it, freshly initialised, float32.
+
+    The weights depend on torch's random state alone: seed before the call.
+    """
+    net = _construct(recipe, stage or recipe.stages[-1])
+    if recipe.net.gain != 1:
+        if not (hasattr(net, "head") and hasattr(net, "tail")):
+            raise RecipeError(f"net.gain: net {recipe.net.name!r} has no head and tail")
+        with torch.no_grad():
+            net.head.weight *= recipe.net.gain
+            net.tail.weight /= recipe.net.gain
+    return net
+
+
+def names() -> list[str]:
+    """Names of the packaged recipes."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def _set(table: dict[str, Any], assignment: str) -> None:
+    """Apply ``a.b=value``; the value is read as TOML, else taken as a string."""
+    key, equals, text = assignment.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise RecipeError(f"--set wants key=value, such as train.lr=1e-3, not {assignment!r}")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {assignment}: {part!r} is a value, not a section")
+    table[parts[-1]] = value
+
+
+def parse(table: Mapping[str, Any], name: str) -> Recipe:
+    """A recipe from a parsed TOML table; ``name`` stands in error messages."""
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        fault = (
+            "unknown key"
+            if first["type"] == "extra_forbidden"
+            else first["msg"].removeprefix("Value error, ")
+        )
+        raise RecipeError(f"{name}: {where + ': ' if where else ''}{fault}") from error
+
+
+def load(recipe: str | Path, assignments: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file or a packaged recipe by name, with ``a.b=value`` assignments on top.
+
+    Raises RecipeError with one line for a name that is neither, bad TOML, and any key or value that is wrong.
+    """
+    path = Path(recipe)
+    if not path.is_file():
+        path = FOLDER / f"{recipe}.toml"
+        if Path(recipe).name != str(recipe) or not path.is_file():
+            raise RecipeError(f"{recipe}: no such recipe file; packaged recipes: {', '.join(names())}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+    for assignment in assignments:
+        _set(table, assignment)
+    return parse(table, str(path))
