@@ -103,7 +103,13 @@ def read(path: str | Path) -> Photo:
 
 
 # Complaints of libjpeg that leave the pixels whole. Any other one means missing or invented pixels.
-_HARMLESS = ("extraneous bytes", "Adobe color transform", "JFIF revision", "ICC marker", "progression sequence")
+_HARMLESS = (
+    "extraneous bytes",
+    "Adobe color transform",
+    "JFIF revision",
+    "ICC marker",
+    "progression sequence",
+)
 
 
 def _open(name: bytes) -> pyvips.Image:
@@ -229,7 +235,10 @@ class Writer:
 
     def __enter__(self) -> Writer:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-        self._fd = os.open(self._part, flags, 0o666)
+        try:
+            self._fd = os.open(self._part, flags, 0o666)
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, str(self.path)) from None
         self._thread.start()
         self._zlib = zlib.compressobj(0)
         height, width, channels = self.shape

@@ -1,0 +1,202 @@
+"""Command line: flags to calls. A user's error is one line on stderr and exit code 1, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from .upscaler import Upscaler
+
+app = typer.Typer(
+    help="1-bit super-resolution: upscale photos on the CPU; train, pack and measure 1-bit nets.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+)
+
+
+def _say(text: str) -> None:
+    """One line on stderr."""
+    print(" ".join(f"bitsr: {text}".split()), file=sys.stderr, flush=True)
+
+
+def _reason(error: BaseException) -> str:
+    """An error in one line; the system's errors as "FILE: what happened"."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return f"out of memory{f': {error}' if str(error) else ''}"
+    return str(error) or type(error).__name__
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 for any error, 130 for Ctrl-C, 143 for SIGTERM."""
+    args = list(sys.argv[1:] if args is None else args) or ["--help"]
+    command = typer.main.get_command(app)
+    try:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave by way of the clean-up
+    except ValueError:
+        pass  # not the main thread
+    try:
+        # Not command.main(): it prints usage errors in several lines and leaves with code 2.
+        with command.make_context("bitsr", args) as context:
+            command.invoke(context)
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of click, which typer may carry within itself
+            _say(error.format_message())
+            return 1
+        if hasattr(error, "exit_code"):  # typer.Exit
+            return error.exit_code
+        if os.environ.get("BITSR_DEBUG"):
+            raise
+        known = isinstance(error, (ValueError, OSError, MemoryError, ImportError))
+        _say(_reason(error) if known else f"internal error, {type(error).__name__}: {error}")
+        return 1
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        print(f"bitsr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _threads(text: str) -> int | None:
+    """Threads from "N" or the ncnn family's "load:proc:save", of which proc counts; 0 is every CPU."""
+    parts = text.split(":")
+    if len(parts) not in (1, 3) or not all(p.isdecimal() for p in parts):
+        raise ValueError(f"-j wants N or load:proc:save, not {text!r}")
+    return int(parts[len(parts) // 2]) or None
+
+
+@app.command()
+def upscale(
+    input: Annotated[Path, typer.Option("-i", "--input", help="Picture, or folder of pictures.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Picture or folder to write; default NAME_x4.EXT beside the input."
+        ),
+    ] = None,
+    scale: Annotated[
+        int | None, typer.Option("-s", "--scale", help="2, 3 or 4; default that of -n, or 4.")
+    ] = None,
+    net: Annotated[
+        str | None,
+        typer.Option("-n", "--net", "--model-name", help="Name of a net (see `bitsr models`) or .bsr file."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("-m", "--models", help="Folder of .bsr files where -n is looked up.")
+    ] = None,
+    tile: Annotated[
+        int,
+        typer.Option("-t", "--tile", min=0, help="Rows of a strip, 0 automatic; changes memory, no pixel."),
+    ] = 0,
+    format: Annotated[
+        str, typer.Option("-f", "--format", "--ext", help="auto, png, jpg, webp or tif.")
+    ] = "auto",
+    quality: Annotated[
+        int, typer.Option("-q", "--quality", min=1, max=100, help="Of JPEG and WebP, 1 to 100.")
+    ] = 95,
+    recursive: Annotated[
+        bool, typer.Option("-r", "--recursive", help="Take sub-folders along, mirrored.")
+    ] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave outputs that are there.")
+    ] = False,
+    threads: Annotated[
+        str, typer.Option("-j", "--threads", help="N, or load:proc:save; 0 is every CPU.")
+    ] = "0",
+    ensemble: Annotated[
+        bool, typer.Option("-x", "--ensemble", help="Mean of 8 flips and turns: 8 times the work.")
+    ] = False,
+    gpu: Annotated[
+        str | None, typer.Option("-g", "--gpu-id", help="Accepted and ignored: bitsr needs no GPU.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
+) -> None:
+    """Upscale a picture, or every picture of a folder."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from . import jobs
+    from .upscaler import ZOO, choose
+    from .upscaler import upscale as upscale_file
+
+    upscaler = choose(net, scale, folder=folder or ZOO, threads=_threads(threads))
+    todo = jobs.plan(input, output, upscaler.scale, format=format, recursive=recursive)
+    if skip_existing:
+        todo = [job for job in todo if not job.output.exists()]
+    failed, pixels, start = [], 0, time.perf_counter()
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        if verbose:
+            engine = upscaler.engine
+            console.print(f"{upscaler.name}, x{upscaler.scale}, {engine.isa}, {engine.threads} threads")
+        for job in todo:
+            task = bar.add_task(job.input.name, total=None)
+            try:
+                job.make_folder()
+                height, width = upscale_file(
+                    job.input,
+                    job.output,
+                    net=upscaler,
+                    format=job.format,
+                    quality=quality,
+                    tile=tile,
+                    ensemble=ensemble,
+                    progress=lambda done, total, task=task: bar.update(task, completed=done, total=total),
+                    note=lambda text, job=job: console.print(f"bitsr: {job.input}: note: {text}"),
+                )
+                pixels += height * width
+                if verbose:
+                    console.print(f"{job.input} -> {job.output}, {width} x {height}")
+            except (OSError, ValueError, MemoryError) as error:
+                text = _reason(error)
+                failed.append(text if text.startswith(f"{job.input}:") else f"{job.input}: {text}")
+            bar.remove_task(task)
+    seconds = time.perf_counter() - start
+    for text in failed:
+        _say(text)
+    if made := len(todo) - len(failed):
+        pictures = "1 picture" if made == 1 else f"{made} pictures"
+        console.print(
+            f"{pictures}, {pixels / 1e6:.1f} MP in {seconds:.1f} s, {pixels / 1e6 / seconds:.1f} MP/s"
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def models() -> None:
+    """List the nets that come with bitsr."""
+    from .upscaler import models
+
+    for model in models():
+        print(f"{model.name:<24} x{model.scale}  {model.size / 1024:6.0f} KiB")

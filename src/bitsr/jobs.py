@@ -1,0 +1,107 @@
+"""What to read and what to write: a picture or a folder of them, expanded before any work begins."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import photo
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture: input file, output file, output format (a key of photo.FORMATS).
+
+    folder: whether the output's directory is ours to make; that of an output named as a file must exist.
+    """
+
+    input: Path
+    output: Path
+    format: str
+    folder: bool = False
+
+    def make_folder(self) -> None:
+        if self.folder:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+
+
+def plan(
+    input: str | Path, output: str | Path | None, scale: int, *, format: str = "auto", recursive: bool = False
+) -> list[Job]:
+    """The jobs that a command line asks for, in the order of their names.
+
+    input: a file, or a folder, of which every file with a picture's suffix is taken (with recursive, those of its
+    sub-folders too, mirrored in the output). output: a file, or a folder; default NAME_x4.EXT or NAME_x4/ beside
+    the input. format: "auto" keeps the input's where it can be written, else PNG. Raises OSError for an input
+    that is not there and ValueError for what cannot be meant, such as an output that is an input.
+    """
+    folder_wanted = output is not None and str(output).endswith(("/", "\\"))
+    input, output = Path(input), None if output is None else Path(output)
+    if format != "auto" and format not in photo.FORMATS:
+        format = photo.format_of(f"x.{format}") or format  # jpeg, tiff
+    if format != "auto" and format not in photo.FORMATS:
+        raise ValueError(f"no output format {format}; there are auto, {', '.join(photo.FORMATS)}")
+
+    def target(path: Path) -> tuple[str, str]:
+        """Format and suffix of an input's output."""
+        kept = photo.format_of(path)
+        if format == "auto":
+            return (kept, path.suffix) if kept else ("png", ".png")
+        return format, path.suffix if kept == format else f".{format}"
+
+    if input.is_dir():
+        return _folder(input, output, scale, target, recursive)
+    input.stat()  # the system's own words for what is missing
+    kind, suffix = target(input)
+    if output is None:
+        return [Job(input, input.with_name(f"{input.stem}_x{scale}{suffix}"), kind)]
+    if folder_wanted or output.is_dir():
+        job = Job(input, output / (input.stem + suffix), kind, folder=True)
+    else:
+        named = photo.format_of(output)
+        if format == "auto" and named is None:
+            raise ValueError(f"{output}: name it .png, .jpg, .webp or .tif, or give -f")
+        if format != "auto" and named not in (None, format):
+            raise ValueError(f"{output}: its suffix says {named}, -f says {format}")
+        job = Job(input, output, named or format)
+    _spare_inputs([job], [input])
+    return [job]
+
+
+def _folder(input: Path, output: Path | None, scale: int, target, recursive: bool) -> list[Job]:
+    if output is None:
+        whole = input.resolve()
+        output = whole.with_name(f"{whole.name}_x{scale}")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output}: the input is a folder, so the output must be one")
+    inside = output.resolve()
+    files = sorted(
+        path
+        for path in (input.rglob("*") if recursive else input.iterdir())
+        # Dot files: a Mac leaves a ._NAME.jpg beside pictures it copies. Earlier results are no input.
+        if path.suffix.lower() in photo.SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if inside == input.resolve() or inside not in path.resolve().parents
+    )
+    if not files:
+        raise ValueError(
+            f"{input}: no pictures in this folder" + ("" if recursive else " (-r takes sub-folders)")
+        )
+    outputs = [(output / path.relative_to(input)).with_suffix(target(path)[1]) for path in files]
+    count = Counter(outputs)
+    jobs = []
+    for path, out in zip(files, outputs, strict=True):
+        if (
+            count[out] > 1 and out.suffix != path.suffix
+        ):  # a.gif and a.png, both to a.png: a.gif.png and a.png
+            out = out.with_name(path.name + out.suffix)
+        jobs.append(Job(path, out, target(path)[0], folder=True))
+    _spare_inputs(jobs, files)
+    return jobs
+
+
+def _spare_inputs(jobs: list[Job], inputs: list[Path]) -> None:
+    taken = {path.resolve() for path in inputs}
+    for job in jobs:
+        if job.output.resolve() in taken:
+            raise ValueError(f"{job.output}: the output would overwrite an input")

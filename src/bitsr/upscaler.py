@@ -1,0 +1,267 @@
+"""A net on whole pictures: colour, grey, alpha and 16 bit, in strips, from memory or from file to file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import colour
+from .engine import Engine
+from .packed import Packed
+
+ZOO = Path(__file__).parent / "zoo"
+# SR pixels of a strip are kept near this size; a few such arrays are alive at a time.
+_STRIP_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Model:
+    """A packed net on disk: name, scale (SR pixels an LR pixel, each way), path and size in bytes."""
+
+    name: str
+    scale: int
+    path: Path
+    size: int
+
+
+def models(folder: str | Path = ZOO) -> list[Model]:
+    """The packed nets (.bsr) of a folder, by name; by default those that come with bitsr."""
+    found = []
+    for path in sorted(Path(folder).glob("*.bsr")):
+        found.append(Model(path.stem, Packed.read(path).scale, path, path.stat().st_size))
+    return found
+
+
+def find(net: str | Path, folder: str | Path = ZOO) -> Path:
+    """The file of a net: the path of a .bsr as it is, or a name in ``folder``. ValueError where there is none."""
+    path = Path(net)
+    if path.suffix == ".bsr" or os.sep in str(net):
+        return path
+    path = Path(folder) / f"{net}.bsr"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in Path(folder).glob("*.bsr"))) or "none"
+        raise ValueError(f"no net named {net}; there are: {names}")
+    return path
+
+
+def choose(
+    net: str | Path | None, scale: int | None, *, folder: str | Path = ZOO, threads: int | None = None
+) -> Upscaler:
+    """The Upscaler of a net, of a scale (the house net, e2fif-srresnet-xN), or of both if they agree; else x4.
+
+    Raises as ``load``, and ValueError where the net upscales by another factor.
+    """
+    upscaler = load(find(net or f"e2fif-srresnet-x{scale or 4}", folder), threads=threads)
+    if scale not in (None, upscaler.scale):
+        raise ValueError(f"{upscaler.name} upscales x{upscaler.scale}, not x{scale}")
+    return upscaler
+
+
+def load(net: str | Path, *, isa: str | None = None, threads: int | None = None) -> Upscaler:
+    """An ``Upscaler`` from the name of a net that comes with bitsr (see ``models``) or the path of a .bsr file.
+
+    isa: path of the engine, default the fastest. threads: default every CPU this process may use. Raises
+    ValueError for a name that is not there or a file that is not a sound model, OSError when it cannot be read.
+    """
+    return Upscaler(Engine(find(net), isa=isa, threads=threads))
+
+
+class Upscaler:
+    """One net, ready for pictures: ``out = upscaler(image)``. Immutable: threads may share one.
+
+    The net sees luma; chroma and alpha are upscaled by bicubic. The same picture gives the same bytes whatever
+    the strips and threads.
+    """
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self.name: str = engine.name
+        self.scale: int = engine.scale
+
+    def __call__(self, image: Any, *, ensemble: bool = False) -> Any:
+        """Upscale a PIL image or an array, and give back the same kind, ``scale`` times the size each way.
+
+        Arrays: (H, W) or (H, W, C) uint8 or uint16, C 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. PIL
+        modes: 1, L, LA, I;16, P, RGB, RGBA, CMYK; 1 gives L, P gives RGB or RGBA, CMYK gives RGB; the ICC
+        profile is kept. ensemble: mean of the net over 8 flips and turns (8 times the work, a little sharper).
+        Raises ValueError for anything else.
+        """
+        # PIL stays optional: an image of its kind can only arrive when it is loaded.
+        pil = sys.modules.get("PIL.Image")
+        if pil and isinstance(image, pil.Image):
+            out = pil.fromarray(self(_from_pil(image), ensemble=ensemble))
+            if profile := image.info.get("icc_profile") if image.mode != "CMYK" else None:
+                out.info["icc_profile"] = profile
+            return out
+        if not isinstance(image, np.ndarray):
+            raise ValueError(f"image must be a PIL image or a numpy array, not {type(image).__name__}")
+        if image.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"samples must be uint8 or uint16, not {image.dtype}")
+        pixels = image[:, :, None] if image.ndim == 2 else image
+        if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] > 4:
+            raise ValueError(f"image must be (H, W) or (H, W, 1 to 4) and not empty, not {image.shape}")
+        height, width, channels = pixels.shape
+        out = np.empty((self.scale * height, self.scale * width, channels), image.dtype)
+        n = self.strip(width, channels, 8 * image.itemsize)
+        strips = (pixels[i : i + n] for i in range(0, height, n))
+        y = 0
+        for rows in self.rows(strips, height, width, ensemble=ensemble):
+            out[y : y + len(rows)] = rows
+            y += len(rows)
+        return out[:, :, 0] if image.ndim == 2 else out
+
+    def strip(self, width: int, channels: int, depth: int) -> int:
+        """LR rows to take at a time, so that their SR pixels stay within the memory budget."""
+        row = self.scale**2 * width * channels * (depth // 8)
+        return max(1, _STRIP_BYTES // row)
+
+    def rows(
+        self, strips: Iterable[NDArray], height: int, width: int, *, ensemble: bool = False
+    ) -> Iterator[NDArray]:
+        """Yield the SR picture as (m, scale*W, C) arrays while its LR rows come as (n, W, C) arrays.
+
+        strips: uint8 or uint16, ``height`` rows in all, from top to bottom. Memory follows the width, the
+        net's receptive field and the largest strip, not the height.
+        """
+        s = self.scale
+        window, first, pushed = None, 0, 0  # LR rows [first, pushed) are kept for their chroma
+        waiting = np.empty((0, s * width), np.int16)  # SR luma from row `done` on
+        done = 0
+        begin = self.engine.stream if not ensemble else partial(_Ensemble, self.engine)
+        with begin(height, width) as stream:
+            for strip in strips:
+                window = strip if window is None else np.concatenate((window, strip))
+                pushed += len(strip)
+                sr = stream.push(colour.luma(strip))
+                waiting = np.concatenate((waiting, sr)) if len(waiting) else sr
+                # The bicubic reaches two LR rows below.
+                ready = s * (height if pushed == height else max(pushed - 2, 0)) - done
+                m = min(ready, len(waiting))
+                if m <= 0:
+                    continue
+                yield colour.merge(window, waiting[:m], s, height=height, first=first, y=done)
+                done += m
+                waiting = waiting[m:]
+                drop = max(done // s - 2 - first, 0)
+                window, first = window[drop:], first + drop
+
+
+class _Ensemble:
+    """Self-ensemble by strips: the stream of a net averaged over the 8 flips and turns of the picture.
+
+    A strip takes the receptive field above and below it along, so its rows are those of the whole picture.
+    """
+
+    def __init__(self, engine: Engine, height: int, width: int):
+        self.engine, self.height = engine, height
+        self.rows = np.empty((0, width), np.int16)  # LR rows [first, pushed)
+        self.first = self.pushed = self.done = 0
+
+    def __enter__(self) -> _Ensemble:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def push(self, rows: NDArray[np.int16]) -> NDArray[np.int16]:
+        s, r = self.engine.scale, self.engine.radius
+        self.rows = np.concatenate((self.rows, rows))
+        self.pushed += len(rows)
+        ready = self.height if self.pushed == self.height else self.pushed - r
+        # Below twice the overlap a strip would be mostly overlap: wait for more.
+        if ready <= self.done or (ready < self.height and ready - self.done < 2 * r):
+            return np.empty((0, s * self.rows.shape[1]), np.int16)
+        total = 0
+        for turn in range(8):
+            lr = np.rot90(self.rows.T if turn & 4 else self.rows, turn & 3)
+            sr = np.rot90(self.engine.run(lr), -(turn & 3))
+            total = total + (sr.T if turn & 4 else sr).astype(np.int32)
+        top = self.done - self.first
+        out = (total[s * top : s * (top + ready - self.done)] + 4) >> 3
+        self.done = ready
+        drop = max(ready - r, 0) - self.first
+        self.rows, self.first = self.rows[drop:], self.first + drop
+        return out.astype(np.int16)
+
+
+def _from_pil(image: Any) -> NDArray:
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    elif image.mode in ("1", "CMYK"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    elif image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+        raise ValueError(f"PIL mode {image.mode} is not supported; convert to L, LA, I;16, RGB or RGBA first")
+    return np.array(image)
+
+
+def upscale(
+    input: str | Path,
+    output: str | Path,
+    scale: int | None = None,
+    net: str | Path | Upscaler | None = None,
+    *,
+    format: str | None = None,
+    quality: int = 95,
+    tile: int = 0,
+    threads: int | None = None,
+    ensemble: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> tuple[int, int]:
+    """Upscale a picture file into another, by strips; a 100-megapixel result takes no more memory than its rows.
+
+    net: a name of ``models()``, the path of a .bsr or an Upscaler; default the house net of ``scale``, which is
+    4 unless a net says otherwise. format: "png", "jpg", "webp" or "tif", default by the output's suffix.
+    quality: 1 to 100, for JPEG and WebP. tile: LR rows of a strip, 0 for the memory budget; it changes no bytes.
+    progress: called with (SR rows done, SR rows in all). note: called with what a user should know.
+    Returns (height, width) of the SR picture. Raises OSError for files that cannot be read or written and
+    ValueError for everything else; no partial file stays behind.
+    """
+    from . import photo
+
+    input, output = Path(input), Path(output)
+    upscaler = net if isinstance(net, Upscaler) else choose(net, scale, threads=threads)
+    format = format or photo.format_of(output)
+    if format not in photo.FORMATS:
+        known = ", ".join(photo.FORMATS)
+        raise ValueError(f"{output.name}: no output format of that name; there are {known}")
+    if tile < 0 or not 1 <= quality <= 100:
+        raise ValueError("tile must be at least 0 rows" if tile < 0 else "quality must be 1 to 100")
+    picture = photo.read(input)
+    if output.exists() and output.samefile(input):
+        raise ValueError("the output would overwrite the input")
+    if note:
+        for text in picture.notes:
+            note(text)
+        if format == "jpg" and picture.channels in (2, 4):
+            note("JPEG has no transparency: laid over white")
+        if picture.depth > photo.FORMATS[format][2]:
+            note(f"16 bits reduced to 8: {format} has no more")
+    height, width = upscaler.scale * picture.height, upscaler.scale * picture.width
+    n = tile or upscaler.strip(picture.width, picture.channels, picture.depth)
+    with photo.Writer(
+        output,
+        format,
+        height,
+        width,
+        picture.channels,
+        picture.depth,
+        metadata=picture.metadata,
+        resolution=picture.resolution,
+        quality=quality,
+    ) as writer:
+        done = 0
+        for rows in upscaler.rows(picture.rows(n), picture.height, picture.width, ensemble=ensemble):
+            writer.write(rows)
+            done += len(rows)
+            if progress:
+                progress(done, height)
+    return height, width
