@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from bitsr.nets.binary import BinaryConv2d
-from bitsr.train import recipe as recipes
+from ..nets.binary import BinaryConv2d
+from . import recipe as recipes
 
 
 class CheckpointError(ValueError):

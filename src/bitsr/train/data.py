@@ -18,6 +18,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bitsr.imresize import imresize
-from bitsr.metrics import rgb_to_y
+from ..imresize import imresize
+from ..metrics import rgb_to_y
 
 VERSION = 1
 """Raise it when the same pictures give other numbers: it is part of the cache key."""
@@ -120,26 +121,33 @@ def find_pairs(
 # Decoding and cache -----------------------------------------------------------------------------------------
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Decode a picture to (H, W, 3) uint8 RGB, by libvips if it is there, else by PIL; alpha is dropped.
+def _by_vips(path: Path) -> NDArray[np.uint8]:
+    import pyvips
 
+    picture = pyvips.Image.new_from_file(str(path), access="sequential").colourspace("srgb")
+    return np.ascontiguousarray(picture[:3].numpy() if picture.bands > 3 else picture.numpy())
+
+
+def _by_pil(path: Path) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Decode a picture to (H, W, 3) uint8 RGB; alpha is dropped.
+
+    libvips comes first; PIL where pyvips is not installed or its build lacks the format (BMP in the wheels).
     Raises OSError with the path in its message.
     """
-    try:
-        import pyvips
-    except ImportError:
-        pyvips = None
-    try:
-        if pyvips is None:
-            from PIL import Image
-
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
-        picture = pyvips.Image.new_from_file(str(path), access="sequential").colourspace("srgb")
-        return np.ascontiguousarray(picture[:3].numpy() if picture.bands > 3 else picture.numpy())
-    except Exception as error:  # decoders raise types of their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OSError(f"{path}: cannot read the picture: {reason}") from error
+    reasons = []
+    for reader in (_by_vips, _by_pil):
+        try:
+            return reader(path)
+        except Exception as error:  # decoders raise types of their own
+            reasons.append((str(error).strip() or type(error).__name__).splitlines()[0])
+    raise OSError(f"{path}: cannot read the picture ({'; '.join(reasons)})")
 
 
 def _fixed(rgb: NDArray[np.uint8]) -> Tensor:
@@ -239,7 +247,8 @@ def load_pairs(files: Sequence[tuple[Path, Path | None]], scale: int, cache: Pat
         save_file({"hr": pairs.hr, "lr": pairs.lr, "sizes": pairs.sizes}, part)
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         warnings.warn(f"decoded pictures are not cached: {error}", stacklevel=2)
     return pairs
 

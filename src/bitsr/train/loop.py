@@ -28,9 +28,9 @@ import torch
 from lightning_fabric import Fabric  # before any torch.compile, whose arguments it records
 from torch import Tensor, nn
 
-from bitsr.train import checkpoint, data
-from bitsr.train.loss import LOSSES
-from bitsr.train.recipe import Recipe, Stage, build
+from . import checkpoint, data
+from .loss import LOSSES
+from .recipe import Recipe, Stage, build
 
 COLUMNS = ("iteration", "stage", "lr", "loss", "psnr_y", "it_per_s")
 FREE = {  # settings that may differ between a run and its resumption: they do not touch the weights
@@ -118,7 +118,8 @@ class Log:
 
     def __init__(self, folder: Path, iteration: int, title: str) -> None:
         """Rows past ``iteration``, the checkpoint's, are dropped: they will be made again."""
-        self.path, self.picture, self.title, self.drawn = folder / "log.csv", folder / "log.png", title, 0.0
+        self.path, self.picture, self.title = folder / "log.csv", folder / "log.png", title
+        self.drawn = time.monotonic()
         rows = (
             [row for row in self.rows() if int(row["iteration"]) <= iteration] if self.path.exists() else []
         )

@@ -27,8 +27,8 @@ from pydantic import (
 )
 from torch import nn
 
-from bitsr.nets import NETS
-from bitsr.train.loss import LOSSES
+from ..nets import NETS
+from .loss import LOSSES
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,0 +1,376 @@
+"""The loop on tiny pictures and nets: exact resuming, clean stops, stages, averaging, checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning_fabric")
+pytest.importorskip("matplotlib")
+Image = pytest.importorskip("PIL.Image")
+
+from torch import nn  # noqa: E402
+
+from bitsr.metrics import psnr, to_8bit  # noqa: E402
+from bitsr.train import checkpoint, data, loop, recipe  # noqa: E402
+from bitsr.train.checkpoint import CheckpointError  # noqa: E402
+from bitsr.train.loop import TrainError, train  # noqa: E402
+
+SRC = Path(__file__).parents[1] / "src"
+BASE = {
+    "scale": 2,
+    "net": {"name": "srresnet", "args": {"channels": 8, "blocks": 1}, "gain": 0.1},
+    "data": {"patch": 8, "batch": 4},
+    "train": {"iterations": 12, "lr": 1e-3, "log_every": 3, "validate_every": 6, "checkpoint_every": 5},
+}
+STAGES = [{"iterations": 8, "lr": 1e-3, "args": {"binary": "activations"}}, {"iterations": 12, "lr": 2e-3}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Smooth random pictures: train/ and valid/, of differing sizes; the cache goes to the same place."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for role, count in (("train", 3), ("valid", 2)):
+        (root / role).mkdir()
+        for i in range(count):
+            coarse = rng.integers(0, 256, (6 + i, 7, 3), np.uint8)
+            Image.fromarray(coarse).resize((50 + 3 * i, 44), Image.BICUBIC).save(root / role / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BITSR_DATA", str(root))
+        patch.setenv("BITSR_CACHE", str(root / "cache"))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # nets this small gain nothing from more, and lose much on a busy machine
+        yield root
+        torch.set_num_threads(threads)
+
+
+def make(**changes: Any) -> recipe.Recipe:
+    """BASE with ``section__key=value`` changes; None removes a key."""
+    table = {k: dict(v) if isinstance(v, dict) else v for k, v in BASE.items()}
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        place, key = (table[section], key) if key else (table, section)
+        place.pop(key, None) if value is None else place.update({key: value})
+    return recipe.parse(table, "test")
+
+
+def log(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def losses(folder: Path) -> list[tuple[str, ...]]:
+    return [(row["iteration"], row["stage"], row["lr"], row["loss"], row["psnr_y"]) for row in log(folder)]
+
+
+def test_a_run(tmp_path: Path) -> None:
+    seen = []
+    r = make(train__iterations=60, train__validate_every=20, train__lr=5e-3)
+    outcome = train(r, tmp_path / "run", device="cpu", report=lambda i, row: seen.append((i, row)))
+    assert outcome.iteration == 60 and outcome.complete
+    assert [i for i, _ in seen] == list(range(1, 61)) and sum(row is not None for _, row in seen) == 22
+    rows = log(tmp_path / "run")
+    assert tuple(rows[0]) == loop.COLUMNS
+    assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
+    scores = [float(row["psnr_y"]) for row in rows if row["psnr_y"]]
+    assert len(scores) == 3 and max(scores) == pytest.approx(outcome.best)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "recipe.json", "log.csv", "log.png", "last.pt", "best.pt", "latent.safetensors",
+    }  # fmt: skip
+    net, facts = checkpoint.load_net(tmp_path / "run" / "best.pt")
+    assert facts["psnr"] == outcome.best and facts["iteration"] in (20, 40, 60)
+    pairs = data.load_pairs(data.find_pairs(data.default_root(), ["auto"], "valid", 2)[0], 2)
+    assert loop.validate(net, pairs) == pytest.approx(outcome.best, abs=1e-4)
+
+
+def test_validation_psnr_is_the_metric(tmp_path: Path) -> None:
+    """On the device as in ``metrics``: 8-bit rounding of both, crop = scale, mean over pictures."""
+    net = recipe.build(make()).eval()
+    pairs = data.load_pairs(data.find_pairs(data.default_root(), ["auto"], "valid", 2)[0], 2)
+    whole, central = [], []
+    for i in range(len(pairs)):
+        lr, hr = pairs.picture(i)
+        with torch.no_grad():
+            sr = net(lr[None, None])[0, 0]
+        whole.append(psnr(to_8bit(sr.numpy()), to_8bit(hr.numpy()), crop=2))
+        h, w = lr.shape
+        y, x = (h - 10) // 2, (w - 10) // 2
+        with torch.no_grad():
+            sr = net(lr[None, None, y : y + 10, x : x + 10])[0, 0]
+        part = hr[2 * y : 2 * y + 20, 2 * x : 2 * x + 20]
+        central.append(psnr(to_8bit(sr.numpy()), to_8bit(part.numpy()), crop=2))
+    assert loop.validate(net, pairs) == pytest.approx(np.mean(whole), abs=1e-5)
+    assert loop.validate(net, pairs, 10) == pytest.approx(np.mean(central), abs=1e-5)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from bitsr.train import loop, recipe
+r = recipe.load(sys.argv[1])
+die = lambda i, row: os.kill(os.getpid(), signal.SIGKILL) if i == int(sys.argv[3]) else None
+loop.train(r, Path(sys.argv[2]), device="cpu", threads=1, report=die)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_killed_and_resumed_is_the_same_run(tmp_path: Path) -> None:
+    """Two stages, averaging, killed in the second one between log rows: equal losses, PSNR and weights."""
+    (tmp_path / "r.toml").write_text(
+        """
+scale = 2
+[net]
+name = "srresnet"
+args = { channels = 8, blocks = 1 }
+gain = 0.1
+[data]
+patch = 8
+batch = 4
+[train]
+ema = 0.9
+bn_batches = 2
+log_every = 4
+validate_every = 6
+checkpoint_every = 5
+[[train.stages]]
+iterations = 8
+lr = 1e-3
+args = { binary = "activations" }
+[[train.stages]]
+iterations = 12
+lr = 2e-3
+"""
+    )
+    r = recipe.load(tmp_path / "r.toml")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(r, whole, device="cpu")
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "r.toml"), str(cut), "17"]
+    died = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(SRC)}, capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert int(log(cut)[-1]["iteration"]) == 16 and checkpoint.load(cut / "last.pt")["iteration"] == 15
+    outcome = train(r, cut, resume=True, device="cpu")
+    assert outcome.complete and outcome.iteration == 20
+    assert losses(cut) == losses(whole)
+    for file in ("last.pt", "best.pt"):
+        a, b = checkpoint.load(whole / file)["net"], checkpoint.load(cut / file)["net"]
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_leaves_a_checkpoint(tmp_path: Path, number: int) -> None:
+    before = signal.getsignal(number)
+    r = make()
+    outcome = train(
+        r, tmp_path, device="cpu", report=lambda i, row: os.kill(os.getpid(), number) if i == 4 else None
+    )
+    assert not outcome.complete and outcome.iteration == 5
+    assert checkpoint.load(tmp_path / "last.pt")["iteration"] == 5
+    assert signal.getsignal(number) is before
+    assert train(r, tmp_path, device="cpu").complete
+    again = train(r, tmp_path, device="cpu")  # a finished run has nothing left to do
+    assert again.complete and again.iteration == 12
+    assert [int(row["iteration"]) for row in log(tmp_path)] == [3, 6, 9, 12]
+
+
+def test_time_budget_validates_and_stops(tmp_path: Path) -> None:
+    outcome = train(make(train__iterations=10**6), tmp_path, device="cpu", max_minutes=1e-6)
+    assert not outcome.complete and outcome.iteration == 1 and outcome.best > 0
+    assert (tmp_path / "latent.safetensors").exists()
+
+
+def test_resuming_is_checked(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match=r"nothing to resume"):
+        train(make(), tmp_path / "run", resume=True, device="cpu")
+    train(make(train__iterations=3), tmp_path / "run", device="cpu")
+    with pytest.raises(TrainError, match="holds a run already"):
+        train(make(train__iterations=3), tmp_path / "run", resume=False, device="cpu")
+    with pytest.raises(TrainError, match=r"the run has train.lr = 0.001, the recipe 0.002"):
+        train(make(train__iterations=3, train__lr=2e-3), tmp_path / "run", device="cpu")
+    train(make(train__iterations=3, train__log_every=7), tmp_path / "run", device="cpu")  # changes no weight
+    (tmp_path / "run" / "last.pt").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"last\.pt: not a checkpoint"):
+        train(make(train__iterations=3), tmp_path / "run", device="cpu")
+
+
+def test_faults_are_named(tmp_path: Path, pictures: Path) -> None:
+    with pytest.raises(TrainError, match="loss is nan at iteration"):
+        train(make(train__lr=1e30), tmp_path / "a", device="cpu")
+    with pytest.raises(data.DataError, match="both a training and a validation picture"):
+        train(make(data__valid=["train"]), tmp_path / "b", device="cpu")
+    with pytest.raises(TrainError, match="cpu, cuda or auto"):
+        train(make(), tmp_path / "c", device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(TrainError, match=r"1 CUDA device\(s\) wanted, 0 found"):
+            train(make(), tmp_path / "d", device="cuda")
+    with pytest.raises(FileNotFoundError):
+        train(make(train__init_from=str(tmp_path / "absent.pt")), tmp_path / "e", device="cpu")
+
+
+@pytest.mark.parametrize("loss", ["l1", "mse", "charbonnier"])
+def test_options_train(tmp_path: Path, loss: str) -> None:
+    r = make(
+        train__loss=loss, train__clip=1.0, train__precision="bf16", train__schedule="cosine", train__warmup=3
+    )
+    assert train(r, tmp_path, device="cpu").complete
+
+
+def test_start_from_another_scale(tmp_path: Path) -> None:
+    """x4 starts from the x2 body with a fresh tail, from any kind of file."""
+    train(make(train__iterations=2), tmp_path / "x2", device="cpu")
+    source = checkpoint.load(tmp_path / "x2" / "last.pt")["net"]
+    torch.save({"net": source, "it": 2, "args": {"lr": 1e-3}}, tmp_path / "plain.pt")
+    for file in (tmp_path / "plain.pt", tmp_path / "x2" / "best.pt", tmp_path / "x2" / "latent.safetensors"):
+        r = make(
+            scale=4,
+            data__patch=4,
+            train__lr=1e-12,
+            train__iterations=1,
+            train__init_from=str(file),
+            train__init_skip=["tail"],
+        )
+        run = tmp_path / f"x4-{file.name}"
+        train(r, run, device="cpu")
+        state = checkpoint.load(run / "last.pt")["net"]
+        torch.testing.assert_close(state["head.weight"], source["head.weight"])
+        assert torch.equal(state["body.0.unit1.conv.weight"] < 0, source["body.0.unit1.conv.weight"] < 0)
+        assert state["tail.weight"].shape[0] == 16
+    with pytest.raises(
+        CheckpointError, match=r"tail\.weight is \(4, 8, 3, 3\), the net wants \(16, 8, 3, 3\)"
+    ):
+        train(make(scale=4, data__patch=4, train__init_from=str(tmp_path / "plain.pt")), tmp_path / "x")
+    torch.save({"net": {**source, "more": source["tail.bias"]}}, tmp_path / "more.pt")
+    with pytest.raises(CheckpointError, match=r"more\.pt: the net has no more"):
+        train(make(train__init_from=str(tmp_path / "more.pt")), tmp_path / "y")
+
+
+def test_latent_file_keeps_every_sign(tmp_path: Path) -> None:
+    r = make(net__args={"channels": 16, "blocks": 2})
+    net = recipe.build(r)
+    weight = net.body[0].unit1.conv.weight
+    with torch.no_grad():
+        weight.view(-1)[:4] = torch.tensor([1e-20, -1e-20, 0.0, -1e-7])
+        net.body[0].unit1.bn.running_var.fill_(331_776.0)  # 576^2, past the range of float16
+    content = {
+        "net": net.state_dict(),
+        "recipe": r.model_dump(mode="json"),
+        "stage": 0,
+        "iteration": 5,
+        "psnr": 30.5,
+    }
+    path = tmp_path / "latent.safetensors"
+    checkpoint.export_latent(path, content)
+    loaded, facts = checkpoint.load_net(path)
+    assert (facts["iteration"], facts["psnr"]) == (5, 30.5) and not loaded.training
+    state = loaded.state_dict()
+    for key, value in net.state_dict().items():
+        if key.endswith("conv.weight"):
+            assert torch.equal(state[key] >= 0, value >= 0)
+        else:
+            assert torch.equal(state[key], value)
+    x = torch.rand(1, 1, 9, 8) * 255
+    with torch.no_grad():
+        assert torch.equal(loaded(x), net.eval()(x))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"latent\.safetensors: not a latent checkpoint"):
+        checkpoint.load_net(path)
+
+
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"net": 1})
+
+    def fail(part: Path) -> None:
+        part.write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.write_atomic(path, fail)
+    assert checkpoint.load(path) == {"net": 1} and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_average_has_its_own_statistics() -> None:
+    """EMA: weights by the recurrence; batch norm statistics are the mean over training batches."""
+    torch.manual_seed(0)
+    norm = nn.Sequential(nn.BatchNorm2d(1, momentum=0.1))
+    norm[0].running_mean.fill_(1e6)
+    root = data.default_root()
+    pairs = data.load_pairs(data.find_pairs(root, ["auto"], "train", 2)[0], 2)
+    crops = data.Crops(pairs, 8, 4, seed=0)
+    loop.estimate_bn(norm.eval(), crops, 3)
+    batches = [crops(torch.tensor(2**31 + i))[0] for i in range(3)]
+    assert norm[0].running_mean.item() == pytest.approx(np.mean([b.mean().item() for b in batches]), rel=1e-5)
+    assert norm[0].running_var.item() == pytest.approx(np.mean([b.var().item() for b in batches]), rel=1e-5)
+    assert norm[0].momentum == 0.1 and not norm.training
+
+
+def test_average_follows_the_recurrence(tmp_path: Path) -> None:
+    from lightning_fabric import Fabric
+
+    r = make(train__ema=0.75, train__lr=1e-2)
+    torch.manual_seed(0)
+    pairs = data.load_pairs(data.find_pairs(data.default_root(), ["auto"], "train", 2)[0], 2)
+    net = recipe.build(r)
+    expected = net.head.weight.detach().clone()
+    trainer = loop.Trainer(Fabric(accelerator="cpu"), r, net, data.Crops(pairs, 8, 4, seed=0))
+    for i in range(3):
+        trainer.step(i, 1e-2)
+        expected = 0.75 * expected + 0.25 * net.head.weight.detach()
+    torch.testing.assert_close(trainer.average.head.weight, expected)
+
+
+def test_step_is_adam_on_the_mean_loss() -> None:
+    """The fused, channels-last step against a plain one written out."""
+    from lightning_fabric import Fabric
+
+    r = make(train__lr=1e-2)
+    torch.manual_seed(0)
+    net = recipe.build(r)
+    twin = recipe.build(r)
+    twin.load_state_dict(net.state_dict())
+    pairs = data.load_pairs(data.find_pairs(data.default_root(), ["auto"], "train", 2)[0], 2)
+    crops = data.Crops(pairs, 8, 4, seed=0)
+    trainer = loop.Trainer(Fabric(accelerator="cpu"), r, net, crops)
+    adam = torch.optim.Adam(twin.parameters(), 1e-2, betas=(0.9, 0.999), eps=1e-8)
+    total = 0.0
+    for i in range(2):
+        trainer.step(i, 1e-2)
+        lr, hr = crops(torch.tensor(i))
+        loss = (twin(lr) - hr).abs().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        total += loss.item()
+    assert trainer.read_loss(2) == pytest.approx(total / 2, rel=1e-5)
+    for a, b in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_cuda_graph_is_the_same_training(tmp_path: Path, compiled: bool) -> None:
+    runs = []
+    for graph in (False, True):
+        folder = tmp_path / str(graph)
+        r = make(train__iterations=20, train__graph=graph, train__compile=compiled, train__ema=0.9)
+        train(r, folder, device="cuda")
+        runs.append([float(row["loss"]) for row in log(folder)])
+    assert runs[0] == pytest.approx(runs[1], rel=1e-2)
+
+
+def test_training_needs_no_engine() -> None:
+    """A machine without the compiled library trains: nothing here imports the engine."""
+    code = "import sys, bitsr.train.loop; print([m for m in sys.modules if 'bitsr.engine' in m])"
+    env = {**os.environ, "PYTHONPATH": str(SRC)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr
