@@ -174,7 +174,7 @@ def test_signal_leaves_a_checkpoint(tmp_path: Path, number: int) -> None:
     outcome = train(
         r, tmp_path, device="cpu", report=lambda i, row: os.kill(os.getpid(), number) if i == 4 else None
     )
-    assert not outcome.complete and outcome.iteration == 5
+    assert not outcome.complete and outcome.iteration == 5 and outcome.signal == number
     assert checkpoint.load(tmp_path / "last.pt")["iteration"] == 5
     assert signal.getsignal(number) is before
     assert train(r, tmp_path, device="cpu").complete

@@ -200,3 +200,66 @@ def models() -> None:
 
     for model in models():
         print(f"{model.name:<24} x{model.scale}  {model.size / 1024:6.0f} KiB")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Recipe file, or name of a packaged recipe.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="RUN_DIR", help="Folder of the run.")],
+    resume: Annotated[
+        bool | None,
+        typer.Option("--resume/--no-resume", help="Demand or refuse a run to go on from. [default: if any]"),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: train.lr=1e-3; repeatable."),
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option("--max-minutes", min=0, help="Stop with a checkpoint after so long.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
+    devices: Annotated[int, typer.Option("--devices", min=1, help="How many of them, by DDP.")] = 1,
+    threads: Annotated[int, typer.Option("-j", "--threads", min=0, help="Of the CPU, 0 automatic.")] = 0,
+) -> None:
+    """Train a net by a recipe; Ctrl-C stops with a checkpoint, the same command goes on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    try:
+        from .train import loop
+        from .train.recipe import load
+    except ImportError as error:
+        raise ImportError(f"{error}; training wants: pip install 'bitsr[train]'") from error
+
+    wanted = load(recipe, assignments or ())
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("", total=wanted.iterations, state="")
+
+        def report(iteration: int, row: dict | None) -> None:
+            bar.update(task, completed=iteration)
+            if row is None:
+                return
+            forms = {"loss": "loss {:.4f}", "psnr_y": "PSNR-Y {:.3f} dB", "it_per_s": "{:.2f} it/s"}
+            state = "  ".join(form.format(row[key]) for key, form in forms.items() if key in row)
+            bar.update(task, state=state)
+            if "psnr_y" in row or not sys.stderr.isatty():
+                console.print(f"{iteration}/{wanted.iterations}  lr {row['lr']:.3g}  {state}")
+
+        outcome = loop.train(
+            wanted,
+            output,
+            resume=resume,
+            device=device,
+            devices=devices,
+            max_minutes=max_minutes,
+            threads=threads or None,
+            report=report,
+        )
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        word = "done" if outcome.complete else "stopped, the same command goes on"
+        best = f"best validation PSNR-Y {outcome.best:.3f} dB"
+        console.print(f"{output}: iteration {outcome.iteration}, {best}, {word}")
+    if outcome.signal:
+        raise typer.Exit(128 + outcome.signal)

@@ -47,11 +47,13 @@ class TrainError(ValueError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How ``train`` ended: finished iterations, all of them or not, best validation PSNR (-inf: none)."""
+    """How ``train`` ended: finished iterations, whether all are done, best validation PSNR in dB (-inf: none)
+    and the signal that stopped it (0: none)."""
 
     iteration: int
     complete: bool
     best: float
+    signal: int = 0
 
 
 # Validation -------------------------------------------------------------------------------------------------
@@ -293,11 +295,11 @@ class Trainer:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM set a flag that the given function tells; a second one acts as usual."""
+def _interruptible() -> Iterator[Callable[[], int]]:
+    """SIGINT and SIGTERM are noted, for the given function to tell (0: none); a second one acts as usual."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
-        yield lambda: False
+        yield lambda: 0
         return
     old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -308,7 +310,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     for number in old:
         signal.signal(number, handle)
     try:
-        yield lambda: bool(caught)
+        yield lambda: caught[0] if caught else 0
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
@@ -378,7 +380,7 @@ class _Run:
         valid: data.Pairs,
         state: dict[str, Any] | None,
         report: Report,
-        interrupted: Callable[[], bool],
+        interrupted: Callable[[], int],
     ) -> None:
         self.fabric, self.recipe, self.folder, self.valid = fabric, recipe, folder, valid
         self.report, self.interrupted, self.deadline = report, interrupted, math.inf
@@ -429,7 +431,7 @@ class _Run:
 
     def _stop(self) -> bool:
         """Whether to stop now; several devices have to agree, so they ask at log intervals."""
-        stop = self.interrupted() or time.monotonic() > self.deadline
+        stop = bool(self.interrupted()) or time.monotonic() > self.deadline
         if self.fabric.world_size == 1:
             return stop
         if self.iteration % self.recipe.train.log_every:
@@ -540,4 +542,4 @@ def train(
                 break
             weights, skip = trainer.net.state_dict(), ()
         run.close()
-    return Outcome(run.iteration, complete, run.best)
+    return Outcome(run.iteration, complete, run.best, interrupted())
