@@ -63,14 +63,14 @@ def test_groups_and_pixels():
 
 
 def tiny(channels: int = 24, blocks: int = 2) -> Packed:
-    """head, binary units with skip, tail at LR, shuffle 2, convolution at HR; 24 channels fill no word."""
+    """head, binary units with skip, tail, shuffle, convolution at x2, shuffle; 24 channels fill no word."""
     t = {
         "head.weight": np.zeros((channels, 3, 3, 1), np.int16),
         "head.bias": np.zeros(channels, np.int32),
-        "tail.weight": np.zeros((4, 3, 3, channels), np.int16),
-        "tail.bias": np.zeros(4, np.int32),
-        "last.weight": np.zeros((1, 3, 3, 1), np.int16),
-        "last.bias": np.zeros(1, np.int32),
+        "tail.weight": np.zeros((16, 3, 3, channels), np.int16),
+        "tail.bias": np.zeros(16, np.int32),
+        "last.weight": np.zeros((4, 3, 3, 4), np.int16),
+        "last.bias": np.zeros(4, np.int32),
     }
     ops = ["conv x0 lr head shift=8"]
     for i in range(blocks):
@@ -79,7 +79,13 @@ def tiny(channels: int = 24, blocks: int = 2) -> Packed:
         t[f"unit{i}.mul"] = t[f"unit{i}.add"] = np.zeros(channels, np.int16)
         t[f"sign{i}.threshold"] = np.zeros(channels, np.int16)
         ops += [f"sign b{i} x{i} sign{i}", f"bconv x{i + 1} b{i} unit{i} shift=4 skip=x{i}"]
-    ops += [f"add y x{blocks} x0", "conv z y tail shift=8", "shuffle hr z scale=2", "conv sr hr last shift=8"]
+    ops += [
+        f"add y x{blocks} x0",
+        "conv z y tail shift=8",
+        "shuffle hr z scale=2",
+        "conv q hr last shift=8",
+        "shuffle sr q scale=2",
+    ]
     return Packed(t, [Op.parse(line) for line in ops], {"name": "tiny", "colour": "luma"})
 
 
@@ -92,8 +98,8 @@ def test_packed_layers():
         assert u.binary and (u.cin, u.cout, u.k) == (24, 24, 3)
         assert u.weights == 24 * 24 * 9  # the channels, not the words' 64 bits
         assert u.others == 3 * 24 and u.bytes == 24 * 9 * 8 + 3 * 24 * 2
-    assert (tail.cin, tail.cout, tail.pixels) == (24, 4, 1)
-    assert (last.cin, last.macs, last.pixels) == (1, 36, 4)
+    assert (tail.cin, tail.cout, tail.pixels) == (24, 16, 1)
+    assert (last.cin, last.macs, last.pixels) == (4, 4 * 144, 4)
     assert sum(x.bytes for x in [head, *units, tail, last]) == sum(t.nbytes for t in net.tensors.values())
 
 

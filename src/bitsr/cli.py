@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from .upscaler import Upscaler
 
 app = typer.Typer(
     help="1-bit super-resolution: upscale photos on the CPU; train, pack and measure 1-bit nets.",
@@ -38,10 +36,8 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for any error, 130 for Ctrl-C, 143 for SIGTERM."""
     args = list(sys.argv[1:] if args is None else args) or ["--help"]
     command = typer.main.get_command(app)
-    try:
+    with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave by way of the clean-up
-    except ValueError:
-        pass  # not the main thread
     try:
         # Not command.main(): it prints usage errors in several lines and leaves with code 2.
         with command.make_context("bitsr", args) as context:
@@ -203,6 +199,19 @@ def models() -> None:
 
 
 @app.command()
+def info(
+    net: Annotated[str, typer.Argument(help="Name of a net (see `bitsr models`) or .bsr file.")],
+) -> None:
+    """Show a net: metadata, layers, parameters, MACs, OPs and receptive field."""
+    from .counting import describe
+    from .packed import Packed
+    from .upscaler import find
+
+    path = find(net)
+    print(describe(Packed.read(path), path.stat().st_size), end="")
+
+
+@app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="Recipe file, or name of a packaged recipe.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="RUN_DIR", help="Folder of the run.")],
@@ -263,3 +272,72 @@ def train(
         console.print(f"{output}: iteration {outcome.iteration}, {best}, {word}")
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
+
+
+@app.command()
+def evaluate(
+    net: Annotated[str, typer.Argument(help="Name of a net (see `bitsr models`) or .bsr file.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="SETS", help="As --sets.")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--sets", help="Test sets: names in --data, or folders. [default: Set5 Set14 B100]"),
+    ] = None,
+    protocol: Annotated[str, typer.Option("--protocol", help="matlab-y, e2fif, srcnn or rgb.")] = "matlab-y",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of the sets. [default: $BITSR_DATA, else ../shared/data]"),
+    ] = None,
+    ensemble: Annotated[
+        bool, typer.Option("-x", "--ensemble", help="Mean of 8 flips and turns: 8 times the work.")
+    ] = False,
+    per_image: Annotated[bool, typer.Option("--per-image", help="A line for every picture, too.")] = False,
+    csv: Annotated[Path | None, typer.Option("--csv", help="File for every figure as CSV.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="File for every figure as JSON.")] = None,
+    threads: Annotated[int, typer.Option("-j", "--threads", min=0, help="0 is every CPU.")] = 0,
+) -> None:
+    """Measure PSNR and SSIM of a net on test sets, from its packed bits."""
+    from rich.console import Console
+
+    from .engine import Engine
+    from .evaluate import evaluate
+    from .metrics import PROTOCOLS
+    from .upscaler import find
+
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+    chosen = PROTOCOLS[protocol].with_self_ensemble() if ensemble else PROTOCOLS[protocol]
+    engine = Engine(find(net), threads=threads or None)
+    names = [*(sets or []), *(more or [])] or ["Set5", "Set14", "B100"]
+    with Console(stderr=True).status("evaluating") as status:
+        table = evaluate(
+            engine, names, chosen, data=data, progress=lambda row: status.update(f"{row.set} {row.picture}")
+        )
+    for path, text in ((csv, table.csv), (json, table.json)):
+        if path is not None:
+            path.write_text(text(), encoding="utf-8")
+    print(table.markdown(per_image), end="")
+
+
+@app.command()
+def bench(
+    net: Annotated[
+        str, typer.Argument(help="Name of a net (see `bitsr models`) or .bsr file.")
+    ] = "e2fif-srresnet-x4",
+    size: Annotated[str, typer.Option("--size", help="LR picture, WIDTHxHEIGHT.")] = "320x180",
+    threads: Annotated[
+        int, typer.Option("-j", "--threads", min=0, help="Most threads to try, 0 every CPU.")
+    ] = 0,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs of which the median counts.")] = 5,
+) -> None:
+    """Measure a net's speed on this machine: every path of the engine, one thread to all."""
+    from .packed import Packed
+    from .selfbench import bench, table
+    from .upscaler import find
+
+    width, _, height = size.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ValueError(f"--size wants WIDTHxHEIGHT, such as 320x180, not {size!r}")
+    packed = Packed.read(find(net))
+    timings = bench(packed, width=int(width), height=int(height), threads=threads or None, rounds=rounds)
+    print(f"{packed.name}, x{packed.scale}, LR {width}x{height}, median of {rounds}\n")
+    print(table(timings), end="")

@@ -1,0 +1,90 @@
+"""``python -m bench [race|kernel|memory]``: see bench/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+from .task import ROOT, Task
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    try:
+        return int(width), int(height)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a size is WIDTHxHEIGHT, such as 320x180, not {text!r}") from None
+
+
+def race(args: argparse.Namespace) -> None:
+    from .race import markdown, plot, race, write_csv
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    for width, height in args.lr:
+        task = Task(width, height, args.scale, cache=str(args.cache.resolve()), net=args.net)
+        result = race(task, args.threads, args.rounds, args.only, args.pause, say)
+        if not result.entries:
+            raise SystemExit("no contender ran")
+        name = args.out / f"x{args.scale}-{width}x{height}"
+        write_csv(result, name.with_suffix(".csv"))
+        text = markdown(result)
+        name.with_suffix(".md").write_text(text)
+        if importlib.util.find_spec("matplotlib"):
+            plot(result, name.with_suffix(".png"))
+        else:
+            say("no plot: matplotlib is not installed")
+        print(text)
+
+
+def kernel(args: argparse.Namespace) -> None:
+    from .kernel import report
+
+    print(report(args.rounds))
+
+
+def memory(args: argparse.Namespace) -> None:
+    from .memory import report
+
+    print(report(args.photo, args.scale))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    p = commands.add_parser("race", help="all contenders side by side (the default)")
+    p.add_argument(
+        "--lr", type=size, nargs="+", default=[(320, 180)], metavar="WxH", help="LR sizes (320x180)"
+    )
+    p.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
+    p.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    p.add_argument("--rounds", type=int, default=7)
+    p.add_argument(
+        "--only", nargs="+", default=["*"], metavar="PATTERN", help="names, such as 'bitsr*' '*int8*'"
+    )
+    p.add_argument("--pause", type=float, default=0.3, help="seconds of rest before each measurement")
+    p.add_argument("--net", help="a .bsr file for bitsr in place of random weights; it sets no scale")
+    p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "results")
+    p.add_argument("--cache", type=Path, default=ROOT / "build" / "bench", help="folder of exported nets")
+    p.set_defaults(run=race)
+    p = commands.add_parser("kernel", help="the machine's ceilings and the engine's share of them")
+    p.add_argument("--rounds", type=int, default=5)
+    p.set_defaults(run=kernel)
+    p = commands.add_parser("memory", help="peak memory of upscaling one photo through the command line")
+    p.add_argument("--photo", type=size, default=(6000, 4000), metavar="WxH", help="photo size (6000x4000)")
+    p.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
+    p.set_defaults(run=memory)
+    arguments = sys.argv[1:]
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments = ["race", *arguments]
+    args = parser.parse_args(arguments)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""The contenders: the one place to add one.
+
+A contender is a function that builds a net once and returns ``run``, a function without arguments that takes
+the LR picture through it once and returns the SR picture. It runs in its own process, started with ``env``.
+What is set here is what a careful user of that library would set: a rival made slow proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .task import Task, prepared
+
+Run = Callable[[], NDArray]
+
+NETS = {
+    "SRResNet-E2FIF W1A1": "srresnet-binary",
+    "SRResNet float twin": "srresnet",
+    "FSRCNN(56, 12, 4)": "fsrcnn",
+    "ESPCN-like 64x3": "espcn",
+}
+"""Titles of the nets in reports, and their names in bench.nets."""
+
+AVX2_ONLY = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+
+
+@dataclass(frozen=True)
+class Contender:
+    name: str
+    net: str
+    """What it runs: contenders of one net answer the same picture."""
+    library: str
+    """The module whose absence skips it, and whose version the report names."""
+    build: Callable[[Task], Run]
+    env: dict[str, str] = field(default_factory=dict)
+    reference: bool = False
+    """Whether the other contenders of this net are compared with its picture."""
+
+
+def bitsr(isa: str) -> Callable[[Task], Run]:
+    """The integer engine on one of its paths; int16 luma in and out."""
+
+    def build(task: Task) -> Run:
+        from bitsr.engine import Engine
+
+        engine = Engine(task.net or prepared(task, "bsr", "random-64x16"), isa=isa, threads=task.threads)
+        lr = np.floor(128 * (task.luma() - 127.5) + 0.5).astype(np.int16)
+        return lambda: engine.run(lr)
+
+    return build
+
+
+def pytorch(
+    net: str, *, channels_last: bool = False, fold: bool = False, bf16: bool = False, compiled: bool = False
+) -> Callable[[Task], Run]:
+    """PyTorch on the CPU under inference_mode."""
+
+    def build(task: Task) -> Run:
+        import torch
+
+        from .nets import fold_batch_norm, torch_net
+
+        torch.set_num_threads(task.threads)
+        torch.set_num_interop_threads(1)
+        module = torch_net(net, task.scale)
+        if fold:
+            module = fold_batch_norm(module)
+        x = torch.from_numpy(task.luma()[None, None])
+        if bf16:
+            module, x = module.bfloat16(), x.bfloat16()
+        if channels_last:
+            module, x = module.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+        if compiled:
+            module = torch.compile(module)
+
+        def run() -> NDArray:
+            with torch.inference_mode():
+                return module(x).float().numpy()[0, 0]
+
+        return run
+
+    return build
+
+
+def onnxruntime(net: str, kind: str = "onnx") -> Callable[[Task], Run]:
+    """ONNX Runtime's CPU provider, all graph optimisations."""
+
+    def build(task: Task) -> Run:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = task.threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        model = str(prepared(task, kind, net))
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        feed = {"lr": task.luma()[None, None]}
+        return lambda: session.run(None, feed)[0][0, 0]
+
+    return build
+
+
+def openvino(net: str, kind: str = "onnx", precision: str = "f32") -> Callable[[Task], Run]:
+    """OpenVINO's CPU plugin, one stream, tuned for latency."""
+
+    def build(task: Task) -> Run:
+        import openvino as ov
+
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": task.threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        compiled = ov.Core().compile_model(str(prepared(task, kind, net)), "CPU", config)
+        request = compiled.create_infer_request()
+        x = task.luma()[None, None]
+        return lambda: request.infer({0: x})[0][0, 0]
+
+    return build
+
+
+def contenders(isas: list[str]) -> list[Contender]:
+    """Every contender; ``isas`` are the engine's paths on this machine."""
+    binary, twin, fsrcnn, espcn = NETS
+    out = [Contender(f"bitsr {isa}", binary, "bitsr", bitsr(isa)) for isa in isas]
+    out += [
+        Contender("PyTorch simulated bits", binary, "torch", pytorch("srresnet-binary")),
+        Contender("PyTorch fp32", twin, "torch", pytorch("srresnet"), reference=True),
+        Contender("PyTorch fp32 channels_last", twin, "torch", pytorch("srresnet", channels_last=True)),
+        Contender("PyTorch fp32 BN folded", twin, "torch", pytorch("srresnet", fold=True)),
+        Contender(
+            "PyTorch fp32 BN folded channels_last",
+            twin,
+            "torch",
+            pytorch("srresnet", fold=True, channels_last=True),
+        ),
+        Contender("PyTorch fp32 compiled", twin, "torch", pytorch("srresnet", fold=True, compiled=True)),
+        Contender(
+            "PyTorch bf16 BN folded channels_last",
+            twin,
+            "torch",
+            pytorch("srresnet", fold=True, channels_last=True, bf16=True),
+        ),
+        Contender("ONNX Runtime fp32", twin, "onnxruntime", onnxruntime("srresnet")),
+        Contender("ONNX Runtime int8", twin, "onnxruntime", onnxruntime("srresnet", "ort-int8")),
+        Contender("OpenVINO fp32", twin, "openvino", openvino("srresnet")),
+        Contender("OpenVINO bf16", twin, "openvino", openvino("srresnet", precision="bf16")),
+        Contender("OpenVINO int8", twin, "openvino", openvino("srresnet", "openvino-int8")),
+        Contender(
+            "PyTorch fp32 BN folded channels_last, AVX2",
+            twin,
+            "torch",
+            pytorch("srresnet", fold=True, channels_last=True),
+            AVX2_ONLY,
+        ),
+        Contender("OpenVINO fp32, AVX2", twin, "openvino", openvino("srresnet"), AVX2_ONLY),
+        Contender("OpenVINO int8, AVX2", twin, "openvino", openvino("srresnet", "openvino-int8"), AVX2_ONLY),
+    ]
+    for title in (fsrcnn, espcn):
+        net = NETS[title]
+        out += [
+            Contender(f"PyTorch fp32 {net}", title, "torch", pytorch(net), reference=True),
+            Contender(f"ONNX Runtime fp32 {net}", title, "onnxruntime", onnxruntime(net)),
+            Contender(f"ONNX Runtime int8 {net}", title, "onnxruntime", onnxruntime(net, "ort-int8")),
+            Contender(f"OpenVINO fp32 {net}", title, "openvino", openvino(net)),
+            Contender(f"OpenVINO int8 {net}", title, "openvino", openvino(net, "openvino-int8")),
+        ]
+    return out

@@ -1,0 +1,118 @@
+"""The float nets that contenders run, and the packed net of random bits (torch only where it is needed)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bitsr.counting import Layer, e2fif
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bitsr.packed import Packed
+
+
+def random_packed(scale: int, channels: int = 64, blocks: int = 16) -> Packed:
+    """SRResNet-E2FIF as an op list with random weights; pictures of it mean nothing, its time does."""
+    from bitsr.packed import Op, Packed
+
+    rng = np.random.default_rng(0)
+    words = -(-channels // 64)
+    tensors = {
+        "head.weight": rng.integers(-2000, 2001, (channels, 3, 3, 1), np.int16),
+        "head.bias": rng.integers(-2000, 2001, channels, np.int32),
+        "tail.weight": rng.integers(-500, 501, (scale * scale, 3, 3, channels), np.int16),
+        "tail.bias": rng.integers(-2000, 2001, scale * scale, np.int32),
+    }
+    ops = ["conv x0 lr head shift=15"]
+    for i in range(2 * blocks):
+        weight = rng.integers(0, 2**63, (channels, 3, 3, words), np.uint64) << np.uint64(1)
+        weight[..., -1] &= np.uint64((1 << (channels - 64 * (words - 1))) - 1)
+        tensors |= {
+            f"c{i}.weight": weight,
+            f"c{i}.mul": rng.integers(1000, 9000, channels, np.int16),
+            f"c{i}.add": rng.integers(-200, 201, channels, np.int16),
+        }
+        if i % 2 == 0:  # LeakyReLU(0.1) after the first unit of a block
+            tensors[f"c{i}.slope"] = np.full(channels, 3277, np.int16)
+        ops += [f"sign b{i} x{i}", f"bconv x{i + 1} b{i} c{i} shift=3 skip=x{i}"]
+    ops += [f"add y x{2 * blocks} x0", "conv z y tail shift=12", f"shuffle sr z scale={scale}"]
+    return Packed(tensors, [Op.parse(line) for line in ops], {"name": f"random-{channels}x{blocks}"})
+
+
+def layers(name: str, scale: int) -> list[Layer]:
+    """The convolutions of a net, to count its MACs; names as in ``torch_net``."""
+    s2 = scale * scale
+    if name == "fsrcnn":  # its transposed convolution meets 9 x 9 weights at every LR pixel
+        mapping = [Layer("map", 12, 12, 3)] * 4
+        return [
+            Layer("in", 1, 56, 5),
+            Layer("shrink", 56, 12, 1),
+            *mapping,
+            Layer("grow", 12, 56, 1),
+            Layer("up", 56, 1, 9),
+        ]
+    if name == "espcn":
+        return [Layer("in", 1, 64, 5), *[Layer("body", 64, 64, 3)] * 2, Layer("up", 64, s2, 3)]
+    return [replace(x, binary=x.binary and name == "srresnet-binary") for x in e2fif(scale)]
+
+
+def torch_net(name: str, scale: int) -> nn.Module:
+    """A net by name, in eval mode, weights random: (1, 1, h, w) -> (1, 1, scale*h, scale*w), Y in [0, 255].
+
+    srresnet: the float twin of SRResNet-E2FIF 64x16; srresnet-binary: its bits simulated in float32, as
+    researchers run them; fsrcnn: FSRCNN(56, 12, 4) (Dong et al., ECCV 2016); espcn: three layers of 64
+    channels and a PixelShuffle in the manner of ESPCN (Shi et al., CVPR 2016), about 0.1 M parameters.
+    """
+    import torch
+    from torch import nn
+
+    from bitsr.nets.srresnet import SRResNet
+
+    class Scaled(nn.Module):
+        """Small nets take Y in [0, 1]."""
+
+        def __init__(self, *layers: nn.Module) -> None:
+            super().__init__()
+            self.net = nn.Sequential(*layers)
+
+        def forward(self, x):
+            return self.net(x / 255) * 255
+
+    def fsrcnn(d: int = 56, s: int = 12, m: int = 4) -> nn.Module:
+        def conv(cin: int, cout: int, k: int) -> tuple[nn.Module, nn.Module]:
+            return nn.Conv2d(cin, cout, k, padding=k // 2), nn.PReLU(cout)
+
+        mapping = [layer for _ in range(m) for layer in conv(s, s, 3)]
+        up = nn.ConvTranspose2d(d, 1, 9, stride=scale, padding=4, output_padding=scale - 1)
+        return Scaled(*conv(1, d, 5), *conv(d, s, 1), *mapping, *conv(s, d, 1), up)
+
+    def espcn(c: int = 64) -> nn.Module:
+        body = [nn.Conv2d(1, c, 5, padding=2), nn.ReLU()]
+        for _ in range(2):
+            body += [nn.Conv2d(c, c, 3, padding=1), nn.ReLU()]
+        return Scaled(*body, nn.Conv2d(c, scale * scale, 3, padding=1), nn.PixelShuffle(scale))
+
+    torch.manual_seed(0)
+    makers = {
+        "srresnet": lambda: SRResNet(scale, binary=False),
+        "srresnet-binary": lambda: SRResNet(scale, binary=True),
+        "fsrcnn": fsrcnn,
+        "espcn": espcn,
+    }
+    return makers[name]().eval()
+
+
+def fold_batch_norm(net: nn.Module) -> nn.Module:
+    """The SRResNet's batch norms folded into its float convolutions, as a deployment would."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for unit in [m for m in net.modules() if hasattr(m, "conv") and hasattr(m, "bn")]:
+        plain = nn.Conv2d(unit.conv.in_channels, unit.conv.out_channels, 3, padding=1, bias=False).eval()
+        plain.weight = unit.conv.weight
+        unit.conv, unit.bn = fuse_conv_bn_eval(plain, unit.bn), nn.Identity()
+    return net

@@ -1,0 +1,91 @@
+"""Make a file that contenders share: ``python -m bench.prepare KIND NET PATH TASK`` (bench.task does)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from .nets import fold_batch_norm, random_packed, torch_net
+from .task import Task, prepared
+
+
+def calibration(task: Task, n: int = 16) -> list[np.ndarray]:
+    """LR luma of (1, 1, height, width) for quantisers: shifted and mirrored views of the bench's picture."""
+    y = task.luma()
+    views = [np.roll(y, (17 * i, 29 * i), (0, 1))[:: (-1) ** i] for i in range(n)]
+    return [np.ascontiguousarray(v[None, None]) for v in views]
+
+
+def make_bsr(path: Path, net: str, task: Task) -> None:
+    blocks = int(net.removeprefix("random-64x"))
+    random_packed(task.scale, 64, blocks).write(path)
+
+
+def make_onnx(path: Path, net: str, task: Task) -> None:
+    """Export through torch.onnx, batch norm folded, fixed size: the form that runtimes like best."""
+    import torch
+
+    module = torch_net(net, task.scale)
+    if net == "srresnet":
+        module = fold_batch_norm(module)
+    example = torch.from_numpy(task.luma()[None, None])
+    torch.onnx.export(
+        module,
+        (example,),
+        str(path),
+        input_names=["lr"],
+        output_names=["sr"],
+        dynamo=True,
+        external_data=False,
+    )
+
+
+def make_ort_int8(path: Path, net: str, task: Task) -> None:
+    """Static QDQ quantisation by ONNX Runtime: weights int8 per channel, activations uint8."""
+    from onnxruntime import quantization as q
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(q.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.items = iter([{"lr": x} for x in calibration(task)])
+
+        def get_next(self):
+            return next(self.items, None)
+
+    source = prepared(task, "onnx", net)
+    ready = path.with_suffix(".pre.onnx")
+    quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
+    q.quantize_static(
+        str(ready),
+        str(path),
+        Reader(),
+        quant_format=q.QuantFormat.QDQ,
+        activation_type=q.QuantType.QUInt8,
+        weight_type=q.QuantType.QInt8,
+        per_channel=True,
+    )
+    ready.unlink()
+
+
+def make_openvino_int8(path: Path, net: str, task: Task) -> None:
+    """Post-training quantisation by NNCF with its defaults."""
+    import nncf
+    import openvino as ov
+
+    model = ov.Core().read_model(str(prepared(task, "onnx", net)))
+    data = nncf.Dataset(calibration(task))
+    ov.save_model(nncf.quantize(model, data, subset_size=16), str(path), compress_to_fp16=False)
+
+
+MAKERS = {
+    "bsr": make_bsr,
+    "onnx": make_onnx,
+    "ort-int8": make_ort_int8,
+    "openvino-int8": make_openvino_int8,
+}
+
+if __name__ == "__main__":
+    kind, net, path, task = sys.argv[1:]
+    MAKERS[kind](Path(path), net, Task.parse(task))

@@ -1,0 +1,71 @@
+"""One contender in its own process: ``python -m bench.worker NAME TASK``, driven through pipes by bench.race.
+
+It answers one JSON line when ready and one for each line "run"; it ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from .contenders import Run, contenders
+from .task import Task
+
+LEAST = 0.2
+"""Seconds that one measurement lasts at least: short nets run several times, after one run to warm up."""
+
+
+def measure(run: Run, estimate: float) -> float:
+    """Seconds a run."""
+    n = max(1, math.ceil(LEAST / estimate))
+    if n > 1:
+        run()
+    start = time.perf_counter()
+    for _ in range(n):
+        run()
+    return (time.perf_counter() - start) / n
+
+
+def main(name: str, task: Task) -> None:
+    # Libraries print what they like; the answers have a pipe of their own.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    # The engine's path is named in the contender itself, whatever this CPU's list of paths is.
+    isas = [name.removeprefix("bitsr ")] if name.startswith("bitsr ") else []
+    contender = next(c for c in contenders(isas) if c.name == name)
+    try:
+        run = contender.build(task)
+        picture = np.asarray(run())
+        want = (task.height * task.scale, task.width * task.scale)
+        if picture.shape != want:
+            raise RuntimeError(f"its picture is {picture.shape}, not {want}")
+        start = time.perf_counter()
+        run()
+        estimate = time.perf_counter() - start
+    except Exception as e:
+        print(json.dumps({"error": f"{type(e).__name__}: {e}".splitlines()[0]}), file=answers)
+        return
+    path = Path(task.cache) / f"picture-{os.getpid()}.npy"
+    np.save(path, picture)
+    try:
+        version = importlib.metadata.version(contender.library)
+    except importlib.metadata.PackageNotFoundError:
+        version = "source tree"
+    print(json.dumps({"version": version, "picture": str(path)}), file=answers)
+    for line in sys.stdin:
+        if line.strip() == "run":
+            estimate = measure(run, estimate)
+            rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(json.dumps({"seconds": estimate, "rss_mib": rss}), file=answers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Task.parse(sys.argv[2]))
