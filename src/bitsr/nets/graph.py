@@ -75,7 +75,8 @@ class Net(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.build(EAGER, x - self.mean) + self.mean
+        # Under autocast build gives bfloat16, whose steps near 200 are whole levels: add the mean in float32.
+        return self.build(EAGER, x - self.mean).to(x.dtype) + self.mean
 
     @torch.no_grad()
     def upscale(self, y: Tensor) -> Tensor:
