@@ -1,7 +1,8 @@
 """A trained net to a model file: batch norm folded, weights to bits, everything else to integers.
 
-Units. Luma is in 1/128 level; the residual stream is in ``unit`` levels, chosen so that the largest value on
-the calibration pictures uses two thirds of int16 (the sums saturate beyond). Formulas: csrc/bitsr.h.
+Units. Luma is in 1/128 level; the residual stream is in ``unit`` levels: the finest with which the largest
+value on the calibration pictures uses two thirds of int16 (the sums saturate beyond) and the largest scale of a
+binary convolution fits its 16-bit multiplier. Formulas: csrc/bitsr.h.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ class PackError(ValueError):
 
 
 class _Range(Eager):
-    """Runs the net and notes the largest |value| of the residual stream."""
+    """Runs the net and notes the largest |value| of the residual stream and the coarsest unit a scale asks for."""
 
     def __init__(self) -> None:
         self.largest = 0.0
+        self.unit = 0.0
 
     def _note(self, x: Tensor) -> Tensor:
         self.largest = max(self.largest, float(x.abs().max()))
@@ -41,8 +43,10 @@ class _Range(Eager):
         out = super().conv(name, conv, x)
         return self._note(out) if conv.in_channels == 1 else out
 
-    def bconv(self, *args: Any, **kw: Any) -> Tensor:
-        return self._note(super().bconv(*args, **kw))
+    def bconv(self, name: str, conv: BinaryConv2d, x: Tensor, **kw: Any) -> Tensor:
+        scale, _ = _folded(name, conv, kw.get("bn"))
+        self.unit = max(self.unit, np.abs(scale).max() * 2.0 ** (15 - _shift(conv)) / 32767)
+        return self._note(super().bconv(name, conv, x, **kw))
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         return self._note(super().add(a, b))
@@ -65,6 +69,29 @@ def pack_signs(w: NDArray) -> NDArray[np.uint64]:
     bits = np.zeros((cout, k, k, -(-cin // 64) * 64), np.uint8)
     bits[..., :cin] = (w < 0).transpose(0, 2, 3, 1)
     return np.packbits(bits, axis=-1, bitorder="little").view("<u8").astype(np.uint64)
+
+
+def _shift(conv: BinaryConv2d) -> int:
+    """Left shift that brings the sum of all taps near the top of int16."""
+    taps = conv.in_channels * conv.kernel_size[0] ** 2
+    if taps > 32767:
+        raise PackError(f"{conv.in_channels} channels are more than 16-bit sums hold")
+    return max(s for s in range(15) if taps << s <= 32767)
+
+
+def _folded(name: str, conv: BinaryConv2d, bn: nn.BatchNorm2d | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(scale, bias), (Cout,) each: bn(conv) is scale * sum of signs + bias."""
+    if "float" in (conv.act, conv.weight_mode):
+        raise PackError(f"{name} is not binary: only W1A1 convolutions are packed")
+    size = np.abs(_numpy(WEIGHTS[conv.weight_mode](conv.weight))).reshape(conv.out_channels, -1)
+    scale = size.max(axis=1)
+    if not np.allclose(size, scale[:, None], rtol=1e-4):
+        raise PackError(f"{name}: its weights are not one size a filter")
+    bias = np.zeros(len(scale)) if conv.bias is None else _numpy(conv.bias)
+    if bn is not None:
+        gain = _numpy(bn.weight) / np.sqrt(_numpy(bn.running_var) + bn.eps)  # type: ignore[arg-type]
+        scale, bias = scale * gain, (bias - _numpy(bn.running_mean)) * gain + _numpy(bn.bias)  # type: ignore[arg-type]
+    return scale, bias
 
 
 class _Emit:
@@ -126,34 +153,20 @@ class _Emit:
         skip: str | None = None,
         slope: Tensor | float | None = None,
     ) -> str:
-        if "float" in (conv.act, conv.weight_mode):
-            raise PackError(f"{name} is not binary: only W1A1 convolutions are packed")
-        w = _numpy(WEIGHTS[conv.weight_mode](conv.weight))
-        size = np.abs(w)
-        scale = size.reshape(len(w), -1).max(axis=1)
-        if not np.allclose(size, scale[:, None, None, None], rtol=1e-4):
-            raise PackError(f"{name}: its weights are not one size a filter")
-        bias = np.zeros(len(w)) if conv.bias is None else _numpy(conv.bias)
-        if bn is not None:
-            gain = _numpy(bn.weight) / np.sqrt(_numpy(bn.running_var) + bn.eps)  # type: ignore[arg-type]
-            scale, bias = scale * gain, (bias - _numpy(bn.running_mean)) * gain + _numpy(bn.bias)  # type: ignore[arg-type]
+        scale, bias = _folded(name, conv, bn)
+        shift = _shift(conv)
         if inner is not None:
             bias = bias - _numpy(inner[0])
 
-        unit = self.unit
-        taps = conv.in_channels * conv.kernel_size[0] ** 2
-        shift = max(s for s in range(15) if taps << s <= 32767)
-        while shift and np.abs(scale).max() / unit * 2.0 ** (15 - shift) > 32767:
-            shift -= 1
-        t = self.tensors
-        t[f"{name}.weight"] = pack_signs(w)
+        unit, t = self.unit, self.tensors
+        t[f"{name}.weight"] = pack_signs(_numpy(conv.weight))
         t[f"{name}.mul"] = _int16(scale / unit * 2.0 ** (15 - shift), f"{name}.mul")
         t[f"{name}.add"] = _int16(bias / unit, f"{name}.add")
         if inner is not None:
-            t[f"{name}.inner_slope"] = self._slope(inner[1], len(w), name)
+            t[f"{name}.inner_slope"] = self._slope(inner[1], conv.out_channels, name)
             t[f"{name}.inner_add"] = _int16(_numpy(inner[2]) / unit, f"{name}.inner_add")
         if slope is not None:
-            t[f"{name}.slope"] = self._slope(slope, len(w), name)
+            t[f"{name}.slope"] = self._slope(slope, conv.out_channels, name)
         bits = self._sign(name, x, None if threshold is None else _numpy(threshold))
         return self._emit("bconv", (bits, skip) if skip else (bits,), name, unit, shift=shift)
 
@@ -189,7 +202,7 @@ def pack(
         net.build(seen, torch.as_tensor(y, dtype=torch.float32)[None, None] - net.mean)
     if not (0 < seen.largest < float("inf")):
         raise PackError("the net's values are not finite")
-    emit = _Emit(seen.largest * HEADROOM / 32767)
+    emit = _Emit(float(max(seen.largest * HEADROOM / 32767, seen.unit)))
     net.build(emit, "lr")
     last = emit.ops[-1]
     emit.ops[-1] = Op(last.kind, "sr", last.inputs, last.name, last.attrs)
