@@ -72,6 +72,7 @@ def test_schedules(minimal: Path) -> None:
 
 def test_assignments(minimal: Path) -> None:
     r = load(minimal, ["train.lr=5e-4", "data.root=/some/where", "net.args.binary=false", "train.ema=0.99"])
+    assert load(minimal, ["train.precision=32"]).train.precision == "32"
     assert (r.train.lr, r.data.root, r.net.args["binary"], r.train.ema) == (5e-4, "/some/where", False, 0.99)
 
 

@@ -74,7 +74,7 @@ def validate(net: nn.Module, pairs: data.Pairs, crop: int = 0) -> float:
     s, training, scores = pairs.scale, net.training, []
     net.eval()
     # Sizes differ from picture to picture, so no autotuning; and no TF32, which moves values across zero.
-    with torch.backends.cudnn.flags(benchmark=False, allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
         for index in range(len(pairs)):
             lr, hr = pairs.picture(index)
             if crop:
@@ -184,20 +184,21 @@ class Graphed:
     def __init__(self, step: Callable[[], None], optimiser: torch.optim.Optimizer) -> None:
         self.step, self.optimiser, self.calls = step, optimiser, 0
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.side = torch.cuda.Stream()
 
     def __call__(self) -> None:
+        current = torch.cuda.current_stream()
         if self.graph is None and self.calls < self.WARM:
             self.calls += 1
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
+            self.side.wait_stream(current)
+            with torch.cuda.stream(self.side):
                 self.step()
-            torch.cuda.current_stream().wait_stream(side)
+            current.wait_stream(self.side)
             return
         if self.graph is None:
             self.optimiser.zero_grad(set_to_none=True)  # the captured backward owns its gradients
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            with torch.cuda.graph(self.graph, stream=self.side):
                 self.step()
         self.graph.replay()
 

@@ -11,11 +11,12 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -123,7 +124,7 @@ class Train(_Section):
     bn_batches: PositiveInt = 32
     """Training batches for that estimate."""
 
-    precision: Literal["bf16", "32"] = "32"
+    precision: Annotated[Literal["bf16", "32"], BeforeValidator(lambda v: "32" if v == 32 else v)] = "32"
     """bf16: autocast of the net; latent weights, loss and optimiser stay float32."""
     compile: bool | Literal["auto"] = "auto"
     """torch.compile the net; auto: on CUDA."""
