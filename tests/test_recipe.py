@@ -98,6 +98,7 @@ def test_assignments(minimal: Path) -> None:
         ("data.patch=0", "data.patch: "),
         ("data.colour=rgb", "data.colour: "),
         ("data.repeats=[1, 2]", "repeats"),
+        ("data.valid_crop=2", "valid_crop"),
         ("train.lr", "--set wants key=value"),
         ("scale.x=1", "is a value, not a section"),
     ],

@@ -166,6 +166,26 @@ lr = 2e-3
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs gloo")
+def test_two_devices_share_a_batch(tmp_path: Path) -> None:
+    """DDP over two processes: the losses of one, but for batch norm over half of the batch each."""
+    (tmp_path / "run.py").write_text(
+        "import json, sys\nfrom bitsr.train import loop, recipe\n"
+        "r = recipe.parse(json.load(open(sys.argv[1])), 'test')\n"
+        "loop.train(r, sys.argv[2], device='cpu', devices=2, threads=1)\n"
+    )
+    r = make(train__iterations=4, train__log_every=2, data__patch=16)
+    (tmp_path / "r.json").write_text(r.model_dump_json(exclude_defaults=True))
+    command = [sys.executable, *(str(tmp_path / name) for name in ("run.py", "r.json", "two"))]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(SRC)}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    train(r, tmp_path / "one", device="cpu")
+    one, two = ([float(row["loss"]) for row in log(tmp_path / name)] for name in ("one", "two"))
+    assert one == pytest.approx(two, rel=0.01) and len(two) == 2
+    with pytest.raises(TrainError, match="does not divide"):
+        loop._load_data(r, torch.device("cpu"), 0, 3)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_leaves_a_checkpoint(tmp_path: Path, number: int) -> None:

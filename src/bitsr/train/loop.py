@@ -356,6 +356,8 @@ def _load_data(recipe: Recipe, device: torch.device, rank: int, world: int) -> t
     repeats = d.repeats or [1] * len(sets)
     pairs = data.load_pairs([pair for s in sets for pair in s], recipe.scale).to(device)
     valid = data.load_pairs([pair for s in held for pair in s], recipe.scale).to(device)
+    if valid.sizes.min() < 3:
+        raise data.DataError(f"a validation picture is below {3 * recipe.scale} pixels a side")
     if d.batch % world:
         raise TrainError(f"data.batch = {d.batch} does not divide among {world} devices")
     share = d.batch // world

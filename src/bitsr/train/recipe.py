@@ -84,6 +84,8 @@ class Data(_Section):
     def _check(self) -> Data:
         if self.repeats and len(self.repeats) != len(self.train):
             raise ValueError("repeats must have one entry for each folder in train")
+        if self.valid_crop in (1, 2):
+            raise ValueError("valid_crop must be 0 or at least 3: the PSNR leaves out one LR pixel a side")
         return self
 
 
