@@ -30,7 +30,7 @@ def race(args: argparse.Namespace) -> None:
         task = Task(width, height, args.scale, cache=str(args.cache.resolve()), net=args.net)
         result = race(task, args.threads, args.rounds, args.only, args.pause, say)
         if not result.entries:
-            raise SystemExit("no contender ran")
+            raise RuntimeError("no contender ran")
         name = args.out / f"x{args.scale}-{width}x{height}"
         write_csv(result, name.with_suffix(".csv"))
         text = markdown(result)
@@ -51,7 +51,7 @@ def kernel(args: argparse.Namespace) -> None:
 def memory(args: argparse.Namespace) -> None:
     from .memory import report
 
-    print(report(args.photo, args.scale))
+    print(report(args.photo, args.scale, args.net, args.formats))
 
 
 def main() -> None:
@@ -78,12 +78,17 @@ def main() -> None:
     p = commands.add_parser("memory", help="peak memory of upscaling one photo through the command line")
     p.add_argument("--photo", type=size, default=(6000, 4000), metavar="WxH", help="photo size (6000x4000)")
     p.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
+    p.add_argument("--net", help="a .bsr file of that scale in place of random weights")
+    p.add_argument("--formats", nargs="+", default=["jpg", "png"], metavar="EXT")
     p.set_defaults(run=memory)
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["race", *arguments]
     args = parser.parse_args(arguments)
-    args.run(args)
+    try:
+        args.run(args)
+    except RuntimeError as e:
+        raise SystemExit(f"bench: {e}") from None
 
 
 if __name__ == "__main__":

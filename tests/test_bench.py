@@ -1,0 +1,108 @@
+"""The benchmarks run, at the smallest size; their figures are not tested."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+if not (ROOT / "bench").is_dir():
+    pytest.skip("no bench folder in a source distribution", allow_module_level=True)
+sys.path.insert(0, str(ROOT))
+
+from bench import race as module  # noqa: E402
+from bench.contenders import NETS, Contender, contenders  # noqa: E402
+from bench.nets import layers, random_packed  # noqa: E402
+from bench.task import Task  # noqa: E402
+from bitsr.counting import count, e2fif  # noqa: E402
+from bitsr.engine import Engine, isas  # noqa: E402
+
+
+def task(tmp_path, **kw) -> Task:
+    return Task(16, 12, cache=str(tmp_path), **kw)
+
+
+def test_the_list_of_contenders():
+    every = contenders(isas())
+    names = [c.name for c in every]
+    assert len(set(names)) == len(names) and names[0] == f"bitsr {isas()[0]}"
+    assert {c.net for c in every} == set(NETS)
+    for name in NETS.values():
+        assert count(layers(name, 4)).at()[1] > 0
+    assert layers("srresnet-binary", 4) == e2fif(4)
+    assert count(layers("srresnet", 4)).binary_macs == 0
+
+
+def test_the_random_net_runs_on_the_engine():
+    packed = random_packed(3, 64, 2)
+    sr = Engine(packed, threads=1).run(np.zeros((5, 7), np.int16))
+    assert sr.shape == (15, 21) and sr.dtype == np.int16
+
+
+def test_a_race(tmp_path, monkeypatch):
+    absent = Contender("absent", next(iter(NETS)), "no_such_library", lambda task: None)
+    broken = Contender(
+        "OpenVINO broken", next(iter(NETS)), "bitsr", lambda task: None
+    )  # unknown to the worker
+    monkeypatch.setattr(module, "contenders", lambda paths: [*contenders(paths), absent, broken])
+    said = []
+    wanted = ["bitsr scalar", "absent", "OpenVINO broken"]
+    result = module.race(task(tmp_path), [1, 2], 2, wanted, 0.0, said.append)
+    assert [(e.contender.name, e.task.threads, len(e.seconds)) for e in result.entries] == [
+        ("bitsr scalar", 1, 2),
+        ("bitsr scalar", 2, 2),
+    ]
+    assert all(e.process.returncode == 0 for e in result.entries)
+    assert [name for name, _ in result.skipped] == [f"{n} ({i})" for n in wanted[1:] for i in (1, 2)]
+    assert "no_such_library is not installed" in result.skipped[0][1]
+
+    module.write_csv(result, tmp_path / "race.csv")
+    with (tmp_path / "race.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == 4 and all(float(r["seconds"]) > 0 for r in rows) and rows[0]["width"] == "16"
+    text = module.markdown(result)
+    assert "## 2 threads" in text and "| bitsr scalar |" in text and "- absent (1): " in text
+    assert not list(tmp_path.glob("picture-*"))
+
+
+def test_a_worker_answers_errors_in_json(tmp_path):
+    command = [sys.executable, "-m", "bench.worker", "bitsr mmx", task(tmp_path).json()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, input="")
+    assert "mmx" in json.loads(done.stdout)["error"]
+
+
+def test_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    result = module.race(task(tmp_path), [1], 1, ["bitsr scalar"], 0.0)
+    module.plot(result, tmp_path / "race.png")
+    assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+def test_ceilings():
+    from bench.kernel import ceilings
+
+    top = ceilings(rounds=1, seconds=0.002)
+    assert top["clock"][0] == "cycle" and all(rate > 0 for _, rate in top.values())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs wait4")
+def test_memory():
+    from bench.memory import measure
+
+    seconds, peak = measure([sys.executable, "-c", "x = bytes(50 << 20)"])
+    assert seconds > 0 and peak > 50
+    with pytest.raises(RuntimeError, match="ended with 3: sorry"):
+        measure([sys.executable, "-c", "import sys; print('sorry', file=sys.stderr); sys.exit(3)"])
+
+
+def test_an_unknown_size_is_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--lr", "big"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode and "WIDTHxHEIGHT" in done.stderr and "Traceback" not in done.stderr
