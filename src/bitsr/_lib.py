@@ -11,7 +11,7 @@ _NAME = {"win32": "bitsr_core.dll", "darwin": "libbitsr_core.dylib"}.get(sys.pla
 
 
 def _find() -> Path:
-    """The library's file: $BITSR_LIB (a sanitizer build, say), beside this package, or in a checkout's build/."""
+    """$BITSR_LIB (a sanitizer build, say), or the file beside this package, or in a checkout's build/."""
     if named := os.environ.get("BITSR_LIB"):
         return Path(named)
     package = Path(__file__).resolve().parent

@@ -31,10 +31,10 @@ def plan(
 ) -> list[Job]:
     """The jobs that a command line asks for, in the order of their names.
 
-    input: a file, or a folder, of which every file with a picture's suffix is taken (with recursive, those of its
-    sub-folders too, mirrored in the output). output: a file, or a folder; default NAME_x4.EXT or NAME_x4/ beside
-    the input. format: "auto" keeps the input's where it can be written, else PNG. Raises OSError for an input
-    that is not there and ValueError for what cannot be meant, such as an output that is an input.
+    input: a file, or a folder, of which every file with a picture's suffix is taken (with recursive, those of
+    its sub-folders too, mirrored in the output). output: a file, or a folder; default NAME_x4.EXT or NAME_x4/
+    beside the input. format: "auto" keeps the input's where it can be written, else PNG. Raises OSError for
+    an input that is not there and ValueError for what cannot be meant, such as an output that is an input.
     """
     folder_wanted = output is not None and str(output).endswith(("/", "\\"))
     input, output = Path(input), None if output is None else Path(output)

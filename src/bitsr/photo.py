@@ -75,7 +75,7 @@ class Photo:
     _image: pyvips.Image = field(repr=False)
 
     def rows(self, n: int) -> Iterator[NDArray]:
-        """Yield the picture as (n, W, C) arrays, the last one shorter. PhotoError where the file is damaged."""
+        """Yield (n, W, C) arrays, the last one shorter. Raises PhotoError where the file is damaged."""
         region = pyvips.Region.new(self._image)
         dtype = np.uint8 if self.depth == 8 else np.uint16
         for y in range(0, self.height, n):
@@ -153,7 +153,8 @@ def _photo(image: pyvips.Image) -> Photo:
 
     converted = _to_rgb(image)
     if converted is not image:
-        notes.append(f"{image.interpretation.upper()} converted to sRGB")
+        model = "Lab" if image.interpretation.startswith("lab") else image.interpretation.upper()
+        notes.append(f"{model} converted to sRGB")
         metadata.pop("icc-profile-data", None)
         if profile := _get(converted, "icc-profile-data", None):
             metadata["icc-profile-data"] = profile
@@ -201,8 +202,8 @@ class Writer:
     metadata, resolution: as in Photo. quality: 1 to 100 for JPEG and WebP.
 
     The picture grows in PATH.part and is renamed when it is complete and on disk; leaving the block by any
-    exception removes it. Raises OSError where the file cannot be made and PhotoError where the picture does not
-    fit the format or the encoder fails.
+    exception removes it. Raises OSError where the file cannot be made and PhotoError where the picture does
+    not fit the format or the encoder fails.
     """
 
     def __init__(
@@ -227,10 +228,10 @@ class Writer:
         self._part = self.path.with_name(self.path.name + ".part")
         # The encoder pulls and we push: it runs in a thread of its own, at most two bands behind, so memory
         # stays bounded, encoding overlaps with upscaling, and the main thread stays open to Ctrl-C.
-        self._bands: queue.Queue[bytes | None] = queue.Queue(maxsize=2)
+        self._bands: queue.Queue[bytes] = queue.Queue(maxsize=2)
         self._thread = threading.Thread(target=self._encode, name="bitsr-writer")
         self._error: BaseException | None = None
-        self._stop = False
+        self._stop = self._ended = False
         self._left = height
 
     def __enter__(self) -> Writer:
@@ -239,12 +240,12 @@ class Writer:
             self._fd = os.open(self._part, flags, 0o666)
         except OSError as error:
             raise type(error)(error.errno, error.strerror, str(self.path)) from None
-        self._thread.start()
         self._zlib = zlib.compressobj(0)
         height, width, channels = self.shape
         colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
         header = struct.pack(">IIBBBBB", width, height, self.depth, colour, 0, 0, 0)
-        self._put(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header))
+        self._bands.put(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header))
+        self._thread.start()
         return self
 
     def write(self, rows: NDArray) -> None:
@@ -271,6 +272,7 @@ class Writer:
                 if self._left:
                     raise ValueError(f"{self._left} rows are missing")
                 self._put(_chunk(b"IDAT", self._zlib.flush()) + _chunk(b"IEND", b""))
+                self._ended = True
                 self._thread.join()
                 if self._error:
                     raise self._error
@@ -299,7 +301,8 @@ class Writer:
                 return self._bands.put(data, timeout=0.1)
             except queue.Full:
                 continue
-        raise self._error or PhotoError("the encoder stopped before the picture ended")
+        if self._error or self._left:
+            raise self._error or PhotoError("the encoder stopped before the picture ended")
 
     def _encode(self) -> None:
         try:
@@ -320,12 +323,13 @@ class Writer:
         def take(size: int) -> bytes | memoryview:
             nonlocal band
             while not band:
-                if self._stop:
-                    return b""
+                # Read before the queue is looked at: what was put before the end is still taken.
+                over = self._stop or self._ended
                 try:
-                    band = memoryview(self._bands.get(timeout=0.1))
+                    band = memoryview(self._bands.get(timeout=0 if over else 0.05))
                 except queue.Empty:
-                    continue
+                    if over:
+                        return b""
             piece, band = band[:size], band[size:]
             return piece
 
@@ -338,6 +342,8 @@ class Writer:
         for name, value in self.metadata.items():
             kind = pyvips.GValue.blob_type if isinstance(value, bytes) else pyvips.GValue.gstr_type
             image.set_type(kind, name, value)
+        if "exif-data" in self.metadata:  # rows come upright; the EXIF block still says how they once lay
+            image.set_type(pyvips.GValue.gint_type, "orientation", 1)
         return image
 
 
@@ -347,7 +353,8 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _save_png(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
-    image.pngsave_target(target)
+    # Of the fixed filters the best for photos: a third smaller than none, in the same time.
+    image.pngsave_target(target, filter="paeth")
 
 
 def _save_jpg(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:

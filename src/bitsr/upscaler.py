@@ -41,7 +41,7 @@ def models(folder: str | Path = ZOO) -> list[Model]:
 
 
 def find(net: str | Path, folder: str | Path = ZOO) -> Path:
-    """The file of a net: the path of a .bsr as it is, or a name in ``folder``. ValueError where there is none."""
+    """The file of a net: the path of a .bsr as it is, or a name in ``folder``, ValueError if it has none."""
     path = Path(net)
     if path.suffix == ".bsr" or os.sep in str(net):
         return path
@@ -55,7 +55,7 @@ def find(net: str | Path, folder: str | Path = ZOO) -> Path:
 def choose(
     net: str | Path | None, scale: int | None, *, folder: str | Path = ZOO, threads: int | None = None
 ) -> Upscaler:
-    """The Upscaler of a net, of a scale (the house net, e2fif-srresnet-xN), or of both if they agree; else x4.
+    """The Upscaler of a net, or of a scale (its house net, e2fif-srresnet-xN; default x4), or of both.
 
     Raises as ``load``, and ValueError where the net upscales by another factor.
     """
@@ -66,10 +66,10 @@ def choose(
 
 
 def load(net: str | Path, *, isa: str | None = None, threads: int | None = None) -> Upscaler:
-    """An ``Upscaler`` from the name of a net that comes with bitsr (see ``models``) or the path of a .bsr file.
+    """An ``Upscaler`` of a net that comes with bitsr, by name (see ``models``), or of a .bsr file, by path.
 
     isa: path of the engine, default the fastest. threads: default every CPU this process may use. Raises
-    ValueError for a name that is not there or a file that is not a sound model, OSError when it cannot be read.
+    ValueError for a name that is not there or a file that is no sound model, OSError when it cannot be read.
     """
     return Upscaler(Engine(find(net), isa=isa, threads=threads))
 
@@ -77,8 +77,8 @@ def load(net: str | Path, *, isa: str | None = None, threads: int | None = None)
 class Upscaler:
     """One net, ready for pictures: ``out = upscaler(image)``. Immutable: threads may share one.
 
-    The net sees luma; chroma and alpha are upscaled by bicubic. The same picture gives the same bytes whatever
-    the strips and threads.
+    The net sees luma; chroma and alpha are upscaled by bicubic. The same picture gives the same bytes
+    whatever the strips and threads.
     """
 
     def __init__(self, engine: Engine):
@@ -91,7 +91,7 @@ class Upscaler:
 
         Arrays: (H, W) or (H, W, C) uint8 or uint16, C 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. PIL
         modes: 1, L, LA, I;16, P, RGB, RGBA, CMYK; 1 gives L, P gives RGB or RGBA, CMYK gives RGB; the ICC
-        profile is kept. ensemble: mean of the net over 8 flips and turns (8 times the work, a little sharper).
+        profile is kept. ensemble: mean of the net over 8 flips and turns, at 8 times the work.
         Raises ValueError for anything else.
         """
         # PIL stays optional: an image of its kind can only arrive when it is loaded.
@@ -216,11 +216,12 @@ def upscale(
     progress: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> tuple[int, int]:
-    """Upscale a picture file into another, by strips; a 100-megapixel result takes no more memory than its rows.
+    """Upscale a picture file into another, by strips: memory follows the width of a picture, not its height.
 
-    net: a name of ``models()``, the path of a .bsr or an Upscaler; default the house net of ``scale``, which is
-    4 unless a net says otherwise. format: "png", "jpg", "webp" or "tif", default by the output's suffix.
-    quality: 1 to 100, for JPEG and WebP. tile: LR rows of a strip, 0 for the memory budget; it changes no bytes.
+    net: a name of ``models()``, the path of a .bsr or an Upscaler; default the house net of ``scale``, which
+    is 4 unless a net says otherwise. format: "png", "jpg", "webp" or "tif", default by the output's suffix.
+    quality: 1 to 100, for JPEG and WebP. tile: LR rows of a strip, 0 for the memory budget; no byte depends
+    on it. threads: default every CPU. ensemble: mean over 8 flips and turns, at 8 times the work.
     progress: called with (SR rows done, SR rows in all). note: called with what a user should know.
     Returns (height, width) of the SR picture. Raises OSError for files that cannot be read or written and
     ValueError for everything else; no partial file stays behind.

@@ -1,0 +1,128 @@
+"""Whole pictures through a net: kinds in and out, and the same bytes whatever the strips and threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import random_net
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import bitsr
+from bitsr import colour
+from bitsr.engine import Engine
+from bitsr.upscaler import Upscaler, find
+
+
+@pytest.fixture(scope="module")
+def up(net_file):
+    return bitsr.load(net_file, threads=1)
+
+
+def noise(shape, dtype=np.uint8, seed=0):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (1, 40, 1), (40, 1, 2), (9, 11, 3), (9, 11, 4)])
+def test_array_in_array_out(up, shape, dtype):
+    x = noise(shape, dtype)
+    out = up(x)
+    assert out.dtype == dtype
+    assert out.shape == (4 * shape[0], 4 * shape[1], *shape[2:])
+    # The luma is the net's, the rest is colour.merge's.
+    pixels = x.reshape(*shape[:2], -1)
+    whole = colour.merge(pixels, up.engine.run(colour.luma(pixels)), 4, height=shape[0])
+    np.testing.assert_array_equal(out, whole.reshape(out.shape))
+
+
+@settings(max_examples=30, deadline=None)
+@given(h=st.integers(1, 40), w=st.integers(1, 20), cuts=st.lists(st.integers(1, 12), max_size=8))
+def test_strips_and_threads_change_no_byte(net_file, h, w, cuts):
+    x = noise((h, w, 4), seed=h * 50 + w)
+    whole = bitsr.load(net_file, threads=1)(x)
+    edges = np.unique(np.clip(np.cumsum([0, *cuts, h]), 0, h))
+    strips = [x[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    for up in (bitsr.load(net_file, threads=1), bitsr.load(net_file, threads=3)):
+        np.testing.assert_array_equal(np.concatenate(list(up.rows(strips, h, w))), whole)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 30), (50, 13)])
+def test_self_ensemble_by_strips_is_the_mean_of_eight(up, size):
+    x = noise(size)
+    q = colour.luma(x[..., None])
+    total = np.zeros((4 * size[0], 4 * size[1]), np.int64)
+    for flip in (False, True):
+        for turn in range(4):
+            sr = np.rot90(up.engine.run(np.rot90(q[:, ::-1] if flip else q, turn)), -turn)
+            total += sr[:, ::-1] if flip else sr
+    want = colour.merge(x[..., None], ((total + 4) >> 3).astype(np.int16), 4, height=size[0])
+    np.testing.assert_array_equal(up(x, ensemble=True), want[..., 0])
+    for n in (1, 7):
+        strips = [x[i : i + n, :, None] for i in range(0, size[0], n)]
+        np.testing.assert_array_equal(np.concatenate(list(up.rows(strips, *size, ensemble=True))), want)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_other_scales(scale):
+    up = Upscaler(Engine(random_net(scale), threads=1))
+    assert up.scale == scale
+    assert up(noise((5, 6, 3))).shape == (5 * scale, 6 * scale, 3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "out_mode"),
+    [("1", "L"), ("L", "L"), ("LA", "LA"), ("P", "RGB"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("CMYK", "RGB")],
+)
+def test_pil_in_pil_out(up, mode, out_mode):
+    image = Image.fromarray(noise((6, 5, 3))).convert(mode)
+    image.info["icc_profile"] = b"a profile"
+    out = up(image)
+    assert (out.mode, out.size) == (out_mode, (20, 24))
+    assert out.info.get("icc_profile") == (None if mode == "CMYK" else b"a profile")
+    np.testing.assert_array_equal(np.array(out), up(np.array(image.convert(out_mode))))
+
+
+def test_pil_palette_with_transparency_and_16_bit(up):
+    palette = Image.fromarray(noise((6, 5, 3))).convert("P")
+    palette.info["transparency"] = 3
+    assert up(palette).mode == "RGBA"
+    deep = noise((6, 5), np.uint16)
+    out = up(Image.fromarray(deep))
+    assert out.mode == "I;16"
+    np.testing.assert_array_equal(np.array(out), up(deep))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.float32),
+        np.zeros((4, 4), np.int16),
+        np.zeros((4, 4, 5), np.uint8),
+        np.zeros((0, 4), np.uint8),
+        np.zeros((4, 4, 0), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        [[1, 2]],
+        None,
+        Image.new("F", (4, 4)),
+        Image.new("YCbCr", (4, 4)),
+    ],
+)
+def test_what_is_no_picture_is_refused(up, image):
+    with pytest.raises(ValueError, match="must be|not supported"):
+        up(image)
+
+
+def test_names_and_paths_of_nets(net_file, tmp_path):
+    assert find(net_file) == net_file
+    assert find("random-x4", net_file.parent) == net_file
+    assert [m.scale for m in bitsr.upscaler.models(net_file.parent)] == [4]
+    with pytest.raises(ValueError, match="no net named nothing; there are: random-x4"):
+        find("nothing", net_file.parent)
+    with pytest.raises(FileNotFoundError):
+        bitsr.load(tmp_path / "missing.bsr")
+    (tmp_path / "broken.bsr").write_bytes(net_file.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="file"):
+        bitsr.load(tmp_path / "broken.bsr")
