@@ -221,8 +221,7 @@ def load_pairs(files: Sequence[tuple[Path, Path | None]], scale: int, cache: Pat
     """Decode a list of (HR, LR or None) files, or read them from the cache.
 
     The cache file is named by a hash of paths, sizes, modification times, scale and ``VERSION``, and written
-    atomically into ``cache`` (default: ``cache_folder()``); a folder that cannot be written to costs a
-    warning.
+    atomically into ``cache`` (default: ``cache_folder()``); where that cannot be written, a warning says so.
     """
     facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for pair in files for p in pair if p]
     key = hashlib.sha256(json.dumps([VERSION, scale, facts]).encode()).hexdigest()[:24]
@@ -233,8 +232,11 @@ def load_pairs(files: Sequence[tuple[Path, Path | None]], scale: int, cache: Pat
     except (OSError, KeyError, SafetensorError):
         pass  # not there, or not ours: decode
     # Threads, not processes: the decoders and numpy's inner loops release the interpreter lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
         pictures = list(pool.map(lambda pair: _decode(pair, scale), files))
+    finally:
+        pool.shutdown(cancel_futures=True)  # a bad picture or Ctrl-C does not wait for the rest
     pairs = Pairs(
         torch.cat([hr.flatten() for hr, _ in pictures]),
         torch.cat([lr.flatten() for _, lr in pictures]),
@@ -270,8 +272,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 class Crops:
-    """Random crops of ``pairs``: uniform over all places where a crop fits, in a uniform one of 8
-    orientations.
+    """Random crops of ``pairs``, uniform over all places where one fits and over the 8 orientations.
 
     ``crops(iteration)`` takes a 0-dim int64 tensor on the pairs' device and gives Y in [16, 235], float32:
     LR (b, 1, patch, patch) and HR (b, 1, scale*patch, scale*patch), the samples ``samples`` (default: all) of

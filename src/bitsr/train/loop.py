@@ -68,8 +68,7 @@ def protocol(pairs: data.Pairs) -> str:
 def validate(net: nn.Module, pairs: data.Pairs, crop: int = 0) -> float:
     """Mean over pictures of the Y PSNR in dB: clipped to [0, 255], rounded, ``scale`` border pixels cut off.
 
-    The net runs in float32, as packing sees it. crop: use the central square of so many LR pixels a side; 0:
-    all.
+    The net runs in float32, as packing sees it. crop: only the central square of so many LR pixels; 0: all.
     """
     s, training, scores = pairs.scale, net.training, []
     net.eval()
@@ -78,11 +77,9 @@ def validate(net: nn.Module, pairs: data.Pairs, crop: int = 0) -> float:
         for index in range(len(pairs)):
             lr, hr = pairs.picture(index)
             if crop:
-                (h, w), (y, x) = (
-                    [min(n, crop) for n in lr.shape],
-                    [max(n - crop, 0) // 2 for n in lr.shape],
-                )
-                lr, hr = lr[y : y + h, x : x + w], hr[s * y : s * (y + h), s * x : s * (x + w)]
+                y, x = (max(n - crop, 0) // 2 for n in lr.shape)
+                lr = lr[y : y + crop, x : x + crop]
+                hr = hr[s * y : s * (y + crop), s * x : s * (x + crop)]
             sr = net(lr[None, None].contiguous())[0, 0]
             error = ((sr.clamp(0, 255) + 0.5).floor() - (hr + 0.5).floor())[s:-s, s:-s].double()
             scores.append(10 * torch.log10(255.0**2 / error.square().mean().clamp(min=1e-10)))
@@ -175,8 +172,7 @@ class Graphed:
     """Calls ``step`` as one CUDA graph: a few calls on a side stream, then one capture, then replays.
 
     ``step`` must be free of host synchronisation and read its inputs from tensors that stay in place. The
-    first calls are real iterations; they make lazy state (optimiser, cuDNN plans, compiled code) before the
-    capture.
+    first calls are real iterations: they make lazy state (optimiser, cuDNN plans, compiled code) beforehand.
     """
 
     WARM = 4
@@ -223,10 +219,8 @@ class Trainer:
         adam = torch.optim.Adam(
             self.net.parameters(), lr=lr, betas=t.betas, eps=t.eps, fused=True, capturable=self.graph
         )
-        compiled = (
-            torch.compile(self.net) if t.compile is True or (t.compile == "auto" and self.cuda) else self.net
-        )
-        self.model, self.optimiser = fabric.setup(compiled, adam)
+        compiled = self.cuda if t.compile == "auto" else t.compile
+        self.model, self.optimiser = fabric.setup(torch.compile(self.net) if compiled else self.net, adam)
         self.adam, self.lr = adam, lr
         self.iteration = torch.zeros((), dtype=torch.int64, device=device)
         self.loss_sum = torch.zeros((), device=device)
@@ -243,11 +237,9 @@ class Trainer:
 
     def _eager(self) -> None:
         lr, hr = self.crops(self.iteration)
-        # each weight is cast once an iteration, so autocast's cache saves nothing, and a captured graph must
-        # not use it
-        with torch.autocast(
-            lr.device.type, torch.bfloat16, self.train.precision == "bf16", cache_enabled=False
-        ):
+        # No cache: each weight is cast once an iteration, and a captured graph must not reuse an old cast.
+        bf16 = self.train.precision == "bf16"
+        with torch.autocast(lr.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
             sr = self.model(lr)
         loss = self.loss(sr.float(), hr)
         self.fabric.backward(loss)
@@ -257,9 +249,8 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         self.loss_sum.add_(loss.detach())
         if self.average is not None:
-            torch._foreach_lerp_(
-                list(self.average.parameters()), list(self.net.parameters()), weight=1 - self.train.ema
-            )
+            averages, latents = list(self.average.parameters()), list(self.net.parameters())
+            torch._foreach_lerp_(averages, latents, weight=1 - self.train.ema)
 
     def read_loss(self, count: int) -> float:
         """Mean loss of the last ``count`` iterations on all devices; clears the sum. Waits for the device."""
@@ -410,9 +401,8 @@ class _Run:
                 row["it_per_s"] = timed / (time.monotonic() - clock)
                 self.count = timed = 0
                 if not math.isfinite(row["loss"]):
-                    raise TrainError(
-                        f"the loss is {row['loss']} at iteration {self.iteration}: try a lower lr"
-                    )
+                    where = f"at iteration {self.iteration}"
+                    raise TrainError(f"the loss is {row['loss']} {where}: try a lower train.lr")
             stop = not last and self._stop()
             if self.log is not None:
                 if self.iteration % t.validate_every == 0 or last or (stop and not self.interrupted()):
@@ -421,13 +411,14 @@ class _Run:
                     row = {"iteration": self.iteration, "stage": number + 1, "lr": lr, **row}
                     self.log.write(row)
                     self.log.draw()
-                overdue = time.monotonic() - saved > 60 * t.checkpoint_minutes
+                # at log intervals alone, where the loss has just been seen to be finite
+                overdue = self.count == 0 and time.monotonic() - saved > 60 * t.checkpoint_minutes
                 if self.iteration % t.checkpoint_every == 0 or last or stop or overdue:
                     self._save(trainer, number)
                     saved = time.monotonic()
                 self.report(self.iteration, row or None)
             if timed == 0:
-                clock = time.monotonic()  # validation, curves and checkpoints are not part of it/s
+                clock = time.monotonic()  # what comes after the loss is read does not count into it/s
             if stop:
                 return False
         return True
@@ -442,22 +433,20 @@ class _Run:
         flag = torch.tensor(float(stop), device=self.fabric.device)
         return bool(self.fabric.all_reduce(flag, reduce_op="max") > 0)
 
+    def _facts(self, number: int) -> dict[str, Any]:
+        return {"recipe": self.recipe.model_dump(mode="json"), "stage": number, "iteration": self.iteration}
+
     def _validate(self, trainer: Trainer, number: int) -> float:
         net = trainer.validated()
         score = validate(net, self.valid, self.recipe.data.valid_crop)
         if score > self.best:
             self.best = score
-            facts = {
-                "recipe": self.recipe.model_dump(mode="json"),
-                "stage": number,
-                "iteration": self.iteration,
-            }
-            checkpoint.save(self.folder / "best.pt", {"net": net.state_dict(), **facts, "psnr": score})
+            content = {"net": net.state_dict(), **self._facts(number), "psnr": score}
+            checkpoint.save(self.folder / "best.pt", content)
         return score
 
     def _save(self, trainer: Trainer, number: int) -> None:
-        facts = {"recipe": self.recipe.model_dump(mode="json"), "stage": number, "iteration": self.iteration}
-        content = {**trainer.state(), **facts, "best": self.best, "count": self.count}
+        content = {**trainer.state(), **self._facts(number), "best": self.best, "count": self.count}
         checkpoint.save(self.folder / "last.pt", content)
 
     def close(self) -> None:
@@ -486,11 +475,9 @@ def train(
     resume: True wants a checkpoint to go on from, False refuses a used folder, None takes what there is.
     device: "cpu", "cuda" or "auto" (CUDA if there is one); devices: how many, by DDP (batch norm per device).
     max_minutes: wall-clock budget of this call, in place of the recipe's; 0: none.
-    report(iteration, row): called on the first device after every iteration, row as in log.csv where one was
-    written.
+    report(iteration, row): called on the first device after every iteration; row as in log.csv, or None.
 
-    Raises RecipeError, DataError, CheckpointError or TrainError (all ValueError) or OSError, each with one
-    line.
+    Raises RecipeError, DataError, CheckpointError or TrainError (all ValueError) or OSError, each one line.
     """
     start = time.monotonic()
     if device == "auto":
@@ -514,6 +501,9 @@ def train(
 
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
+        if state is None:  # left by a run that died before its first checkpoint
+            for file in ("best.pt", "latent.safetensors"):
+                (folder / file).unlink(missing_ok=True)
         (folder / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
     weights, name, skip = None, str(folder), ()
     if state is not None:

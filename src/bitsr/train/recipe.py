@@ -70,8 +70,7 @@ class Data(_Section):
     repeats: list[PositiveInt] = []
     """How often each train folder counts; empty: once each."""
     layout: Literal["auto", "hr"] = "auto"
-    """auto: use a ready LR folder beside the HR folder where there is one; hr: always make LR by our
-    bicubic."""
+    """auto: take LR from the folder that belongs to the HR folder, if it is there; hr: always make it."""
     patch: PositiveInt = 48
     """LR side of a training crop in pixels."""
     batch: PositiveInt = 16
@@ -140,8 +139,7 @@ class Train(_Section):
     """Parameters whose name starts with one of these are left fresh: ["tail"] starts another scale."""
 
     max_minutes: NonNegativeFloat = 0.0
-    """Stop with a checkpoint after so much wall-clock time; 0: never. The schedule follows iterations all the
-    same."""
+    """Stop with a checkpoint after so much wall-clock time; 0: never. The schedule keeps to iterations."""
     log_every: PositiveInt = 100
     validate_every: PositiveInt = 1000
     checkpoint_every: PositiveInt = 5000
