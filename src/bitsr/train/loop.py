@@ -59,9 +59,10 @@ class Outcome:
 # Validation -------------------------------------------------------------------------------------------------
 
 
-def protocol(pairs: data.Pairs) -> str:
-    """The words that go with a validation PSNR."""
-    return f"PSNR on Y, 8-bit rounded, crop {pairs.scale}, mean of {len(pairs)} validation pictures"
+def protocol(pairs: data.Pairs, crop: int = 0) -> str:
+    """The words that go with a validation PSNR; crop as in ``validate``."""
+    part = f" (central {crop} x {crop} LR pixels)" if crop else ""
+    return f"PSNR on Y, 8-bit rounded, crop {pairs.scale}, mean of {len(pairs)} validation pictures{part}"
 
 
 @torch.no_grad()
@@ -381,7 +382,8 @@ class _Run:
         self.iteration: int = state["iteration"] if state else 0  # finished, over all stages
         self.count = 0  # iterations in the loss sum
         self.best = -math.inf
-        self.log = Log(folder, self.iteration, protocol(valid)) if fabric.is_global_zero else None
+        title = protocol(valid, recipe.data.valid_crop)
+        self.log = Log(folder, self.iteration, title) if fabric.is_global_zero else None
 
     def stage(self, trainer: Trainer, number: int, stage: Stage, begin: int) -> bool:
         """Iterate to the end of the stage that starts at iteration ``begin``; False: stopped before."""
