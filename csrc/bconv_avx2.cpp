@@ -35,10 +35,9 @@ bool prepare(Bconv& op) {
       for (int group = 0; group < 16; group++, out += parts * 4)
         for (int lane = 0; lane < 4; lane++) {
           const int filter = block + channel_of(group, lane);
-          if (op.k == 3)
-            weight_parts(op, filter, word, out + lane, 4);
-          else
-            out[lane] = op.weight[size_t(filter) * op.words + word];
+          uint64_t w[PARTS] = {op.weight[size_t(filter) * op.words + word]};
+          if (op.k == 3) weight_parts(op, filter, word, w);
+          for (int part = 0; part < parts; part++) out[part * 4 + lane] = w[part];
         }
   return true;
 }
@@ -79,91 +78,93 @@ inline __attribute__((always_inline)) V count4(const V* a, const V* w) {
   return _mm256_sad_epu8(bytes, _mm256_setzero_si256());
 }
 
-inline void finish(const Bconv& op, const BconvRow& row, int x, int block, const V* count, const int16_t* base) {
+template <bool FIRST>
+__attribute__((noinline)) void count_chunk(const Parts& s, int n, const V* weights, int16_t (*counts)[64]) {
+  for (int x = 0; x < n; x++) {
+    const V* w = weights;
+    const V a[PARTS] = {broadcast(s.a[x]),     broadcast(s.ab[x]),     broadcast(s.ac[x]),
+                        broadcast(s.a[x + 1]), broadcast(s.ab[x + 1]), broadcast(s.ac[x + 1]),
+                        broadcast(s.a[x + 2]), broadcast(s.ab[x + 2]), broadcast(s.ac[x + 2]),
+                        broadcast(s.l[x]),     broadcast(s.lm[x]),     broadcast(s.lr[x]),
+                        broadcast(s.parity[x])};
+    for (int quarter = 0; quarter < 4; quarter++) {
+      V n4[4];
+      for (int g = 0; g < 4; g++, w += PARTS) n4[g] = count4(a, w);
+      V* out = reinterpret_cast<V*>(counts[x]) + quarter;
+      *out = FIRST ? pack(n4) : _mm256_add_epi16(*out, pack(n4));
+    }
+  }
+}
+
+void count_chunk_1x1(const uint64_t* a, int words, int n, const V* weights, int16_t (*counts)[64], bool first) {
+  for (int x = 0; x < n; x++) {
+    const V word = broadcast(a[ptrdiff_t(x) * words]);
+    const V* w = weights;
+    for (int quarter = 0; quarter < 4; quarter++) {
+      V n4[4];
+      for (int g = 0; g < 4; g++)
+        n4[g] = _mm256_sad_epu8(count_bytes<1>(_mm256_xor_si256(word, *w++)), _mm256_setzero_si256());
+      V* out = reinterpret_cast<V*>(counts[x]) + quarter;
+      *out = first ? pack(n4) : _mm256_add_epi16(*out, pack(n4));
+    }
+  }
+}
+
+/* The epilogue (kernels.h) of 64 channels of n pixels from column `from` on. */
+template <bool INNER, bool SLOPE>
+__attribute__((noinline)) void finish_chunk(const Bconv& op, const BconvRow& row, int block, int from, int n,
+                                            const int16_t (*counts)[64]) {
   const __m128i up = _mm_cvtsi32_si128(op.shift + 1);
   const V zero = _mm256_setzero_si256();
-  uint64_t bits = 0;
-  const size_t at = size_t(x) * op.cout_pad + block;
-  for (int quarter = 0; quarter < 4; quarter += 2) {
-    V below[2];
-    for (int q = 0; q < 2; q++) {
-      const int c = block + 16 * (quarter + q);
-      const auto load = [c](const Array<int16_t>& v) {
-        return _mm256_load_si256(reinterpret_cast<const V*>(v.data() + c));
+  const auto leak = [zero](V v, V slope) {
+    return _mm256_blendv_epi8(v, _mm256_mulhrs_epi16(v, slope), _mm256_cmpgt_epi16(zero, v));
+  };
+  const V* v = reinterpret_cast<const V*>(op.values.data()) + 24 * block;
+  const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
+  for (int i = 0; i < n; i++) {
+    const int x = from + i;
+    const V* base = reinterpret_cast<const V*>(
+        op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * stride + 64 * size_t(block));
+    const V* count = reinterpret_cast<const V*>(counts[i]);
+    const V* skip = row.skip ? reinterpret_cast<const V*>(row.skip + at + size_t(i) * stride) : nullptr;
+    V* out = row.out ? reinterpret_cast<V*>(row.out + at + size_t(i) * stride) : nullptr;
+    V below[4];
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; q++) {
+      V r = _mm256_sub_epi16(base[q], _mm256_sll_epi16(count[q], up));
+      r = _mm256_adds_epi16(_mm256_mulhrs_epi16(r, v[q]), v[4 + q]);
+      if (INNER) r = _mm256_adds_epi16(leak(r, v[8 + q]), v[12 + q]);
+      if (skip) r = _mm256_adds_epi16(r, skip[q]);
+      if (SLOPE) r = leak(r, v[16 + q]);
+      if (out) out[q] = r;
+      below[q] = _mm256_cmpgt_epi16(v[20 + q], r);
+    }
+    if (row.bits) {
+      const auto mask = [](V a, V b) {
+        const V bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xD8);
+        return uint64_t(uint32_t(_mm256_movemask_epi8(bytes)));
       };
-      const auto leak = [zero](V v, V slope) {
-        return _mm256_blendv_epi8(v, _mm256_mulhrs_epi16(v, slope), _mm256_cmpgt_epi16(zero, v));
-      };
-      V v = _mm256_sub_epi16(_mm256_load_si256(reinterpret_cast<const V*>(base + c)),
-                             _mm256_sll_epi16(count[quarter + q], up));
-      v = _mm256_adds_epi16(_mm256_mulhrs_epi16(v, load(op.mul)), load(op.add));
-      if (op.inner_slope.size()) v = _mm256_adds_epi16(leak(v, load(op.inner_slope)), load(op.inner_add));
-      const size_t here = at + 16 * (quarter + q);
-      if (row.skip) v = _mm256_adds_epi16(v, _mm256_load_si256(reinterpret_cast<const V*>(row.skip + here)));
-      if (op.slope.size()) v = leak(v, load(op.slope));
-      if (row.out) _mm256_store_si256(reinterpret_cast<V*>(row.out + here), v);
-      below[q] = _mm256_cmpgt_epi16(load(op.threshold), v);
-    }
-    const V bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(below[0], below[1]), 0xD8);
-    bits |= uint64_t(uint32_t(_mm256_movemask_epi8(bytes))) << (16 * quarter);
-  }
-  if (row.bits) row.bits[size_t(x) * (op.cout_pad / 64) + block / 64] = bits;
-}
-
-constexpr int MAX_WORDS = 64; /* model.cpp keeps to it */
-
-void row3x3(const Bconv& op, const BconvRow& row) {
-  Parts parts[MAX_WORDS];
-  for (int from = 0; from < row.w; from += CHUNK) {
-    const int n = row.w - from < CHUNK ? row.w - from : CHUNK;
-    for (int word = 0; word < op.words; word++)
-      parts[word] = activation_parts(row, op.words, word, from, n, row.scratch + size_t(8) * (CHUNK + 8) * word);
-    for (int i = 0; i < n; i++) {
-      const int x = from + i;
-      const V* w = reinterpret_cast<const V*>(op.packed.data());
-      const int16_t* base =
-          op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * op.cout_pad;
-      for (int block = 0; block < op.cout_pad; block += 64) {
-        V count[4];
-        for (int word = 0; word < op.words; word++) {
-          const Parts& s = parts[word];
-          const V a[PARTS] = {broadcast(s.a[i]),     broadcast(s.ab[i]),     broadcast(s.ac[i]),
-                              broadcast(s.a[i + 1]), broadcast(s.ab[i + 1]), broadcast(s.ac[i + 1]),
-                              broadcast(s.a[i + 2]), broadcast(s.ab[i + 2]), broadcast(s.ac[i + 2]),
-                              broadcast(s.l[i]),     broadcast(s.lm[i]),     broadcast(s.lr[i]),
-                              broadcast(s.parity[i])};
-          for (int quarter = 0; quarter < 4; quarter++) {
-            V n4[4];
-            for (int g = 0; g < 4; g++, w += PARTS) n4[g] = count4(a, w);
-            count[quarter] = word ? _mm256_add_epi16(count[quarter], pack(n4)) : pack(n4);
-          }
-        }
-        finish(op, row, x, block, count, base);
-      }
+      row.bits[size_t(x) * (stride / 64) + size_t(block)] = mask(below[0], below[1]) | mask(below[2], below[3]) << 32;
     }
   }
 }
 
-void row1x1(const Bconv& op, const BconvRow& row) {
-  for (int x = 0; x < row.w; x++) {
-    const V* w = reinterpret_cast<const V*>(op.packed.data());
-    for (int block = 0; block < op.cout_pad; block += 64) {
-      V count[4];
-      for (int word = 0; word < op.words; word++) {
-        const V a = broadcast(row.rows[1][size_t(x) * op.words + word]);
-        for (int quarter = 0; quarter < 4; quarter++) {
-          V n[4];
-          for (int g = 0; g < 4; g++)
-            n[g] = _mm256_sad_epu8(count_bytes<1>(_mm256_xor_si256(a, *w++)), _mm256_setzero_si256());
-          count[quarter] = word ? _mm256_add_epi16(count[quarter], pack(n)) : pack(n);
-        }
-      }
-      finish(op, row, x, block, count, op.base.data());
-    }
-  }
+void bconv(const Bconv& op, const BconvRow& row) {
+  const bool inner = op.inner_slope.size(), slope = op.slope.size();
+  const auto finish = inner ? (slope ? finish_chunk<true, true> : finish_chunk<true, false>)
+                            : (slope ? finish_chunk<false, true> : finish_chunk<false, false>);
+  const size_t step = 16 * (op.k == 3 ? PARTS : 1);
+  chunks(
+      op, row,
+      [&](ChunkScratch& s, int block, int word, int x, int n) {
+        const V* w = reinterpret_cast<const V*>(op.packed.data()) + size_t(block * op.words + word) * step;
+        if (op.k == 3)
+          word ? count_chunk<false>(s.parts, n, w, s.counts) : count_chunk<true>(s.parts, n, w, s.counts);
+        else
+          count_chunk_1x1(row.rows[1] + ptrdiff_t(x) * op.words + word, op.words, n, w, s.counts, word == 0);
+      },
+      [&](ChunkScratch& s, int block, int x, int n) { finish(op, row, block, x, n, s.counts); });
 }
-
-void bconv(const Bconv& op, const BconvRow& row) { op.k == 3 ? row3x3(op, row) : row1x1(op, row); }
 
 template <int P>
 inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {

@@ -6,7 +6,8 @@
  *   a pixel     8 x 24.5 + epilogue 2 x 9                                                         = 214
  * At two 512-bit instructions a cycle (ports 0 and 5; Zen 4's four 256-bit pipes) 107 cycles, 345 MAC/cycle;
  * the plain sum (9 x (xor + popcnt) + 8 adds) has 26 for 8 filters and only one port for its popcounts on Intel.
- * Loads: 13 of weights for 8 filters of two pixels; the 26 parts of the activations stay in registers.
+ * Loads: 13 of weights for 8 filters of two pixels, 26 broadcasts a pixel. Triple by triple over all 64 filters,
+ * two pixels keep 16 sums and 6 parts in registers: no spills (with the 26 parts kept instead it is 1.4 times slower).
  */
 #include <immintrin.h>
 
@@ -27,20 +28,22 @@ bool available() {
  * channel 8 (j / 2) + 2 g + j % 2 of 32. */
 constexpr int channel_of(int group, int lane) { return 32 * (group / 4) + 8 * (lane / 2) + 2 * (group % 4) + lane % 2; }
 
-/* packed: (cout_pad / 64, words, 8 groups, PARTS or 1, 8 lanes). */
+/* packed, for each 64 filters and each word: 3x3: (4 triples, 8 groups, 3 parts, 8 lanes), then the parities
+ * (8 groups, 8 lanes); 1x1: (8 groups, 8 lanes). */
 bool prepare(Bconv& op) {
   const int parts = op.k == 3 ? PARTS : 1;
   if (!op.packed.resize(size_t(op.cout_pad) * op.words * parts)) return false;
   uint64_t* out = op.packed.data();
   for (int block = 0; block < op.cout_pad; block += 64)
-    for (int word = 0; word < op.words; word++)
-      for (int group = 0; group < 8; group++, out += parts * 8)
+    for (int word = 0; word < op.words; word++, out += 64 * parts)
+      for (int group = 0; group < 8; group++)
         for (int lane = 0; lane < 8; lane++) {
           const int filter = block + channel_of(group, lane);
-          if (op.k == 3)
-            weight_parts(op, filter, word, out + lane, 8);
-          else
-            out[lane] = op.weight[size_t(filter) * op.words + word];
+          uint64_t w[PARTS] = {op.weight[size_t(filter) * op.words + word]};
+          if (op.k == 3) weight_parts(op, filter, word, w);
+          for (int part = 0; part < parts - 1; part++)
+            out[((part / 3 * 8 + group) * 3 + part % 3) * 8 + lane] = w[part];
+          out[((parts - 1) * 8 + group) * 8 + lane] = w[parts - 1];
         }
   return true;
 }
@@ -52,136 +55,123 @@ inline V pack(const V* n) {
   return _mm512_packus_epi32(_mm512_packus_epi32(n[0], n[1]), _mm512_packus_epi32(n[2], n[3]));
 }
 
-/* count[p][half] += disagreements of 64 filters with one word of channels, for P neighbouring pixels. */
-template <int P>
-inline __attribute__((always_inline)) void count3x3(const Parts& parts, int i, const V* w, V (*count)[2], bool first) {
-  V a[P][PARTS];
+/* counts[x] (+)= disagreements of 64 filters with one word of channels, for P neighbouring pixels. */
+template <int P, bool FIRST>
+inline __attribute__((always_inline)) void count3x3(const Parts& parts, int x, const V* w, int16_t (*counts)[64]) {
+  V twos[P][8];
 #pragma GCC unroll 4
-  for (int p = 0; p < P; p++) {
-#pragma GCC unroll 3
-    for (int col = 0; col < 3; col++) {
-      a[p][3 * col] = broadcast(parts.a[i + p + col]);
-      a[p][3 * col + 1] = broadcast(parts.ab[i + p + col]);
-      a[p][3 * col + 2] = broadcast(parts.ac[i + p + col]);
-    }
-    a[p][9] = broadcast(parts.l[i + p]);
-    a[p][10] = broadcast(parts.lm[i + p]);
-    a[p][11] = broadcast(parts.lr[i + p]);
-    a[p][12] = broadcast(parts.parity[i + p]);
-  }
-  for (int half = 0; half < 2; half++) {
-    V twos[P][4], ones[P][4];
-#pragma GCC unroll 4
-    for (int group = 0; group < 4; group++, w += PARTS) {
-#pragma GCC unroll 4
-      for (int triple = 0; triple < 4; triple++) {
-        const V wa = w[3 * triple], wab = w[3 * triple + 1], wac = w[3 * triple + 2];
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++) {
-          V t = _mm512_xor_si512(a[p][3 * triple + 2], wac);
-          t = _mm512_ternarylogic_epi64(a[p][3 * triple + 1], wab, t, 0x28); /* (A ^ B) & C */
-          t = _mm512_ternarylogic_epi64(t, a[p][3 * triple], wa, 0x96);      /* A ^ B ^ C */
-          t = _mm512_popcnt_epi64(t);
-          twos[p][group] = triple ? _mm512_add_epi64(twos[p][group], t) : t;
-        }
-      }
-      const V wp = w[12];
-#pragma GCC unroll 4
-      for (int p = 0; p < P; p++) ones[p][group] = _mm512_popcnt_epi64(_mm512_xor_si512(a[p][12], wp));
-    }
+  for (int triple = 0; triple < 4; triple++) {
+    V a[P][3];
 #pragma GCC unroll 4
     for (int p = 0; p < P; p++) {
-      const V two = pack(twos[p]), n = _mm512_add_epi16(pack(ones[p]), _mm512_add_epi16(two, two));
-      count[p][half] = first ? n : _mm512_add_epi16(count[p][half], n);
+      const int at = x + p + (triple < 3 ? triple : 0);
+      a[p][0] = broadcast(triple < 3 ? parts.a[at] : parts.l[at]);
+      a[p][1] = broadcast(triple < 3 ? parts.ab[at] : parts.lm[at]);
+      a[p][2] = broadcast(triple < 3 ? parts.ac[at] : parts.lr[at]);
     }
-  }
-}
-
-inline void count1x1(const uint64_t* a, const V* w, V* count, bool first) {
-  const V word = broadcast(*a);
-  for (int half = 0; half < 2; half++) {
-    V n[4];
-    for (int group = 0; group < 4; group++) n[group] = _mm512_popcnt_epi64(_mm512_xor_si512(word, *w++));
-    count[half] = first ? pack(n) : _mm512_add_epi16(count[half], pack(n));
-  }
-}
-
-/* The epilogue (kernels.h) of one pixel's 64 channels from `block` on. */
-template <bool INNER, bool SLOPE>
-inline __attribute__((always_inline)) void finish(const Bconv& op, const BconvRow& row, int x, int block,
-                                                  const V* count, const int16_t* base) {
-  const __m128i up = _mm_cvtsi32_si128(op.shift + 1);
-  uint64_t bits = 0;
-  const size_t at = size_t(x) * op.cout_pad + block;
-  for (int half = 0; half < 2; half++) {
-    const int c = block + 32 * half;
-    const auto load = [c](const Array<int16_t>& v) { return _mm512_load_si512(v.data() + c); };
-    V v = _mm512_sub_epi16(_mm512_load_si512(base + c), _mm512_sll_epi16(count[half], up));
-    v = _mm512_adds_epi16(_mm512_mulhrs_epi16(v, load(op.mul)), load(op.add));
-    if (INNER) {
-      v = _mm512_mask_mulhrs_epi16(v, _mm512_movepi16_mask(v), v, load(op.inner_slope));
-      v = _mm512_adds_epi16(v, load(op.inner_add));
-    }
-    if (row.skip) v = _mm512_adds_epi16(v, _mm512_load_si512(row.skip + at + 32 * half));
-    if (SLOPE) v = _mm512_mask_mulhrs_epi16(v, _mm512_movepi16_mask(v), v, load(op.slope));
-    if (row.out) _mm512_store_si512(row.out + at + 32 * half, v);
-    bits |= uint64_t(_mm512_cmplt_epi16_mask(v, load(op.threshold))) << (32 * half);
-  }
-  if (row.bits) row.bits[size_t(x) * (op.cout_pad / 64) + block / 64] = bits;
-}
-
-template <int P, bool INNER, bool SLOPE>
-inline __attribute__((always_inline)) void pixels3x3(const Bconv& op, const BconvRow& row, int x, int i, const Parts* parts) {
-  const V* w = reinterpret_cast<const V*>(op.packed.data());
-  for (int block = 0; block < op.cout_pad; block += 64) {
-    V count[P][2];
-    for (int word = 0; word < op.words; word++, w += 8 * PARTS) count3x3<P>(parts[word], i, w, count, word == 0);
+#pragma GCC unroll 8
+    for (int group = 0; group < 8; group++, w += 3) {
 #pragma GCC unroll 4
-    for (int p = 0; p < P; p++)
-      finish<INNER, SLOPE>(op, row, x + p, block, count[p],
-                           op.base.data() + size_t(border(row.top, row.bottom, x + p == 0, x + p == row.w - 1)) * op.cout_pad);
+      for (int p = 0; p < P; p++) {
+        V t = _mm512_xor_si512(a[p][2], w[2]);
+        t = _mm512_ternarylogic_epi64(t, a[p][1], w[1], 0x60); /* A & (B ^ C) */
+        t = _mm512_ternarylogic_epi64(t, a[p][0], w[0], 0x96); /* A ^ B ^ C */
+        t = _mm512_popcnt_epi64(t);
+        twos[p][group] = triple ? _mm512_add_epi64(twos[p][group], t) : t;
+      }
+    }
   }
-}
-
-constexpr int MAX_WORDS = 64; /* model.cpp keeps to it */
-
-template <bool INNER, bool SLOPE>
-void row3x3(const Bconv& op, const BconvRow& row) {
-  Parts parts[MAX_WORDS];
-  for (int from = 0; from < row.w; from += CHUNK) {
-    const int n = row.w - from < CHUNK ? row.w - from : CHUNK;
-    for (int word = 0; word < op.words; word++)
-      parts[word] = activation_parts(row, op.words, word, from, n, row.scratch + size_t(8) * (CHUNK + 8) * word);
-    int i = 0;
-    for (; i + 2 <= n; i += 2) pixels3x3<2, INNER, SLOPE>(op, row, from + i, i, parts);
-    if (i < n) pixels3x3<1, INNER, SLOPE>(op, row, from + i, i, parts);
-  }
-}
-
-template <bool INNER, bool SLOPE>
-void row1x1(const Bconv& op, const BconvRow& row) {
-  for (int x = 0; x < row.w; x++) {
-    const V* w = reinterpret_cast<const V*>(op.packed.data());
-    for (int block = 0; block < op.cout_pad; block += 64) {
-      V count[2];
-      for (int word = 0; word < op.words; word++, w += 8)
-        count1x1(row.rows[1] + size_t(x) * op.words + word, w, count, word == 0);
-      finish<INNER, SLOPE>(op, row, x, block, count, op.base.data());
+#pragma GCC unroll 4
+  for (int p = 0; p < P; p++) {
+    const V parity = broadcast(parts.parity[x + p]);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+      V ones[4];
+#pragma GCC unroll 4
+      for (int group = 0; group < 4; group++)
+        ones[group] = _mm512_popcnt_epi64(_mm512_xor_si512(parity, w[4 * half + group]));
+      const V two = pack(twos[p] + 4 * half);
+      V n = _mm512_add_epi16(pack(ones), _mm512_add_epi16(two, two));
+      int16_t* out = counts[x + p] + 32 * half;
+      if (!FIRST) n = _mm512_add_epi16(n, _mm512_load_si512(out));
+      _mm512_store_si512(out, n);
     }
   }
 }
 
+template <bool FIRST>
+__attribute__((noinline)) void count_chunk(const Parts& parts, int n, const V* w, int16_t (*counts)[64]) {
+  int x = 0;
+  for (; x + 2 <= n; x += 2) count3x3<2, FIRST>(parts, x, w, counts);
+  if (x < n) count3x3<1, FIRST>(parts, x, w, counts);
+}
+
+void count_chunk_1x1(const uint64_t* a, int words, int n, const V* w, int16_t (*counts)[64], bool first) {
+  for (int x = 0; x < n; x++) {
+    const V word = broadcast(a[ptrdiff_t(x) * words]);
+    for (int half = 0; half < 2; half++) {
+      V ones[4];
+      for (int group = 0; group < 4; group++)
+        ones[group] = _mm512_popcnt_epi64(_mm512_xor_si512(word, w[4 * half + group]));
+      const V n = pack(ones);
+      int16_t* out = counts[x] + 32 * half;
+      _mm512_store_si512(out, first ? n : _mm512_add_epi16(n, _mm512_load_si512(out)));
+    }
+  }
+}
+
+/* The epilogue (kernels.h) of 64 channels of n pixels from column `from` on. */
 template <bool INNER, bool SLOPE>
-void run(const Bconv& op, const BconvRow& row) {
-  op.k == 3 ? row3x3<INNER, SLOPE>(op, row) : row1x1<INNER, SLOPE>(op, row);
+__attribute__((noinline)) void finish_chunk(const Bconv& op, const BconvRow& row, int block, int from, int n,
+                                            const int16_t (*counts)[64]) {
+  const __m128i up = _mm_cvtsi32_si128(op.shift + 1);
+  const V* v = reinterpret_cast<const V*>(op.values.data()) + 12 * block;
+  const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
+  const int16_t* skip = row.skip ? row.skip + at : nullptr;
+  int16_t* out = row.out ? row.out + at : nullptr;
+  uint64_t* bits = row.bits ? row.bits + size_t(from) * (stride / 64) + block : nullptr;
+  for (int i = 0; i < n; i++) {
+    const int x = from + i;
+    const int16_t* base = op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * stride + 64 * size_t(block);
+    uint64_t word = 0;
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+      V r = _mm512_sub_epi16(_mm512_load_si512(base + 32 * half),
+                             _mm512_sll_epi16(_mm512_load_si512(counts[i] + 32 * half), up));
+      r = _mm512_adds_epi16(_mm512_mulhrs_epi16(r, v[half]), v[2 + half]);
+      if (INNER) {
+        r = _mm512_mask_mulhrs_epi16(r, _mm512_movepi16_mask(r), r, v[4 + half]);
+        r = _mm512_adds_epi16(r, v[6 + half]);
+      }
+      if (skip) r = _mm512_adds_epi16(r, _mm512_load_si512(skip + 32 * half));
+      if (SLOPE) r = _mm512_mask_mulhrs_epi16(r, _mm512_movepi16_mask(r), r, v[8 + half]);
+      if (out) _mm512_store_si512(out + 32 * half, r);
+      word |= uint64_t(_mm512_cmplt_epi16_mask(r, v[10 + half])) << (32 * half);
+    }
+    if (skip) skip += stride;
+    if (out) out += stride;
+    if (bits) {
+      *bits = word;
+      bits += stride / 64;
+    }
+  }
 }
 
 void bconv(const Bconv& op, const BconvRow& row) {
-  const bool slope = op.slope.size();
-  if (op.inner_slope.size())
-    slope ? run<true, true>(op, row) : run<true, false>(op, row);
-  else
-    slope ? run<false, true>(op, row) : run<false, false>(op, row);
+  const bool inner = op.inner_slope.size(), slope = op.slope.size();
+  const auto finish = inner ? (slope ? finish_chunk<true, true> : finish_chunk<true, false>)
+                            : (slope ? finish_chunk<false, true> : finish_chunk<false, false>);
+  const size_t step = 8 * (op.k == 3 ? PARTS : 1);
+  chunks(
+      op, row,
+      [&](ChunkScratch& s, int block, int word, int x, int n) {
+        const V* w = reinterpret_cast<const V*>(op.packed.data()) + size_t(block * op.words + word) * step;
+        if (op.k == 3)
+          word ? count_chunk<false>(s.parts, n, w, s.counts) : count_chunk<true>(s.parts, n, w, s.counts);
+        else
+          count_chunk_1x1(row.rows[1] + ptrdiff_t(x) * op.words + word, op.words, n, w, s.counts, word == 0);
+      },
+      [&](ChunkScratch& s, int block, int x, int n) { finish(op, row, block, x, n, s.counts); });
 }
 
 /* P pixels of 16 outputs at once: a weight vector is loaded once for P dot products (vpdpwssd). */

@@ -21,46 +21,67 @@ namespace bitsr {
 /* Parts of the weights: (a, ab, ac) of the three columns, (l, lm, lr) of the sums, parity. */
 constexpr int PARTS = 13;
 
-inline void weight_parts(const Bconv& op, int filter, int word, uint64_t* out, int step) {
+inline void weight_parts(const Bconv& op, int filter, int word, uint64_t* out) {
   uint64_t sum[3];
   for (int col = 0; col < 3; col++) {
     const uint64_t* w = op.weight.data() + (size_t(filter) * 9 + col) * op.words + word;
     const uint64_t above = w[0], here = w[3 * op.words], below = w[6 * op.words];
-    out[(3 * col) * step] = above;
-    out[(3 * col + 1) * step] = above ^ here;
-    out[(3 * col + 2) * step] = above ^ below;
+    out[3 * col] = above;
+    out[3 * col + 1] = above ^ here;
+    out[3 * col + 2] = above ^ below;
     sum[col] = above ^ here ^ below;
   }
-  out[9 * step] = sum[0];
-  out[10 * step] = sum[0] ^ sum[1];
-  out[11 * step] = sum[0] ^ sum[2];
-  out[12 * step] = sum[0] ^ sum[1] ^ sum[2];
+  out[9] = sum[0];
+  out[10] = sum[0] ^ sum[1];
+  out[11] = sum[0] ^ sum[2];
+  out[12] = sum[0] ^ sum[1] ^ sum[2];
 }
 
-/* Parts of the activations of columns x-1 .. x+n for one word: arrays of n + 2 entries (a, ab, ac) and of n
- * entries (l, lm, lr, parity) at stride CHUNK + 8. */
+/* Parts of the activations of one word of channels, for the columns of a chunk: a, ab, ac of columns x-1 .. x+n,
+ * l, lm, lr and parity of columns x .. x+n-1. */
 struct Parts {
-  const uint64_t *a, *ab, *ac, *l, *lm, *lr, *parity;
+  uint64_t a[CHUNK + 2], ab[CHUNK + 2], ac[CHUNK + 2], l[CHUNK + 2], lm[CHUNK], lr[CHUNK], parity[CHUNK];
 };
 
-inline Parts activation_parts(const BconvRow& row, int words, int word, int x, int n, uint64_t* scratch) {
-  uint64_t *a = scratch, *ab = a + CHUNK + 8, *ac = ab + CHUNK + 8, *sum = ac + CHUNK + 8, *lm = sum + CHUNK + 8,
-           *lr = lm + CHUNK + 8, *parity = lr + CHUNK + 8;
+inline void activation_parts(const BconvRow& row, int words, int word, int x, int n, Parts& out) {
   const ptrdiff_t from = ptrdiff_t(x - 1) * words + word;
   const uint64_t *r0 = row.rows[0] + from, *r1 = row.rows[1] + from, *r2 = row.rows[2] + from;
   for (int i = 0; i < n + 2; i++) {
     const uint64_t above = r0[i * words], here = r1[i * words], below = r2[i * words];
-    a[i] = above;
-    ab[i] = above ^ here;
-    ac[i] = above ^ below;
-    sum[i] = above ^ here ^ below;
+    out.a[i] = above;
+    out.ab[i] = above ^ here;
+    out.ac[i] = above ^ below;
+    out.l[i] = above ^ here ^ below;
   }
   for (int i = 0; i < n; i++) {
-    lm[i] = sum[i] ^ sum[i + 1];
-    lr[i] = sum[i] ^ sum[i + 2];
-    parity[i] = lm[i] ^ sum[i + 2];
+    out.lm[i] = out.l[i] ^ out.l[i + 1];
+    out.lr[i] = out.l[i] ^ out.l[i + 2];
+    out.parity[i] = out.lm[i] ^ out.l[i + 2];
   }
-  return {a, ab, ac, sum, lm, lr, parity};
+}
+
+/* A row in chunks of columns: what the paths with a fast count share. count(block, word, n, first) adds the
+ * disagreements of 64 filters with one word of channels to counts (n x 64 int16), finish(block, x, n) is the
+ * epilogue. Counting and finishing in loops of their own keeps each in registers. */
+struct ChunkScratch {
+  alignas(64) int16_t counts[CHUNK][64];
+  Parts parts;
+};
+static_assert(sizeof(ChunkScratch) <= SCRATCH * 8, "scratch is too small");
+
+template <class Count, class Finish>
+inline void chunks(const Bconv& op, const BconvRow& row, Count count, Finish finish) {
+  auto* scratch = reinterpret_cast<ChunkScratch*>(row.scratch);
+  for (int x = 0; x < row.w; x += CHUNK) {
+    const int n = row.w - x < CHUNK ? row.w - x : CHUNK;
+    for (int block = 0; block < op.cout_pad / 64; block++) {
+      for (int word = 0; word < op.words; word++) {
+        if (op.k == 3 && (block == 0 || op.words > 1)) activation_parts(row, op.words, word, x, n, scratch->parts);
+        count(*scratch, block, word, x, n);
+      }
+      finish(*scratch, block, x, n);
+    }
+  }
 }
 
 }  // namespace bitsr

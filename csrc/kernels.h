@@ -62,7 +62,8 @@ struct Bconv {
   Array<uint64_t> weight; /* (cout_pad, k * k, words), the order of the file */
   Array<int16_t> base;    /* (16, cout_pad): which taps are missing, see border() */
   Array<int16_t> mul, add, inner_slope, inner_add, slope, threshold;
-  Array<uint64_t> packed; /* the path's own order, filled by Kernels::prepare */
+  Array<uint64_t> packed; /* weights in the path's own order, filled by Kernels::prepare */
+  Array<int16_t> values;  /* (cout_pad / 64, 6, 64): mul, add, inner_slope, inner_add, slope, threshold again */
 };
 
 /* Index of the base row: bit 0 no row above, 1 no row below, 2 no column to the left, 3 none to the right. */
@@ -79,7 +80,7 @@ struct BconvRow {
   const int16_t* skip; /* null: none */
   int16_t* out;        /* null: only bits are wanted; may equal skip */
   uint64_t* bits;      /* null: only out is wanted */
-  uint64_t* scratch;   /* scratch_words(words) words of this thread, 64-byte aligned */
+  uint64_t* scratch;   /* SCRATCH words of this thread, 64-byte aligned */
 };
 
 /* int16 convolution, k in {1, 3}, zero padding: out = sat(shift(bias + sum w * x, s)), sums modulo 2^32.
@@ -107,9 +108,9 @@ struct Kernels {
   void (*conv)(const Conv&, const ConvRow&);
 };
 
-/* Words of scratch that any path may use for one row; rows are cut into chunks of CHUNK columns. */
-constexpr int CHUNK = 64;
-constexpr size_t scratch_words(int words) { return size_t(8) * (CHUNK + 8) * size_t(words); }
+/* Rows are cut into chunks of CHUNK columns, whose intermediates (SCRATCH words of 64 bits, any path) stay in L1. */
+constexpr int CHUNK = 32;
+constexpr size_t SCRATCH = 1024;
 
 extern const Kernels scalar_kernels;
 #if defined(__x86_64__) || defined(_M_X64)

@@ -223,7 +223,6 @@ class Builder {
     input.name = "input";
     input.output = 0;
     m_.operations.push_back(std::move(input));
-    m_.scratch = scratch_words(1); /* the patches of a plane fit too */
 
     const auto text = file_.metadata.find("ops");
     if (text == file_.metadata.end()) fail("no operations in the metadata");
@@ -440,7 +439,6 @@ class Builder {
     if (values(b.inner_slope, ".inner_slope", false) != values(b.inner_add, ".inner_add", false))
       fail(op.name + ": inner_slope and inner_add go together");
     values(b.slope, ".slope", false);
-    allocate(b.threshold, size_t(b.cout_pad));
     op.radius = b.k / 2;
 
     /* A missing tap is read as +1 (bit 0): take its 64 - 2 popcount(w) out of the sum. */
@@ -458,8 +456,6 @@ class Builder {
         }
         b.base[size_t(where * b.cout_pad + c)] = int16_t(sum * (1 << b.shift));
       }
-    if (!m_.kernels->prepare(b)) throw std::bad_alloc();
-    m_.scratch = std::max(m_.scratch, scratch_words(b.words));
   }
 
   /* ---- the plan ---- */
@@ -502,6 +498,17 @@ class Builder {
       if (b.producer >= 0) b.producer = index[size_t(b.producer)];
   }
 
+  /* What a path reads: the values of 64 channels side by side, and its own order of the weights. */
+  void prepare(Bconv& b) {
+    if (!b.threshold.size()) allocate(b.threshold, size_t(b.cout_pad));
+    allocate(b.values, size_t(b.cout_pad) * 6);
+    const Array<int16_t>* arrays[6] = {&b.mul, &b.add, &b.inner_slope, &b.inner_add, &b.slope, &b.threshold};
+    for (int c = 0; c < b.cout_pad; c++)
+      for (int i = 0; i < 6; i++)
+        if (arrays[i]->size()) b.values[size_t((c / 64 * 6 + i) * 64 + c % 64)] = (*arrays[i])[size_t(c)];
+    if (!m_.kernels->prepare(b)) throw std::bad_alloc();
+  }
+
   void finish() {
     const Buffer sr = m_.buffers.back();
     if (m_.operations.size() < 2 || sr.name != "sr" || sr.bits || sr.channels != 1 ||
@@ -509,6 +516,8 @@ class Builder {
       fail("the last operation does not shuffle into 'sr'");
     m_.scale = sr.rate;
     fuse_signs();
+    for (Operation& op : m_.operations)
+      if (op.kind == Kind::bconv) prepare(op.bconv);
     for (size_t i = 0; i + 1 < m_.buffers.size(); i++)
       if (m_.buffers[i].producer != -2 && readers(int(i)).empty()) fail("nothing reads '" + m_.buffers[i].name.substr(0, 40) + "'");
 

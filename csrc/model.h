@@ -50,7 +50,6 @@ struct Model {
   const Kernels* kernels = nullptr;
   int scale = 0, radius = 0;
   int lag = 0; /* LR rows that must follow a row before its SR rows are complete */
-  size_t scratch = 0; /* words of scratch a thread */
   std::vector<Buffer> buffers;
   std::vector<Operation> operations; /* operations[0] is the input */
   std::vector<Storage> storages;

@@ -118,7 +118,7 @@ class Stream {
     to_.resize(m_.operations.size());
     scratch_.resize(size_t(threads));
     for (auto& s : scratch_)
-      if (!s.resize(m_.scratch)) throw std::bad_alloc();
+      if (!s.resize(SCRATCH)) throw std::bad_alloc();
     others_.reserve(size_t(threads) - 1);
   }
 
@@ -313,7 +313,7 @@ class Stream {
   std::vector<Ring> rings_;
   Array<uint8_t> zeros_;
   std::vector<Progress> progress_;
-  std::vector<Array<uint64_t>> scratch_; /* one a thread */
+  std::vector<Array<uint64_t>> scratch_; /* SCRATCH words a thread */
   std::vector<std::thread> others_;      /* empty between pushes */
   /* of the push in progress */
   const int16_t* lr_ = nullptr;
