@@ -264,6 +264,7 @@ def plot(result: Result, path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
 
     by_threads = {n: [e for e in result.entries if e.task.threads == n] for n in bases(result.entries)}
     nets = list(dict.fromkeys(e.contender.net for e in result.entries))
@@ -273,28 +274,31 @@ def plot(result: Result, path: Path) -> None:
         1,
         len(by_threads),
         figsize=(3.4 + 4.2 * len(by_threads), 1.4 + 0.27 * rows),
-        sharey=True,
+        sharex=True,
         squeeze=False,
     )
     for axis, (threads, entries) in zip(axes[0], by_threads.items(), strict=True):
         entries = entries[::-1]
         times = [1e3 * e.median for e in entries]
+        most = [1e3 * max(e.seconds) for e in entries]
         low = [1e3 * (e.median - min(e.seconds)) for e in entries]
-        high = [1e3 * (max(e.seconds) - e.median) for e in entries]
+        high = [b - a for a, b in zip(times, most, strict=True)]
         names = [e.contender.name for e in entries]
-        axis.barh(
-            names, times, xerr=[low, high], color=[colours[e.contender.net] for e in entries], height=0.7
-        )
+        colour = [colours[e.contender.net] for e in entries]
+        axis.barh(names, times, xerr=[low, high], color=colour, height=0.7, error_kw={"linewidth": 1})
         for i, ms in enumerate(times):
-            axis.text(ms * 1.06, i, f"{ms:.0f}" if ms >= 10 else f"{ms:.1f}", va="center", fontsize=7)
+            axis.text(most[i] * 1.1, i, f"{ms:.0f}" if ms >= 10 else f"{ms:.1f}", va="center", fontsize=7)
         axis.set_xscale("log")
-        axis.set_xlim(min(times) / 2, max(times) * 2)
-        axis.set_xlabel("ms a picture (median, min to max), lower is better")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.margins(x=0.15, y=0.01)
+        axis.set_xlabel("ms a picture (median; min to max), lower is better")
         axis.set_title(f"{threads} thread{'s' if threads > 1 else ''}")
         axis.tick_params(axis="y", labelsize=8)
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in colours.values()]
+    for axis in axes[0][1:]:
+        axis.set_yticklabels([])
+    handles = [Patch(color=c) for c in colours.values()]
     figure.legend(handles, nets, loc="lower center", ncols=len(nets), fontsize=8, frameon=False)
     t = result.task
     figure.suptitle(f"x{t.scale}, LR {t.width}x{t.height}, {machine.cpu()}", fontsize=10)

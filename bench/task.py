@@ -43,14 +43,15 @@ class Task:
 
 
 def prepared(task: Task, kind: str, net: str) -> Path:
-    """File ``kind`` ("onnx", "ort-int8", "openvino-int8", "bsr") of ``net``, by bench.prepare if missing.
+    """File ``kind`` ("onnx", "ort-int8", "openvino-int8", "bsr") of ``net``, by bench.prepare if missing or old.
 
     It is made in a process of its own, so that no worker carries a library that it does not measure.
     """
     suffix = {"openvino-int8": "xml", "bsr": "bsr"}.get(kind, "onnx")
     size = "" if kind == "bsr" else f"-{task.width}x{task.height}"
     path = Path(task.cache) / f"{net}-x{task.scale}{size}-{kind}.{suffix}"
-    if not path.exists():
+    makers = [Path(__file__).with_name(name).stat().st_mtime for name in ("nets.py", "prepare.py")]
+    if not path.exists() or path.stat().st_mtime < max(makers):
         path.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "bench.prepare", kind, net, str(path), task.json()]
         done = subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True)
