@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -43,9 +42,9 @@ class Task:
 
 
 def prepared(task: Task, kind: str, net: str) -> Path:
-    """File ``kind`` ("onnx", "ort-int8", "openvino-int8", "bsr") of ``net``, by bench.prepare if missing or old.
+    """File of ``net`` of a kind ("onnx", "ort-int8", "openvino-int8", "bsr"), made anew if missing or old.
 
-    It is made in a process of its own, so that no worker carries a library that it does not measure.
+    bench.prepare makes it in a process of its own: no worker is to carry a library that it does not measure.
     """
     suffix = {"openvino-int8": "xml", "bsr": "bsr"}.get(kind, "onnx")
     size = "" if kind == "bsr" else f"-{task.width}x{task.height}"
@@ -54,7 +53,8 @@ def prepared(task: Task, kind: str, net: str) -> Path:
     if not path.exists() or path.stat().st_mtime < max(makers):
         path.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "bench.prepare", kind, net, str(path), task.json()]
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
+            path.unlink(missing_ok=True)
             raise RuntimeError(f"preparing {path.name}: {(done.stderr.strip() or '?').splitlines()[-1]}")
     return path
