@@ -1,0 +1,83 @@
+"""Packed nets with random weights: every operation, every option, without torch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bitsr.packed import Op, Packed
+
+
+class Maker:
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.ops: list[Op] = []
+        self.tensors: dict[str, np.ndarray] = {}
+
+    def int16(self, name: str, n: int, low: int = -32767, high: int = 32767) -> None:
+        self.tensors[name] = self.rng.integers(low, high, n, np.int16, endpoint=True)
+
+    def conv(self, x: str, cin: int, cout: int, k: int, shift: int) -> str:
+        name, out = f"c{len(self.ops)}", f"x{len(self.ops)}"
+        self.tensors[f"{name}.weight"] = self.rng.integers(-3000, 3000, (cout, k, k, cin), np.int16)
+        self.tensors[f"{name}.bias"] = self.rng.integers(-(2**20), 2**20, cout, np.int32)
+        self.ops.append(Op("conv", out, (x,), name, {"shift": shift}))
+        return out
+
+    def sign(self, x: str, channels: int, threshold: bool) -> str:
+        name, out = f"s{len(self.ops)}", f"b{len(self.ops)}"
+        if threshold:
+            self.int16(f"{name}.threshold", channels, -9000, 9000)
+        self.ops.append(Op("sign", out, (x,), name if threshold else ""))
+        return out
+
+    def bconv(self, bits: str, cin: int, cout: int, k: int, skip: str | None, inner: bool, slope: bool) -> str:
+        name, out = f"u{len(self.ops)}", f"x{len(self.ops)}"
+        words = -(-cin // 64)
+        weight = self.rng.integers(0, 2**64, (cout, k, k, words), np.uint64)
+        if cin % 64:
+            weight[..., -1] &= np.uint64(2 ** (cin % 64) - 1)
+        self.tensors[f"{name}.weight"] = weight
+        self.int16(f"{name}.mul", cout)
+        self.int16(f"{name}.add", cout)
+        if inner:
+            self.int16(f"{name}.inner_slope", cout)
+            self.int16(f"{name}.inner_add", cout)
+        if slope:
+            self.int16(f"{name}.slope", cout)
+        shift = max(s for s in range(15) if cin * k * k << s <= 32767)
+        self.ops.append(Op("bconv", out, (bits, skip) if skip else (bits,), name, {"shift": shift}))
+        return out
+
+    def end(self, x: str, cin: int, scale: int) -> Packed:
+        tail = self.conv(x, cin, scale * scale, 3, 14)
+        self.ops.append(Op("shuffle", "sr", (tail,), "", {"scale": scale}))
+        return Packed(self.tensors, self.ops, {"name": "random", "scale": str(scale)})
+
+
+def srresnet(channels: int = 64, blocks: int = 2, scale: int = 4, seed: int = 0) -> Packed:
+    """The operations of E2FIF-SRResNet."""
+    m = Maker(seed)
+    x = head = m.conv("lr", 1, channels, 3, 12)
+    for i in range(2 * blocks):
+        x = m.bconv(m.sign(x, channels, False), channels, channels, 3, x, False, i % 2 == 0)
+    m.ops.append(Op("add", "sum", (x, head)))
+    return m.end("sum", channels, scale)
+
+
+def everything(seed: int) -> Packed:
+    """Thresholds, RPReLU, 1x1, widths that are no multiple of 64, two readers of one sum, an unused sum."""
+    m = Maker(seed)
+    x = m.conv("lr", 1, 96, 3, 12)
+    b = m.sign(x, 96, True)
+    y = m.bconv(b, 96, 96, 3, x, True, True)
+    c = m.sign(y, 96, True)
+    d = m.sign(y, 96, False)
+    wide = m.bconv(c, 96, 128, 1, None, True, False)
+    e = m.sign(wide, 128, True)  # only the bits of `wide` are used
+    z = m.bconv(e, 128, 96, 3, y, False, True)
+    z = m.bconv(m.sign(z, 96, False), 96, 96, 3, None, False, False)
+    w = m.bconv(d, 96, 96, 3, z, True, False)
+    m.ops.append(Op("add", "sum", (w, x)))
+    f = m.conv("sum", 96, 2 * 4, 1, 13)
+    m.ops.append(Op("shuffle", "up", (f,), "", {"scale": 2}))  # two channels at twice the size
+    return m.end("up", 2, 2)

@@ -1,0 +1,148 @@
+"""The engine equals its numpy reference, bit for bit: every path, odd sizes, threads, rows in any portion."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_nets import everything, srresnet
+
+from bitsr import reference
+from bitsr.engine import Engine, EngineError, isas
+
+SIZES = [(1, 1), (1, 2), (2, 1), (3, 3), (1, 33), (33, 1), (15, 17), (2, 66), (31, 63), (7, 129)]
+
+
+def plane(h: int, w: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-16320, 16321, (h, w), np.int16)
+
+
+def test_paths_end_with_scalar():
+    assert isas()[-1] == "scalar"
+
+
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("make", [srresnet, everything], ids=lambda f: f.__name__)
+def test_every_path_equals_the_reference(isa, make):
+    packed = make(seed=1)
+    for h, w in SIZES:
+        lr = plane(h, w)
+        expected = reference.run(packed, lr)
+        assert len(np.unique(expected)) > 1 or h * w == 1  # a constant would agree with anything
+        for threads in (1, 2, 5):
+            np.testing.assert_array_equal(Engine(packed, isa=isa, threads=threads).run(lr), expected, f"{h}x{w}")
+
+
+@pytest.mark.parametrize("isa", isas())
+def test_extreme_values_saturate_alike(isa):
+    packed = srresnet(blocks=1, seed=3)
+    for value in (-32768, 32767, 0):
+        lr = np.full((5, 37), value, np.int16)
+        np.testing.assert_array_equal(Engine(packed, isa=isa).run(lr), reference.run(packed, lr))
+
+
+@pytest.mark.parametrize(("channels", "scale"), [(1 + 16, 2), (32, 3), (64, 1), (192, 3), (256, 2)])
+def test_widths_and_scales(channels, scale):
+    packed = srresnet(channels, 1, scale, seed=channels)
+    lr = plane(9, 35, seed=scale)
+    expected = reference.run(packed, lr)
+    for isa in isas():
+        np.testing.assert_array_equal(Engine(packed, isa=isa, threads=2).run(lr), expected, isa)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 20), max_size=8), st.integers(1, 20), st.integers(1, 40), st.integers(1, 3))
+def test_rows_in_any_portion(portions, last, w, threads):
+    """A stream fed by any portions gives what one run gives, and all of it."""
+    h = sum(portions) + last
+    engine = Engine(everything(seed=2), threads=threads)
+    lr = plane(h, w, seed=h)
+    parts, fed = [], 0
+    with engine.stream(h, w) as stream:
+        for n in [*portions, last]:
+            parts.append(stream.push(lr[fed : fed + n]))
+            fed += n
+        with pytest.raises(EngineError):
+            stream.push(lr[:1])
+    np.testing.assert_array_equal(np.concatenate(parts), engine.run(lr))
+
+
+def test_a_tile_with_its_surroundings_equals_the_whole():
+    """An SR pixel sees `radius` LR pixels to each side, no more and no fewer than promised."""
+    engine = Engine(srresnet(seed=4))
+    r, s, lr = engine.radius, engine.scale, plane(40, 50)
+    assert r == 6
+    whole = engine.run(lr)
+    top, left, h, w = 13, 11, 9, 17
+    tile = engine.run(lr[top - r : top + h + r, left - r : left + w + r])
+    np.testing.assert_array_equal(
+        tile[r * s : (r + h) * s, r * s : (r + w) * s],
+        whole[top * s : (top + h) * s, left * s : (left + w) * s],
+    )
+
+
+def test_a_tall_picture_goes_through_the_rings():
+    """More rows than any ring has: rows are overwritten only when nobody needs them."""
+    packed, lr = srresnet(blocks=3, seed=5), plane(150, 8)
+    expected = reference.run(packed, lr)
+    for threads in (1, 2, 7):
+        for _ in range(5):
+            np.testing.assert_array_equal(Engine(packed, threads=threads).run(lr), expected)
+
+
+def test_two_threads_run_one_engine_at_once():
+    engine, results = Engine(srresnet(seed=6), threads=2), {}
+    lr = [plane(40, 30, seed) for seed in range(4)]
+
+    def work(i: int) -> None:
+        results[i] = engine.run(lr[i])
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for t in workers:
+        t.start()
+    for t in workers:
+        t.join()
+    for i in range(4):
+        np.testing.assert_array_equal(results[i], engine.run(lr[i]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_runs_after_fork():
+    engine = Engine(srresnet(seed=7), threads=2)
+    lr = plane(20, 20)
+    expected = engine.run(lr)
+    pid = os.fork()
+    if pid == 0:
+        ok = False
+        try:
+            ok = bool((engine.run(lr) == expected).all())
+        finally:
+            os._exit(0 if ok else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_refuses_what_cannot_be():
+    packed = srresnet(blocks=1)
+    engine = Engine(packed)
+    for bad in (np.zeros((0, 4), np.int16), np.zeros((4, 0), np.int16), np.zeros(4, np.int16)):
+        with pytest.raises(EngineError):
+            engine.run(bad)
+    with pytest.raises(EngineError):
+        engine.run(np.zeros((4, 4), np.float32))
+    with pytest.raises(EngineError, match="no path"):
+        Engine(packed, isa="mmx")
+    with pytest.raises(EngineError, match="threads"):
+        Engine(packed, threads=0)
+    with pytest.raises(EngineError):
+        engine.stream(2**31 - 1, 2**31 - 1)
+    with engine.stream(4, 4) as stream, pytest.raises(EngineError):
+        stream.push(np.zeros((1, 5), np.int16))
+
+
+def test_environment_chooses_the_path(monkeypatch):
+    monkeypatch.setenv("BITSR_ISA", "scalar")
+    assert Engine(srresnet(blocks=1)).isa == "scalar"

@@ -1,0 +1,142 @@
+"""The model file: written and read back, and nothing hostile gets past the engine."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_nets import everything, srresnet
+
+from bitsr.engine import Engine, EngineError
+from bitsr.packed import Op, Packed, PackedError
+
+
+def with_header(header: object, buffer: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + buffer
+
+
+def split(data: bytes) -> tuple[dict, bytes]:
+    n = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + n]), data[8 + n :]
+
+
+def test_round_trip(tmp_path):
+    packed = everything(seed=0)
+    path = tmp_path / "net.bsr"
+    packed.write(path)
+    again = Packed.read(path)
+    assert [*map(str, again.ops)] == [*map(str, packed.ops)]
+    assert again.metadata == packed.metadata
+    assert again.tensors.keys() == packed.tensors.keys()
+    for name, tensor in packed.tensors.items():
+        np.testing.assert_array_equal(again.tensors[name], tensor)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.bsr"]
+    lr = np.arange(12, dtype=np.int16).reshape(3, 4) * 1000
+    np.testing.assert_array_equal(Engine(path).run(lr), Engine(packed).run(lr))
+
+
+GOOD = srresnet(blocks=1).to_bytes()
+
+
+def edited(change) -> bytes:
+    header, buffer = split(GOOD)
+    buffer = change(header) or buffer
+    return with_header(header, buffer)
+
+
+def ops(*replace: tuple[str, str]):
+    def change(header):
+        text = header["__metadata__"]["ops"]
+        for old, new in replace:
+            assert old in text
+            text = text.replace(old, new)
+        header["__metadata__"]["ops"] = text
+
+    return change
+
+
+def tensor(name: str, **values):
+    return lambda header: header[name].update(values)
+
+
+HOSTILE = {
+    "empty": b"",
+    "short": b"\x01\x02",
+    "text": b"this is a picture, honestly" * 10,
+    "header longer than the file": (2**63).to_bytes(8, "little") + b"{}",
+    "header cut": GOOD[:100],
+    "buffer cut": GOOD[:-8],
+    "something behind": GOOD + b"\0",
+    "no object": with_header([1, 2]),
+    "deep": with_header(b'{"a":' * 10_000),
+    "endless string": with_header(b'{"abc'),
+    "bad escape": with_header(b'{"\\q":{}}'),
+    "no metadata": with_header({}),
+    "no operations": with_header({"__metadata__": {"format": "bitsr 1"}}),
+    "wrong format": edited(lambda h: h["__metadata__"].update(format="bitsr 2")),
+    "negative offset": edited(tensor("c0.bias", data_offsets=[-1, 255])),
+    "huge shape": edited(tensor("c0.bias", shape=[2**62, 2**62])),
+    "overlap": edited(tensor("c0.bias", data_offsets=[0, 256])),
+    "wrong type": edited(tensor("c0.bias", dtype="F32")),
+    "unknown type": edited(tensor("c0.bias", dtype="X9")),
+    "missing tensor": edited(ops(("conv x0 lr c0", "conv x0 lr c9"))),
+    "unknown operation": edited(ops(("conv x0", "explode x0"))),
+    "unknown buffer": edited(ops(("sign b1 x0", "sign b1 nothing"))),
+    "made twice": edited(ops(("sign b1 x0", "sign x0 x0"))),
+    "reads itself": edited(ops(("sign b1 x0", "sign b1 b1"))),
+    "bits as values": edited(ops(("add sum x4 x0", "add sum x4 b1"))),
+    "values as bits": edited(ops(("bconv x2 b1", "bconv x2 x0"))),
+    "wrong skip": edited(ops(("skip=x0", "skip=lr"))),
+    "shift too far": edited(ops(("shift=5", "shift=14"))),
+    "shift of zero": edited(ops(("shift=12", "shift=0"))),
+    "shift no number": edited(ops(("shift=12", "shift=-3"))),
+    "scale too large": edited(ops(("scale=4", "scale=999999"))),
+    "scale zero": edited(ops(("scale=4", "scale=0"))),
+    "no end": edited(ops(("shuffle sr", "shuffle rs"))),
+    "unknown argument": edited(ops(("scale=4", "scale=4 gain=3"))),
+    "unread": edited(ops(("sign b1 x0", "sign b1 x0\nsign extra x0"))),
+    "the value that breaks mulh": edited(
+        lambda h: split(GOOD)[1].replace(
+            np.asarray(srresnet(blocks=1).tensors["u2.mul"]).tobytes(), b"\x00\x80" * 64, 1
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_files_are_refused_in_one_line(data):
+    with pytest.raises(EngineError) as refusal:
+        Engine(data)
+    message = str(refusal.value)
+    assert message and "\n" not in message and message.isprintable()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_damaged_bytes_never_crash(changes):
+    """Any byte of the header or near it changed: refused, or a model that runs within its memory."""
+    damaged = bytearray(GOOD)
+    reach = 8 + int.from_bytes(GOOD[:8], "little") + 64
+    for where, value in changes:
+        damaged[int(where * (reach - 1))] = value
+    try:
+        engine = Engine(bytes(damaged))
+    except EngineError:
+        return
+    assert engine.run(np.zeros((3, 5), np.int16)).shape == (3 * engine.scale, 5 * engine.scale)
+
+
+@pytest.mark.parametrize("name", ["empty", "short", "text", "no object", "no metadata", "wrong format", "buffer cut"])
+def test_reader_refuses_too(name):
+    with pytest.raises(PackedError):
+        Packed.from_bytes(HOSTILE[name])
+
+
+@pytest.mark.parametrize("line", ["", "conv x lr", "add a b", "sign", "fly a b c", "conv x lr n shift=abc"])
+def test_op_refuses(line):
+    with pytest.raises(PackedError):
+        Op.parse(line)
