@@ -31,7 +31,7 @@ def luma_reference(x):
 
 
 def merge_reference(x, q, scale):
-    """The whole SR picture: luma from q, chroma planes Cb and Cr through imresize, then the inverse matrix."""
+    """The whole SR picture: luma from q, Cb and Cr through imresize, then the inverse matrix."""
     rgb, alpha = rgb_of(x)
     forward = np.array([WEIGHTS, [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
     ycc = rgb @ forward.T
@@ -112,5 +112,5 @@ def test_what_does_not_fit_is_refused():
         lambda: colour.merge(x, q, 4, height=6, first=-1),
         lambda: colour.merge(x, np.zeros((6 * 99, 4 * 99), np.int16), 99, height=6),
     ):
-        with pytest.raises(ValueError, match="pixels|luma|rows|size|window"):
+        with pytest.raises(ValueError, match=r"pixels|luma|rows|size|window"):
             wrong()

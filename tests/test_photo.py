@@ -179,7 +179,7 @@ def test_samples_that_are_no_photo_are_refused(tmp_path, kind):
         image = image.cast(kind)
     path = tmp_path / "x.tif"
     image.tiffsave(str(path))
-    with pytest.raises(photo.PhotoError, match="samples|channels"):
+    with pytest.raises(photo.PhotoError, match=r"samples|channels"):
         photo.read(path)
 
 

@@ -35,10 +35,10 @@ def _reason(error: BaseException) -> str:
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for any error, 130 for Ctrl-C, 143 for SIGTERM."""
     args = list(sys.argv[1:] if args is None else args) or ["--help"]
-    command = typer.main.get_command(app)
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave by way of the clean-up
     try:
+        command = typer.main.get_command(app)
         # Not command.main(): it prints usage errors in several lines and leaves with code 2.
         with command.make_context("bitsr", args) as context:
             command.invoke(context)
@@ -87,7 +87,7 @@ def _threads(text: str) -> int | None:
 def upscale(
     input: Annotated[Path, typer.Option("-i", "--input", help="Picture, or folder of pictures.")],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "-o", "--output", help="Picture or folder to write; default NAME_x4.EXT beside the input."
         ),
@@ -272,6 +272,41 @@ def train(
         console.print(f"{output}: iteration {outcome.iteration}, {best}, {word}")
     if outcome.signal:
         raise typer.Exit(128 + outcome.signal)
+
+
+@app.command()
+def pack(
+    checkpoint: Annotated[Path, typer.Argument(help="last.pt, best.pt or latent.safetensors of a run.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="NET.bsr", help="Model file to write.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the net; default that of the file.")
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            "--pictures", help="HR pictures to calibrate and check with; default valid/ of the data."
+        ),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--sets", help="Test sets whose figures go into the file; repeatable."),
+    ] = None,
+) -> None:
+    """Pack a trained net into a .bsr file: real bits, checked against the float net."""
+    try:
+        from .train.pack import pack_checkpoint
+    except ImportError as error:
+        raise ImportError(f"{error}; packing wants: pip install 'bitsr[train]'") from error
+    from .engine import Engine
+    from .evaluate import evaluate
+
+    packed = pack_checkpoint(checkpoint, name or output.stem, pictures=pictures, note=_say)
+    if sets:
+        table = evaluate(Engine(packed), sets, name=packed.name)
+        packed.metadata["evaluation"] = table.json()
+        print(table.markdown(), end="")
+    packed.write(output)
+    _say(f"{output}: {output.stat().st_size / 1024:.0f} KiB")
 
 
 @app.command()

@@ -235,17 +235,20 @@ class Writer:
         self._left = height
 
     def __enter__(self) -> Writer:
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-        try:
-            self._fd = os.open(self._part, flags, 0o666)
-        except OSError as error:
-            raise type(error)(error.errno, error.strerror, str(self.path)) from None
         self._zlib = zlib.compressobj(0)
         height, width, channels = self.shape
         colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
         header = struct.pack(">IIBBBBB", width, height, self.depth, colour, 0, 0, 0)
         self._bands.put(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header))
-        self._thread.start()
+        try:
+            self._file = self._part.open("w+b", buffering=0)
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, str(self.path)) from None
+        try:
+            self._thread.start()
+        except BaseException:  # Ctrl-C while the thread starts: the block is never entered, so never left
+            self._abandon()
+            raise
         return self
 
     def write(self, rows: NDArray) -> None:
@@ -276,24 +279,23 @@ class Writer:
                 self._thread.join()
                 if self._error:
                     raise self._error
-                os.fsync(self._fd)
+                os.fsync(self._file.fileno())
+                self._file.close()
+                self._part.replace(self.path)
                 done = True
         finally:
-            self._stop = True
-            while self._thread.is_alive():  # its next read of bands finds the end, and the encoder fails
-                try:
-                    self._bands.get_nowait()
-                except queue.Empty:
-                    self._thread.join(0.01)
-            os.close(self._fd)
             if not done:
-                self._part.unlink(missing_ok=True)
-        if done:
+                self._abandon()
+
+    def _abandon(self) -> None:
+        self._stop = True
+        while self._thread.is_alive():  # its next read of bands finds the end, and the encoder fails
             try:
-                self._part.replace(self.path)
-            except OSError:
-                self._part.unlink(missing_ok=True)
-                raise
+                self._bands.get_nowait()
+            except queue.Empty:
+                self._thread.join(0.01)
+        self._file.close()
+        self._part.unlink(missing_ok=True)
 
     def _put(self, data: bytes) -> None:
         while self._thread.is_alive():
@@ -309,10 +311,10 @@ class Writer:
             source = pyvips.SourceCustom()  # a name of its own, so that the callback outlives the encoding
             source.on_read(self._take())
             image = self._image(source)
-            target = pyvips.Target.new_to_descriptor(self._fd)
+            target = self._target()
             _SAVE[self.format](image, target, self.quality)
         except pyvips.Error as error:
-            self._error = PhotoError(_reason(error))
+            self._error = self._error or PhotoError(_reason(error))
         except BaseException as error:  # handed to the caller's thread
             self._error = error
 
@@ -334,6 +336,25 @@ class Writer:
             return piece
 
         return take
+
+    def _target(self) -> pyvips.TargetCustom:
+        """The part file, by calls of our own: libvips loses the system's reason for a failed write."""
+        file, target = self._file, pyvips.TargetCustom()
+
+        def guarded(call: Callable, failed: int | None) -> Callable:
+            def guard(*args):
+                try:
+                    return call(*args)
+                except OSError as error:
+                    self._error = error
+                    return failed
+
+            return guard
+
+        target.on_write(guarded(file.write, -1))
+        target.on_read(guarded(file.read, None))
+        target.on_seek(guarded(file.seek, -1))
+        return target
 
     def _image(self, source: pyvips.Source) -> pyvips.Image:
         image = pyvips.Image.new_from_source(

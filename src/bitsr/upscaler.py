@@ -19,7 +19,7 @@ from .packed import Packed
 
 ZOO = Path(__file__).parent / "zoo"
 # SR pixels of a strip are kept near this size; a few such arrays are alive at a time.
-_STRIP_BYTES = 16 << 20
+_STRIP_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
