@@ -207,9 +207,9 @@ def hostile(whole: bytes):
     yield whole + b"x"
     yield b"\xff" * len(whole)
     yield (2**63).to_bytes(8, "little") + whole[8:]
-    yield rewritten(lambda h: h["head.weight"].update(shape=[2**31, 2**31, 2**31]))
-    yield rewritten(lambda h: h["head.weight"].update(data_offsets=[0, 2**62]))
-    yield rewritten(lambda h: h["__metadata__"].update(ops="conv a lr head\n" * 10**5))
+    yield rewritten(lambda h: h["c0.weight"].update(shape=[2**31, 2**31, 2**31]))
+    yield rewritten(lambda h: h["c0.weight"].update(data_offsets=[0, 2**62]))
+    yield rewritten(lambda h: h["__metadata__"].update(ops="conv a lr c0\n" * 10**5))
     yield rewritten(lambda h: h["__metadata__"].update(ops="bogus a b"))
     yield rewritten(lambda h: h["__metadata__"].update(format="bitsr 999"))
     yield rewritten(lambda h: h.pop("__metadata__"))
