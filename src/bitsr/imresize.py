@@ -53,20 +53,20 @@ def imresize(
     """Resize by ``scale`` as MATLAB's imresize does with the bicubic kernel.
 
     image: (H, W) or (H, W, C), any real dtype. Integer input gives the same integer dtype back, rounded half
-    up and clipped to its range, as MATLAB does for uint8 and uint16; float input gives ``dtype`` unclipped.
-    Output size is ceil(size * scale). The axis with fewer samples left is resized first only in cost, the
-    result is separable. Raises ValueError for an empty image or a scale that is not positive.
+    up and clipped to its range after each axis (rows first), as MATLAB does for uint8 and uint16; float input
+    gives ``dtype``, unclipped. Output size is ceil(size * scale).
+    Raises ValueError for an empty image or a scale that is not positive.
     """
     if image.ndim not in (2, 3) or 0 in image.shape:
         raise ValueError(f"imresize wants a non-empty (H, W) or (H, W, C) image, not shape {image.shape}")
     if not scale > 0:
         raise ValueError(f"imresize wants a positive scale, not {scale}")
     exact = Fraction(scale).limit_denominator(10_000)
-    rows, cols = (-(-n * exact.numerator // exact.denominator) for n in image.shape[:2])
+    integer = np.iinfo(image.dtype) if np.issubdtype(image.dtype, np.integer) else None
     x = image.astype(dtype)
-    x = _along_rows(x, rows, float(exact), antialias)
-    x = _along_rows(x.swapaxes(0, 1), cols, float(exact), antialias).swapaxes(0, 1)
-    if np.issubdtype(image.dtype, np.integer):
-        info = np.iinfo(image.dtype)
-        return np.clip(np.floor(x + 0.5), info.min, info.max).astype(image.dtype)
-    return np.ascontiguousarray(x)
+    for axis in (0, 1):
+        n_out = -(-image.shape[axis] * exact.numerator // exact.denominator)
+        x = _along_rows(x.swapaxes(0, axis), n_out, float(exact), antialias).swapaxes(0, axis)
+        if integer:
+            x = np.clip(np.floor(x + 0.5), integer.min, integer.max)
+    return np.ascontiguousarray(x, image.dtype if integer else dtype)
