@@ -22,6 +22,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include "neon.h"
 #endif
 
 #include "model.h"
@@ -63,6 +65,11 @@ void sign_row(const int16_t* x, const int16_t* threshold, uint64_t* bits, int w,
         };
         word |= uint64_t(uint32_t(_mm_movemask_epi8(_mm_packs_epi16(less(c), less(c + 8))))) << c;
       }
+#elif defined(__aarch64__)
+      uint16x8_t less[8];
+#pragma GCC unroll 8
+      for (int c = 0; c < 64; c += 8) less[c / 8] = vcltq_s16(vld1q_s16(v + c), vld1q_s16(t + c));
+      word = neon_bits(less);
 #else
       for (int c = 0; c < 64; c++) word |= uint64_t(v[c] < t[c]) << c;
 #endif
@@ -77,6 +84,8 @@ void add_row(const int16_t* a, const int16_t* b, int16_t* out, size_t n) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
                      _mm_adds_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a + i)),
                                     _mm_loadu_si128(reinterpret_cast<const __m128i*>(b + i))));
+#elif defined(__aarch64__)
+  for (; i + 8 <= n; i += 8) vst1q_s16(out + i, vqaddq_s16(vld1q_s16(a + i), vld1q_s16(b + i)));
 #endif
   for (; i < n; i++) out[i] = sat16(int32_t(a[i]) + b[i]);
 }

@@ -1,0 +1,198 @@
+/* NEON: every aarch64 CPU.
+ *
+ * Budget, 64 -> 64 channels, 3x3 (36,864 MAC a pixel), instructions on 128 bits:
+ *   2 filters   9 x (eor + cnt) + 8 adds of bytes                              = 26
+ *   to 16 bits  8 filters: 2 addp of bytes (9 x 8 x 2 = 144 fits), 2 uaddlp, addp = 5
+ *   a pixel     32 x 26 + 8 x 5 + epilogue 8 x 7 + bits 12                     = 940
+ * At four a cycle (Apple's big cores, Cortex-X, Neoverse V) 235 cycles, 157 MAC/cycle; at two (Cortex-A76 to
+ * A78, Neoverse N1) 470. Where cnt is one instruction the carry-save form (carry_save.h) gains nothing: a carry
+ * is 3 eor and a bsl, so it needs 4 x 4 + 1 to get five words, 5 cnt and 5 adds: 27, and 13 loads of weights
+ * where this takes 9. EOR3 and BCAX of SHA3 do not shorten a carry either.
+ * Two pixels share each load of weights, and their 4 x 3 activations stay in registers.
+ */
+#include "kernels.h"
+#include "neon.h"
+
+namespace bitsr {
+namespace {
+
+bool available() { return true; }
+
+/* packed: (cout_pad / 64, words, 32 pairs of filters, k * k, 2 lanes). */
+bool prepare(Bconv& op) {
+  const int taps = op.k * op.k;
+  if (!op.packed.resize(op.weight.size())) return false;
+  uint64_t* out = op.packed.data();
+  for (int block = 0; block < op.cout_pad; block += 64)
+    for (int word = 0; word < op.words; word++)
+      for (int filter = block; filter < block + 64; filter += 2)
+        for (int tap = 0; tap < taps; tap++)
+          for (int lane = 0; lane < 2; lane++)
+            *out++ = op.weight[(size_t(filter + lane) * taps + tap) * op.words + word];
+  return true;
+}
+
+/* counts[p] (+)= disagreements of 64 filters with one word of channels, for the P pixels from column x on. */
+template <int K, int P, bool FIRST>
+inline __attribute__((always_inline)) void count(const BconvRow& row, int words, int word, int x, const uint64_t* w,
+                                                 int16_t (*counts)[64]) {
+  uint64x2_t a[K][P + K - 1];
+#pragma GCC unroll 3
+  for (int dy = 0; dy < K; dy++)
+#pragma GCC unroll 4
+    for (int dx = 0; dx < P + K - 1; dx++)
+      a[dy][dx] = vld1q_dup_u64(row.rows[K == 3 ? dy : 1] + ptrdiff_t(x - K / 2 + dx) * words + word);
+  for (int eight = 0; eight < 64; eight += 8) {
+    uint8x16_t n[P][4]; /* each 2 filters x 8 bytes */
+#pragma GCC unroll 4
+    for (int pair = 0; pair < 4; pair++)
+#pragma GCC unroll 9
+      for (int tap = 0; tap < K * K; tap++, w += 2) {
+        const uint64x2_t weight = vld1q_u64(w);
+#pragma GCC unroll 2
+        for (int p = 0; p < P; p++) {
+          const uint8x16_t c = vcntq_u8(vreinterpretq_u8_u64(veorq_u64(a[tap / K][p + tap % K], weight)));
+          n[p][pair] = tap ? vaddq_u8(n[p][pair], c) : c;
+        }
+      }
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) {
+      const uint16x8_t sum =
+          vpaddq_u16(vpaddlq_u8(vpaddq_u8(n[p][0], n[p][1])), vpaddlq_u8(vpaddq_u8(n[p][2], n[p][3])));
+      const int16x8_t s = vreinterpretq_s16_u16(sum);
+      int16_t* out = counts[p] + eight;
+      vst1q_s16(out, FIRST ? s : vaddq_s16(s, vld1q_s16(out)));
+    }
+  }
+}
+
+template <int K, bool FIRST>
+__attribute__((noinline)) void count_chunk(const BconvRow& row, int words, int word, int from, int n,
+                                           const uint64_t* w, int16_t (*counts)[64]) {
+  int i = 0;
+  for (; i + 2 <= n; i += 2) count<K, 2, FIRST>(row, words, word, from + i, w, counts + i);
+  if (i < n) count<K, 1, FIRST>(row, words, word, from + i, w, counts + i);
+}
+
+inline int16x8_t leak(int16x8_t v, int16x8_t slope) {
+  return vbslq_s16(vcltzq_s16(v), vqrdmulhq_s16(v, slope), v);
+}
+
+/* The epilogue (kernels.h) of 64 channels of n pixels from column `from` on. vqrdmulh is mulh: it saturates only
+ * where both factors are -32768. */
+template <bool INNER, bool SLOPE>
+__attribute__((noinline)) void finish_chunk(const Bconv& op, const BconvRow& row, int block, int from, int n,
+                                            const int16_t (*counts)[64]) {
+  const int16x8_t up = vdupq_n_s16(int16_t(op.shift + 1));
+  const int16_t* v = op.values.data() + 6 * 64 * size_t(block);
+  const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
+  const int16_t* skip = row.skip ? row.skip + at : nullptr;
+  int16_t* out = row.out ? row.out + at : nullptr;
+  for (int i = 0; i < n; i++) {
+    const int x = from + i;
+    const int16_t* base =
+        op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * stride + 64 * size_t(block);
+    uint16x8_t below[8];
+#pragma GCC unroll 8
+    for (int c = 0; c < 64; c += 8) {
+      int16x8_t r = vsubq_s16(vld1q_s16(base + c), vshlq_s16(vld1q_s16(counts[i] + c), up));
+      r = vqaddq_s16(vqrdmulhq_s16(r, vld1q_s16(v + c)), vld1q_s16(v + 64 + c));
+      if (INNER) r = vqaddq_s16(leak(r, vld1q_s16(v + 128 + c)), vld1q_s16(v + 192 + c));
+      if (skip) r = vqaddq_s16(r, vld1q_s16(skip + c));
+      if (SLOPE) r = leak(r, vld1q_s16(v + 256 + c));
+      if (out) vst1q_s16(out + c, r);
+      below[c / 8] = vcgtq_s16(vld1q_s16(v + 320 + c), r);
+    }
+    if (skip) skip += stride;
+    if (out) out += stride;
+    if (row.bits) row.bits[size_t(x) * (stride / 64) + size_t(block)] = neon_bits(below);
+  }
+}
+
+/* In chunks of columns, as the other paths: counting and finishing each keep their values in registers. */
+void bconv(const Bconv& op, const BconvRow& row) {
+  const bool inner = op.inner_slope.size(), slope = op.slope.size();
+  const auto finish = inner ? (slope ? finish_chunk<true, true> : finish_chunk<true, false>)
+                            : (slope ? finish_chunk<false, true> : finish_chunk<false, false>);
+  const auto first = op.k == 3 ? count_chunk<3, true> : count_chunk<1, true>;
+  const auto more = op.k == 3 ? count_chunk<3, false> : count_chunk<1, false>;
+  static_assert(CHUNK * 64 * sizeof(int16_t) <= SCRATCH * 8, "scratch is too small");
+  auto* counts = reinterpret_cast<int16_t(*)[64]>(row.scratch);
+  const size_t step = 64 * size_t(op.k * op.k);
+  for (int x = 0; x < row.w; x += CHUNK) {
+    const int n = row.w - x < CHUNK ? row.w - x : CHUNK;
+    const uint64_t* w = op.packed.data();
+    for (int block = 0; block < op.cout_pad / 64; block++) {
+      for (int word = 0; word < op.words; word++, w += step) (word ? more : first)(row, op.words, word, x, n, w, counts);
+      finish(op, row, block, x, n, counts);
+    }
+  }
+}
+
+/* Values LANE and LANE + 1 of P patches times their weights: 16 outputs each. */
+template <int LANE, int P>
+inline __attribute__((always_inline)) void add_pair(int32x4_t (*acc)[4], const int16x8_t* a, const int16_t* w) {
+#pragma GCC unroll 2
+  for (int h = 0; h < 2; h++) {
+    const int16x8x2_t wh = vld2q_s16(w + 16 * h);
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) {
+      int32x4_t *lo = &acc[p][2 * h], *hi = &acc[p][2 * h + 1];
+      *lo = vmlal_laneq_s16(*lo, vget_low_s16(wh.val[0]), a[p], LANE);
+      *hi = vmlal_high_laneq_s16(*hi, wh.val[0], a[p], LANE);
+      *lo = vmlal_laneq_s16(*lo, vget_low_s16(wh.val[1]), a[p], LANE + 1);
+      *hi = vmlal_high_laneq_s16(*hi, wh.val[1], a[p], LANE + 1);
+    }
+  }
+}
+
+/* P pixels of 16 outputs at once: P = 4 has 16 sums, 4 vectors of values and 2 of weights in registers. */
+template <int P>
+inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
+  const int32x4_t down = vdupq_n_s32(-op.shift), half = vdupq_n_s32(1 << (op.shift - 1));
+  for (int block = 0; block < op.cout; block += 16) {
+    int32x4_t acc[P][4];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++)
+      for (int q = 0; q < 4; q++) acc[p][q] = vaddq_s32(vld1q_s32(op.bias.data() + block + 4 * q), half);
+    const int16_t* w = op.weight.data() + size_t(block) * op.segments * op.run;
+    for (int seg = 0; seg < op.segments; seg++) {
+      const int16_t* a = row.segments[seg] + size_t(x) * row.step;
+      int16x8_t v[P];
+      int i = 0;
+      for (; i + 8 <= op.run; i += 8, w += 128) {
+        for (int p = 0; p < P; p++) v[p] = vld1q_s16(a + size_t(p) * row.step + i);
+        add_pair<0, P>(acc, v, w);
+        add_pair<2, P>(acc, v, w + 32);
+        add_pair<4, P>(acc, v, w + 64);
+        add_pair<6, P>(acc, v, w + 96);
+      }
+      for (; i < op.run; i += 2, w += 32) {
+        for (int p = 0; p < P; p++) {
+          int32_t pair;
+          std::memcpy(&pair, a + size_t(p) * row.step + i, 4);
+          v[p] = vreinterpretq_s16_s32(vdupq_n_s32(pair));
+        }
+        add_pair<0, P>(acc, v, w);
+      }
+    }
+    const int n = op.cout - block < 16 ? op.cout - block : 16;
+    for (int p = 0; p < P; p++) {
+      int16_t lanes[16];
+      for (int q = 0; q < 4; q++) vst1_s16(lanes + 4 * q, vqmovn_s32(vshlq_s32(acc[p][q], down)));
+      std::memcpy(row.out + size_t(x + p) * row.out_stride + block, lanes, size_t(n) * 2);
+    }
+  }
+}
+
+void conv(const Conv& op, const ConvRow& row) {
+  int x = 0;
+  for (; x + 4 <= row.w; x += 4) conv_pixels<4>(op, row, x);
+  for (; x < row.w; x++) conv_pixels<1>(op, row, x);
+}
+
+}  // namespace
+
+const Kernels neon_kernels = {"neon", available, prepare, bconv, conv};
+
+}  // namespace bitsr

@@ -1,0 +1,119 @@
+/* Runs models on planes for the tests that cannot load the core into Python: another CPU, a sanitizer.
+ *
+ *   run_model JOBS
+ * JOBS is a text file, a job a line; names of files hold no blanks:
+ *   run MODEL LR H W THREADS PORTION OUT   every path in turn on H x W int16, fed PORTION rows at a time; the
+ *                                          SR rows go to OUT.ISA
+ *   open MODEL                             open it, and run a small picture should it be accepted
+ * Each job prints one line: "run ISA ..." for every path, "accepted" or "refused WHY". Exit status 1 where a `run`
+ * fails or the core breaks its own rules.
+ */
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "bitsr.h"
+
+namespace {
+
+using Bytes = std::vector<char>;
+
+[[noreturn]] void fail(const std::string& why) {
+  std::cout << "failed " << why << std::endl;
+  std::exit(1);
+}
+
+Bytes read(const std::string& name) {
+  std::ifstream file(name, std::ios::binary);
+  if (!file) fail("to read " + name);
+  return Bytes(std::istreambuf_iterator<char>(file), {});
+}
+
+/* SR rows, taken as they come. Each push gets exactly the memory it may touch, so that a sanitizer sees more. */
+std::vector<int16_t> run(const bitsr_model* model, const std::vector<int16_t>& lr, int h, int w, int threads, int portion) {
+  char err[256] = "";
+  bitsr_stream* stream = bitsr_stream_open(model, h, w, threads, err, sizeof err);
+  if (!stream) fail(std::string("to begin: ") + err);
+  const size_t wide = size_t(w) * size_t(bitsr_model_scale(model));
+  std::vector<int16_t> sr;
+  for (int y = 0; y < h; y += portion) {
+    const int n = std::min(portion, h - y), ready = bitsr_stream_ready(stream, n);
+    const std::vector<int16_t> rows(lr.begin() + ptrdiff_t(y) * w, lr.begin() + ptrdiff_t(y + n) * w);
+    std::vector<int16_t> out(size_t(ready) * wide);
+    if (bitsr_stream_push(stream, rows.data(), n, out.data(), ready, err, sizeof err) != ready)
+      fail(std::string("to push: ") + err);
+    sr.insert(sr.end(), out.begin(), out.end());
+  }
+  const std::vector<int16_t> row(static_cast<size_t>(w));
+  if (bitsr_stream_push(stream, row.data(), 1, nullptr, 0, err, sizeof err) >= 0) fail("to refuse a row too many");
+  bitsr_stream_close(stream);
+  if (sr.size() != wide * size_t(h) * size_t(bitsr_model_scale(model))) fail("to give every row");
+  return sr;
+}
+
+void run_job(std::istream& line) {
+  std::string model_name, lr_name, out_name;
+  int h = 0, w = 0, threads = 0, portion = 0;
+  if (!(line >> model_name >> lr_name >> h >> w >> threads >> portion >> out_name) || portion < 1) fail("to read a job");
+  const Bytes bytes = read(model_name), plane = read(lr_name);
+  if (plane.size() != size_t(h) * size_t(w) * 2) fail("as " + lr_name + " has another size");
+  std::vector<int16_t> lr(size_t(h) * size_t(w));
+  std::memcpy(lr.data(), plane.data(), plane.size());
+  for (int i = 0; const char* isa = bitsr_isa(i); i++) {
+    char err[256] = "";
+    bitsr_model* model = bitsr_model_open(bytes.data(), bytes.size(), isa, err, sizeof err);
+    if (!model) fail("to open " + model_name + ": " + err);
+    const std::vector<int16_t> sr = run(model, lr, h, w, threads, portion);
+    bitsr_model_close(model);
+    std::ofstream out(out_name + "." + isa, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(sr.data()), std::streamsize(sr.size() * 2));
+    if (!out.flush()) fail("to write " + out_name);
+    std::cout << "run " << isa << ' ' << h << 'x' << w << " threads=" << threads << " portion=" << portion << std::endl;
+  }
+}
+
+void open_job(std::istream& line) {
+  std::string name;
+  if (!(line >> name)) fail("to read a job");
+  const Bytes bytes = read(name);
+  for (const size_t cap : {size_t(0), size_t(1), size_t(256)}) {
+    std::vector<char> err(cap, 'x');
+    bitsr_model* model = bitsr_model_open(bytes.data(), bytes.size(), nullptr, err.data(), cap);
+    if (model) {
+      run(model, std::vector<int16_t>(15), 3, 5, 2, 2);
+      bitsr_model_close(model);
+      std::cout << "accepted" << std::endl;
+      return;
+    }
+    if (cap && !std::memchr(err.data(), 0, cap)) fail("to end its message");
+    if (cap == 256) std::cout << "refused " << err.data() << std::endl;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) fail("as it takes one argument, the file of jobs");
+  std::ifstream jobs(argv[1]);
+  if (!jobs) fail(std::string("to read ") + argv[1]);
+  for (std::string text; std::getline(jobs, text);) {
+    std::istringstream line(text);
+    std::string kind;
+    if (!(line >> kind)) continue;
+    if (kind == "run")
+      run_job(line);
+    else if (kind == "open")
+      open_job(line);
+    else
+      fail("to understand '" + kind + "'");
+  }
+  return 0;
+}
