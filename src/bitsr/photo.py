@@ -123,13 +123,14 @@ def _open(name: bytes) -> pyvips.Image:
         return image
     # A JPEG cut short and closed with an end marker is only a warning to libjpeg, which paints the rest grey.
     # Strict reading also refuses harmless oddities of cameras; those show at the first row.
+    strict = load("warning")
     try:
-        pyvips.Region.new(load("warning")).fetch(0, 0, image.width, 1)
+        pyvips.Region.new(strict).fetch(0, 0, strict.width, 1)  # libvips keeps the first rows: no second pass
     except pyvips.Error as error:
         if any(text in error.detail for text in _HARMLESS):
             return image
         raise
-    return load("warning")
+    return strict
 
 
 def _get(image: pyvips.Image, name: str, default):
