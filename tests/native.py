@@ -66,6 +66,9 @@ class Jobs:
         (self.folder / name).write_bytes(data)
         self.lines.append(f"open {name}")
 
+    def colour(self, depth: int, channels: int, h: int, w: int, scale: int) -> None:
+        self.lines.append(f"colour {depth} {channels} {h} {w} {scale}")
+
     def done(self, *command: str, env: dict[str, str] | None = None) -> list[str]:
         """Run them all by ``command``; every SR must be the reference's. The lines it printed."""
         (self.folder / "jobs").write_text("\n".join(self.lines) + "\n")
@@ -79,5 +82,5 @@ class Jobs:
             for isa in isas:
                 sr = np.frombuffer((self.folder / f"{out}.{isa}").read_bytes(), np.int16).reshape(expected.shape)
                 np.testing.assert_array_equal(sr, expected, f"{out}.{isa}")
-        assert len(printed) == len(self.expected) * len(isas) + sum(line.startswith("open") for line in self.lines)
+        assert len(printed) == len(self.expected) * len(isas) + len(self.lines) - len(self.expected)
         return printed

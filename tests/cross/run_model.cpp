@@ -5,8 +5,9 @@
  *   run MODEL LR H W THREADS PORTION OUT   every path in turn on H x W int16, fed PORTION rows at a time; the
  *                                          SR rows go to OUT.ISA
  *   open MODEL                             open it, and run a small picture should it be accepted
- * Each job prints one line: "run ISA ..." for every path, "accepted" or "refused WHY". Exit status 1 where a `run`
- * fails or the core breaks its own rules.
+ *   colour DEPTH CHANNELS H W SCALE        luma and merge of noise, in windows of rows; nothing is written
+ * Each job prints one line: "run ISA ..." for every path, "accepted", "refused WHY" or "colour". Exit status 1 where
+ * a `run` or `colour` fails or the core breaks its own rules.
  */
 #include <algorithm>
 #include <cstdint>
@@ -98,6 +99,37 @@ void open_job(std::istream& line) {
   }
 }
 
+template <class Pixel>
+void colour(int channels, int h, int w, int scale) {
+  constexpr int depth = 8 * int(sizeof(Pixel));
+  const size_t row = size_t(w) * size_t(channels), wide = size_t(w) * size_t(scale);
+  uint32_t noise = 1;
+  const auto next = [&noise] { return (noise = noise * 1664525 + 1013904223) >> 16; };
+  std::vector<Pixel> lr(size_t(h) * row);
+  for (Pixel& p : lr) p = Pixel(next() % 3 ? next() : next() % 2 ? ~0u : 0u); /* noise, black and white */
+  std::vector<int16_t> luma(size_t(h) * size_t(w));
+  if (bitsr_luma(lr.data(), depth, channels, luma.size(), luma.data())) fail("to make luma");
+  for (int y = 0, n = 1; y < h * scale; y += n, n = 1 + int(next() % 7)) {
+    n = std::min(n, h * scale - y);
+    const int first = std::max(y / scale - 2, 0), last = std::min((y + n - 1) / scale + 3, h);
+    const std::vector<Pixel> window(lr.begin() + ptrdiff_t(size_t(first) * row), lr.begin() + ptrdiff_t(size_t(last) * row));
+    std::vector<int16_t> sr(size_t(n) * wide);
+    for (int16_t& v : sr) v = int16_t(next());
+    std::vector<Pixel> out(size_t(n) * wide * size_t(channels));
+    char err[256] = "";
+    if (bitsr_merge(window.data(), depth, channels, h, w, first, last - first, scale, sr.data(), y, n, out.data(), err,
+                    sizeof err))
+      fail(std::string("to merge: ") + err);
+  }
+}
+
+void colour_job(std::istream& line) {
+  int depth = 0, channels = 0, h = 0, w = 0, scale = 0;
+  if (!(line >> depth >> channels >> h >> w >> scale)) fail("to read a job");
+  (depth == 8 ? colour<uint8_t> : colour<uint16_t>)(channels, h, w, scale);
+  std::cout << "colour" << std::endl;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -112,6 +144,8 @@ int main(int argc, char** argv) {
       run_job(line);
     else if (kind == "open")
       open_job(line);
+    else if (kind == "colour")
+      colour_job(line);
     else
       fail("to understand '" + kind + "'");
   }
