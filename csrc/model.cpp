@@ -208,10 +208,16 @@ File parse(const uint8_t* bytes, size_t n) {
 
 /* Limits that keep every index and every sum inside its type. */
 constexpr int MAX_CHANNELS = 4096, MAX_SCALE = 16, MAX_OPERATIONS = 4096;
+/* A few bytes can ask for much memory: operations may share tensors, and channels are padded. A model may take
+ * OPEN_FLOOR bytes and OPEN_FACTOR times its file, its rows in flight COLUMN_FLOOR and COLUMN_FACTOR times its
+ * file for each LR column. Real nets stay far below: E2FIF-SRResNet x4 takes 2.6 times its file, 0.1 times a column. */
+constexpr uint64_t OPEN_FLOOR = 64u << 20, OPEN_FACTOR = 8, COLUMN_FLOOR = 1u << 20, COLUMN_FACTOR = 4;
+constexpr size_t MAX_WORDS = 16; /* of an operation's line */
 
 class Builder {
  public:
-  Builder(Model& model, const File& file) : m_(model), file_(file) {}
+  Builder(Model& model, const File& file, size_t bytes)
+      : m_(model), file_(file), file_bytes_(bytes), memory_(OPEN_FLOOR + OPEN_FACTOR * uint64_t(bytes)) {}
 
   void build() {
     Buffer lr;
@@ -230,7 +236,10 @@ class Builder {
     for (std::string line; std::getline(lines, line);) {
       std::istringstream words(line);
       std::vector<std::string> args;
-      for (std::string word; words >> word;) args.push_back(word);
+      for (std::string word; words >> word;) {
+        if (args.size() == MAX_WORDS) fail("operation '" + line.substr(0, 60) + "' is too long");
+        args.push_back(word);
+      }
       if (args.empty()) continue;
       if (m_.operations.size() == size_t(MAX_OPERATIONS)) fail("too many operations");
       if (args.size() < 3) fail("operation '" + line.substr(0, 60) + "' is too short");
@@ -261,8 +270,13 @@ class Builder {
     for (size_t i = 0; i < out.size(); i++)
       if (out[i] == INT16_MIN) fail("tensor " + name + " holds -32768");
   }
+  void charge(uint64_t bytes) {
+    if (bytes > memory_) fail("the model needs more memory than a file of its size may");
+    memory_ -= bytes;
+  }
   template <class T>
   void allocate(Array<T>& a, size_t n) {
+    charge(uint64_t(n) * sizeof(T));
     if (!a.resize(n)) throw std::bad_alloc();
   }
   const std::vector<uint64_t>& shape_of(const std::string& name) {
@@ -506,6 +520,7 @@ class Builder {
     for (int c = 0; c < b.cout_pad; c++)
       for (int i = 0; i < 6; i++)
         if (arrays[i]->size()) b.values[size_t((c / 64 * 6 + i) * 64 + c % 64)] = (*arrays[i])[size_t(c)];
+    charge(2 * b.weight.size() * sizeof(uint64_t)); /* no path's own order takes more */
     if (!m_.kernels->prepare(b)) throw std::bad_alloc();
   }
 
@@ -568,10 +583,19 @@ class Builder {
         s.ticks = std::max(s.ticks, m_.operations[size_t(r)].delay + 1 - m_.operations[size_t(s.writer)].delay);
       s.ticks += 4; /* one to make progress, three so that threads do not wait for each other */
     }
+    uint64_t column = 0, ticks = 0;
+    for (const Storage& s : m_.storages) {
+      column += uint64_t(s.stride) * (s.bits ? 8 : 2) * uint64_t(s.rate * s.rate) * uint64_t(s.ticks);
+      ticks = std::max(ticks, uint64_t(s.ticks));
+    }
+    if (column > COLUMN_FLOOR + COLUMN_FACTOR * file_bytes_) fail("the rows in flight need more memory than a file of its size may");
+    charge(4 * ticks * m_.operations.size() * sizeof(int)); /* a stream's progress */
   }
 
   Model& m_;
   const File& file_;
+  const uint64_t file_bytes_;
+  uint64_t memory_; /* what is left of the model's allowance */
 };
 
 }  // namespace
@@ -582,7 +606,7 @@ void open_model(Model& model, const uint8_t* bytes, size_t n, const Kernels* ker
   if (format == file.metadata.end()) fail("not a .bsr file: no format in the metadata");
   if (format->second != "bitsr 1") fail("format '" + format->second.substr(0, 20) + "' is not one that this version reads (bitsr 1)");
   model.kernels = kernels;
-  Builder(model, file).build();
+  Builder(model, file, n).build();
 }
 
 }  // namespace bitsr
