@@ -1,0 +1,99 @@
+"""Plans the engine makes of any graph of operations: in place or not, fused or not, the SR is the reference's; and
+no small file makes it take absurd memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from random_nets import Maker
+
+from bitsr import reference
+from bitsr.engine import Engine, EngineError, isas
+from bitsr.packed import Op, Packed
+
+
+def graph(seed: int) -> Packed:
+    """A random net: branches that meet, long skips, sums of one buffer with itself, work at more than one rate."""
+    m = Maker(seed)
+    rng = m.rng
+    widths = [int(c) for c in rng.choice([2, 8, 17, 64, 72, 128], 2, replace=False)]
+    buffers = [("lr", False, 1, 1)]  # name, bits, channels, rate
+
+    def shuffle(x: str, scale: int) -> str:
+        m.ops.append(Op("shuffle", f"p{len(m.ops)}", (x,), "", {"scale": scale}))
+        return m.ops[-1].out
+
+    for _ in range(rng.integers(3, 30)):
+        recent = buffers[-5:] if rng.integers(3) else buffers
+        x, bits, c, rate = recent[rng.integers(len(recent))]
+        cout = widths[rng.integers(2)]
+        alike = [name for name, *rest in buffers if rest == [False, c, rate]]
+        kind = rng.integers(4)
+        if bits:
+            skips = [None] + [name for name, *rest in buffers if rest == [False, cout, rate]]
+            skip = skips[rng.integers(len(skips))]
+            k, inner, slope = int(rng.choice([1, 3])), bool(rng.integers(2)), bool(rng.integers(2))
+            buffers.append((m.bconv(x, c, cout, k, skip, inner, slope), False, cout, rate))
+        elif kind == 0 and rate < 4 and c % 4 == 0:
+            buffers.append((shuffle(x, 2), False, c // 4, 2 * rate))
+        elif kind == 1 and len(m.ops) > 1:
+            m.ops.append(Op("add", f"a{len(m.ops)}", (x, alike[rng.integers(len(alike))])))
+            buffers.append((m.ops[-1].out, False, c, rate))
+        elif kind == 2 or c == 1:
+            cout = 1 if c > 1 and not rng.integers(4) else cout
+            k = int(rng.choice([1, 3]))
+            buffers.append((m.conv(x, c, cout, k, 12 if c == 1 else 17), False, cout, rate))
+        else:
+            buffers.append((m.sign(x, c, bool(rng.integers(2))), True, c, rate))
+    x, _, c, rate = next(b for b in reversed(buffers) if not b[1])
+    packed = m.end(x, c, 2)
+    read = {"sr"}
+    for op in reversed(packed.ops):  # what nothing reads is left out
+        if op.out in read:
+            read.update(op.inputs)
+    packed.ops = [op for op in packed.ops if op.out in read]
+    return packed
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_any_graph_equals_the_reference(part):
+    for seed in range(part * 30, part * 30 + 30):
+        packed = graph(seed)
+        rng = np.random.default_rng(seed)
+        h, w = int(rng.integers(1, 24)), int(rng.integers(1, 12))
+        lr = rng.integers(-16320, 16321, (h, w), np.int16)
+        expected = reference.run(packed, lr)
+        for isa in isas():
+            engine = Engine(packed, isa=isa, threads=int(rng.integers(1, 4)))
+            np.testing.assert_array_equal(engine.run(lr), expected, f"seed {seed}, {isa}")
+        portion = int(rng.integers(1, h + 1))
+        with engine.stream(h, w) as stream:
+            parts = [stream.push(lr[y : y + portion]) for y in range(0, h, portion)]
+        np.testing.assert_array_equal(np.concatenate(parts), expected, f"seed {seed}, {portion} rows at a time")
+
+
+def test_shared_tensors_do_not_multiply_memory():
+    """280 KB whose operations share one tensor: each for itself, they would take a gigabyte."""
+    m = Maker(0)
+    x = m.conv("lr", 1, 1024, 3, 12)
+    y = m.bconv(m.sign(x, 1024, False), 1024, 1024, 1, x, False, False)
+    shared = m.ops[-1]
+    for i in range(1500):
+        m.ops.append(Op("sign", f"q{i}", (y,)))
+        m.ops.append(Op("bconv", f"z{i}", (f"q{i}", y), shared.name, shared.attrs))
+        y = f"z{i}"
+    with pytest.raises(EngineError, match="more memory"):
+        Engine(m.end(y, 1024, 1))
+
+
+def test_rows_in_flight_do_not_multiply_memory():
+    """160 KB that would keep 12 MB of rows for each LR column, by skips over the whole depth."""
+    m = Maker(0)
+    names = [m.conv("lr", 1, 1024, 1, 12)]
+    for i in range(60):
+        m.ops.append(Op("add", f"a{i}", (names[-1], names[-1])))
+        names.append(f"a{i}")
+    for i, name in enumerate(reversed(names)):
+        m.ops.append(Op("add", f"s{i}", (m.ops[-1].out, name)))
+    with pytest.raises(EngineError, match="rows in flight"):
+        Engine(m.end(m.ops[-1].out, 1024, 1))
