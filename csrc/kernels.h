@@ -12,31 +12,33 @@
 
 namespace bitsr {
 
-/* 64-byte aligned array of zeros; never throws: data() is null when there is no memory. */
+/* 64-byte aligned array of zeros, no byte longer than asked for (so that AddressSanitizer sees every overrun);
+ * never throws: data() is null when there is no memory. */
 template <class T>
 class Array {
  public:
   Array() = default;
   bool resize(size_t n) {
-    raw_.reset();
-    data_ = nullptr;
+    data_.reset();
     size_ = 0;
-    if (n > (SIZE_MAX - 64) / sizeof(T)) return false;
-    raw_.reset(new (std::nothrow) uint8_t[n * sizeof(T) + 64]());
-    if (!raw_) return false;
-    data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(raw_.get()) + 63) & ~uintptr_t(63));
+    if (n > SIZE_MAX / sizeof(T)) return false;
+    data_.reset(static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64), std::nothrow)));
+    if (!data_) return false;
+    std::memset(data_.get(), 0, n * sizeof(T));
     size_ = n;
     return true;
   }
-  T* data() { return data_; }
-  const T* data() const { return data_; }
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
   size_t size() const { return size_; }
-  T& operator[](size_t i) { return data_[i]; }
-  const T& operator[](size_t i) const { return data_[i]; }
+  T& operator[](size_t i) { return data_.get()[i]; }
+  const T& operator[](size_t i) const { return data_.get()[i]; }
 
  private:
-  std::unique_ptr<uint8_t[]> raw_;
-  T* data_ = nullptr;
+  struct Free {
+    void operator()(T* p) const { ::operator delete(p, std::align_val_t(64)); }
+  };
+  std::unique_ptr<T, Free> data_;
   size_t size_ = 0;
 };
 
