@@ -30,7 +30,9 @@ class Maker:
         self.ops.append(Op("sign", out, (x,), name if threshold else ""))
         return out
 
-    def bconv(self, bits: str, cin: int, cout: int, k: int, skip: str | None, inner: bool, slope: bool) -> str:
+    def bconv(
+        self, bits: str, cin: int, cout: int, k: int, skip: str | None, inner: bool, slope: bool
+    ) -> str:
         name, out = f"u{len(self.ops)}", f"x{len(self.ops)}"
         words = -(-cin // 64)
         weight = self.rng.integers(0, 2**64, (cout, k, k, words), np.uint64)

@@ -34,7 +34,9 @@ def test_every_path_equals_the_reference(isa, make):
         expected = reference.run(packed, lr)
         assert len(np.unique(expected)) > 1 or h * w == 1  # a constant would agree with anything
         for threads in (1, 2, 5):
-            np.testing.assert_array_equal(Engine(packed, isa=isa, threads=threads).run(lr), expected, f"{h}x{w}")
+            np.testing.assert_array_equal(
+                Engine(packed, isa=isa, threads=threads).run(lr), expected, f"{h}x{w}"
+            )
 
 
 @pytest.mark.parametrize("isa", isas())

@@ -32,7 +32,9 @@ def scene(h: int, w: int, seed: int = 0) -> np.ndarray:
     """A smooth plane with edges, Y in [16, 235]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:h, :w]
-    return np.clip(90 + 60 * np.sin(x / 5) * np.cos(y / 7) + 60 * (x + y > h) + rng.normal(0, 3, (h, w)), 16, 235)
+    return np.clip(
+        90 + 60 * np.sin(x / 5) * np.cos(y / 7) + 60 * (x + y > h) + rng.normal(0, 3, (h, w)), 16, 235
+    )
 
 
 def q(y: np.ndarray) -> np.ndarray:
@@ -46,7 +48,9 @@ def test_signs_follow_the_layout():
     for c in (0, 1, 63, 64, 69):
         bit = (words[1, 2, 0, c // 64] >> np.uint64(c % 64)) & np.uint64(1)
         assert bit == (w[1, c, 2, 0] < 0)
-    np.testing.assert_array_equal(reference.unpack_signs(words, 70), np.where(w < 0, -1, 1).transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(
+        reference.unpack_signs(words, 70), np.where(w < 0, -1, 1).transpose(0, 2, 3, 1)
+    )
 
 
 def test_sign_of_zero_is_plus_one():
@@ -77,7 +81,14 @@ class OneLayer(Net):
     def build(self, g, x):
         x = g.conv("head", self.head, x)
         y = g.bconv(
-            "unit", self.conv, x, bn=self.bn, threshold=self.threshold, inner=tuple(self.inner), skip=x, slope=self.slope
+            "unit",
+            self.conv,
+            x,
+            bn=self.bn,
+            threshold=self.threshold,
+            inner=tuple(self.inner),
+            skip=x,
+            slope=self.slope,
         )
         return g.shuffle(g.conv("tail", self.tail, g.add(y, x)), self.scale)
 
@@ -166,10 +177,17 @@ def test_a_checkpoint_packs_and_is_checked(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(2):
         rgb = np.repeat(scene(64, 60, i)[..., None], 3, 2) + rng.normal(0, 2, (64, 60, 3))
-        pyvips.Image.new_from_array(np.clip(rgb, 0, 255).astype(np.uint8)).write_to_file(str(tmp_path / f"{i}.png"))
+        pyvips.Image.new_from_array(np.clip(rgb, 0, 255).astype(np.uint8)).write_to_file(
+            str(tmp_path / f"{i}.png")
+        )
     wanted = recipe.load("e2fif-srresnet-x2", ["net.args.blocks=1"])
     net = trained_like(recipe.build(wanted, wanted.stages[-1]))
-    facts = {"recipe": wanted.model_dump(mode="json"), "stage": len(wanted.stages) - 1, "iteration": 7, "psnr": 30.0}
+    facts = {
+        "recipe": wanted.model_dump(mode="json"),
+        "stage": len(wanted.stages) - 1,
+        "iteration": 7,
+        "psnr": 30.0,
+    }
     torch.save({"net": net.state_dict(), **facts}, tmp_path / "best.pt")
     said: list[str] = []
     packed = pack_checkpoint(tmp_path / "best.pt", "mine", pictures=tmp_path, note=said.append)

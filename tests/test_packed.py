@@ -130,7 +130,9 @@ def test_damaged_bytes_never_crash(changes):
     assert engine.run(np.zeros((3, 5), np.int16)).shape == (3 * engine.scale, 5 * engine.scale)
 
 
-@pytest.mark.parametrize("name", ["empty", "short", "text", "no object", "no metadata", "wrong format", "buffer cut"])
+@pytest.mark.parametrize(
+    "name", ["empty", "short", "text", "no object", "no metadata", "wrong format", "buffer cut"]
+)
 def test_reader_refuses_too(name):
     with pytest.raises(PackedError):
         Packed.from_bytes(HOSTILE[name])

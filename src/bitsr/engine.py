@@ -17,7 +17,13 @@ _core = lib
 _core.bitsr_isa.restype = ctypes.c_char_p
 _core.bitsr_isa.argtypes = [ctypes.c_int]
 _core.bitsr_model_open.restype = ctypes.c_void_p
-_core.bitsr_model_open.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
+_core.bitsr_model_open.argtypes = [
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+]
 _core.bitsr_model_close.argtypes = [ctypes.c_void_p]
 _core.bitsr_model_scale.argtypes = [ctypes.c_void_p]
 _core.bitsr_model_radius.argtypes = [ctypes.c_void_p]
@@ -73,7 +79,9 @@ class Engine:
             raise EngineError(f"this CPU has no path {isa!r}; it has {', '.join(isas())}")
         if threads is not None and threads < 1:
             raise EngineError(f"threads must be at least 1, not {threads}")
-        self.threads = threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        self.threads = threads or (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
         err = ctypes.create_string_buffer(_ERR)
         self._handle = _core.bitsr_model_open(data, len(data), isa.encode() if isa else None, err, _ERR)
         if not self._handle:

@@ -118,7 +118,11 @@ class Packed:
         found = metadata.pop("format", None)
         if found != FORMAT:
             raise PackedError(f"not a .bsr file of format {FORMAT!r}" + (f" but {found!r}" if found else ""))
-        return cls(tensors, [Op.parse(line) for line in metadata.pop("ops", "").split("\n") if line.strip()], metadata)
+        return cls(
+            tensors,
+            [Op.parse(line) for line in metadata.pop("ops", "").split("\n") if line.strip()],
+            metadata,
+        )
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Packed:

@@ -86,7 +86,9 @@ class _Range:
     def conv(self, name: str, conv: nn.Conv2d, x: _Value) -> _Value:
         return self._make(self._eager.conv(name, conv, *self._read(x)))
 
-    def bconv(self, name: str, conv: BinaryConv2d, x: _Value, *, skip: _Value | None = None, **kw: Any) -> _Value:
+    def bconv(
+        self, name: str, conv: BinaryConv2d, x: _Value, *, skip: _Value | None = None, **kw: Any
+    ) -> _Value:
         scale, _ = _folded(name, conv, kw.get("bn"))
         (v,) = self._read(x)
         s = self._read(skip)[0] if skip else None
@@ -150,7 +152,9 @@ def _shift(conv: BinaryConv2d) -> int:
     return max(s for s in range(15) if taps << s <= 32767)
 
 
-def _folded(name: str, conv: BinaryConv2d, bn: nn.BatchNorm2d | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _folded(
+    name: str, conv: BinaryConv2d, bn: nn.BatchNorm2d | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(scale, bias), (Cout,) each: bn(conv) is scale * sum of signs + bias."""
     if "float" in (conv.act, conv.weight_mode):
         raise PackError(f"{name} is not binary: only W1A1 convolutions are packed")
@@ -300,9 +304,7 @@ def _middle(lr: Tensor, hr: Tensor, scale: int) -> tuple[NDArray[np.float32], ND
     return lr.numpy(), hr.numpy()
 
 
-def check(
-    net: Net, packed: Packed, pictures: Sequence[tuple[NDArray, NDArray]]
-) -> list[tuple[float, float]]:
+def check(net: Net, packed: Packed, pictures: Sequence[tuple[NDArray, NDArray]]) -> list[tuple[float, float]]:
     """(PSNR of the float net, PSNR of the packed bits) in dB on each (LR, HR) pair of luma planes.
 
     Y rounded to 8 bit, border crop = scale. This is the one place of ``bitsr.train`` that needs the engine.
@@ -348,8 +350,12 @@ def pack_checkpoint(
     worst = max(abs(a - b) for a, b in results)
     means = [float(np.mean([r[i] for r in results])) for i in (0, 1)]
     if abs(means[0] - means[1]) > TOLERANCE:
-        raise PackError(f"packed bits give {means[1]:.3f} dB on the check pictures, the float net {means[0]:.3f} dB")
-    note(f"check on {len(results)} pictures: float {means[0]:.3f} dB, packed {means[1]:.3f} dB, worst {worst:.3f} dB")
+        raise PackError(
+            f"packed bits give {means[1]:.3f} dB on the check pictures, the float net {means[0]:.3f} dB"
+        )
+    note(
+        f"check on {len(results)} pictures: float {means[0]:.3f} dB, packed {means[1]:.3f} dB, worst {worst:.3f} dB"
+    )
     packed.metadata["check"] = json.dumps(
         {"pictures": len(results), "float_psnr": means[0], "packed_psnr": means[1], "worst_difference": worst}
     )
