@@ -74,6 +74,14 @@ __attribute__((noinline)) void count_chunk(const BconvRow& row, int words, int w
   if (i < n) count<K, 1, FIRST>(row, words, word, from + i, w, counts + i);
 }
 
+/* These wrap: vsubq_s16 and vaddq_s32 are plain signed arithmetic to GCC, whose overflow is undefined. */
+inline int16x8_t sub(int16x8_t a, int16x8_t b) {
+  return vreinterpretq_s16_u16(vsubq_u16(vreinterpretq_u16_s16(a), vreinterpretq_u16_s16(b)));
+}
+inline int32x4_t add(int32x4_t a, int32x4_t b) {
+  return vreinterpretq_s32_u32(vaddq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
+}
+
 inline int16x8_t leak(int16x8_t v, int16x8_t slope) {
   return vbslq_s16(vcltzq_s16(v), vqrdmulhq_s16(v, slope), v);
 }
@@ -95,7 +103,7 @@ __attribute__((noinline)) void finish_chunk(const Bconv& op, const BconvRow& row
     uint16x8_t below[8];
 #pragma GCC unroll 8
     for (int c = 0; c < 64; c += 8) {
-      int16x8_t r = vsubq_s16(vld1q_s16(base + c), vshlq_s16(vld1q_s16(counts[i] + c), up));
+      int16x8_t r = sub(vld1q_s16(base + c), vshlq_s16(vld1q_s16(counts[i] + c), up));
       r = vqaddq_s16(vqrdmulhq_s16(r, vld1q_s16(v + c)), vld1q_s16(v + 64 + c));
       if (INNER) r = vqaddq_s16(leak(r, vld1q_s16(v + 128 + c)), vld1q_s16(v + 192 + c));
       if (skip) r = vqaddq_s16(r, vld1q_s16(skip + c));
@@ -154,7 +162,7 @@ inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
     int32x4_t acc[P][4];
 #pragma GCC unroll 4
     for (int p = 0; p < P; p++)
-      for (int q = 0; q < 4; q++) acc[p][q] = vaddq_s32(vld1q_s32(op.bias.data() + block + 4 * q), half);
+      for (int q = 0; q < 4; q++) acc[p][q] = add(vld1q_s32(op.bias.data() + block + 4 * q), half);
     const int16_t* w = op.weight.data() + size_t(block) * op.segments * op.run;
     for (int seg = 0; seg < op.segments; seg++) {
       const int16_t* a = row.segments[seg] + size_t(x) * row.step;
