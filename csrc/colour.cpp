@@ -116,7 +116,7 @@ class Merger {
   using Diff = typename D::Diff;
   using Sum = typename D::Sum;
   // Taps as narrow as they come, so that 8-bit products are int16 x int16 -> int32.
-  using Tap = typename std::conditional<D::TAP_BITS < 15, int16_t, int32_t>::type;
+  using Tap = typename std::conditional<(D::TAP_BITS < 15), int16_t, int32_t>::type;
   static constexpr int PAD = 2;
 
   public:
