@@ -52,9 +52,9 @@ inline V pack(const V* n) {
 template <int TIMES>
 inline __attribute__((always_inline)) V count_bytes(V x) {
   constexpr char t = TIMES;
-  const V table = _mm256_setr_epi8(0, t, t, 2 * t, t, 2 * t, 2 * t, 3 * t, t, 2 * t, 2 * t, 3 * t, 2 * t, 3 * t, 3 * t,
-                                   4 * t, 0, t, t, 2 * t, t, 2 * t, 2 * t, 3 * t, t, 2 * t, 2 * t, 3 * t, 2 * t, 3 * t,
-                                   3 * t, 4 * t);
+  const V table =
+      _mm256_setr_epi8(0, t, t, 2 * t, t, 2 * t, 2 * t, 3 * t, t, 2 * t, 2 * t, 3 * t, 2 * t, 3 * t, 3 * t, 4 * t, 0, t,
+                       t, 2 * t, t, 2 * t, 2 * t, 3 * t, t, 2 * t, 2 * t, 3 * t, 2 * t, 3 * t, 3 * t, 4 * t);
   const V nibble = _mm256_set1_epi8(15);
   return _mm256_add_epi8(_mm256_shuffle_epi8(table, _mm256_and_si256(x, nibble)),
                          _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble)));
@@ -82,10 +82,9 @@ template <bool FIRST>
 __attribute__((noinline)) void count_chunk(const Parts& s, int n, const V* weights, int16_t (*counts)[64]) {
   for (int x = 0; x < n; x++) {
     const V* w = weights;
-    const V a[PARTS] = {broadcast(s.a[x]),     broadcast(s.ab[x]),     broadcast(s.ac[x]),
-                        broadcast(s.a[x + 1]), broadcast(s.ab[x + 1]), broadcast(s.ac[x + 1]),
-                        broadcast(s.a[x + 2]), broadcast(s.ab[x + 2]), broadcast(s.ac[x + 2]),
-                        broadcast(s.l[x]),     broadcast(s.lm[x]),     broadcast(s.lr[x]),
+    const V a[PARTS] = {broadcast(s.a[x]),      broadcast(s.ab[x]),     broadcast(s.ac[x]),    broadcast(s.a[x + 1]),
+                        broadcast(s.ab[x + 1]), broadcast(s.ac[x + 1]), broadcast(s.a[x + 2]), broadcast(s.ab[x + 2]),
+                        broadcast(s.ac[x + 2]), broadcast(s.l[x]),      broadcast(s.lm[x]),    broadcast(s.lr[x]),
                         broadcast(s.parity[x])};
     for (int quarter = 0; quarter < 4; quarter++) {
       V n4[4];

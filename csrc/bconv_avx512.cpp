@@ -19,9 +19,10 @@ namespace {
 using V = __m512i;
 
 bool available() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vpopcntdq") &&
-         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("bmi2");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vnni") &&
+         __builtin_cpu_supports("bmi2");
 }
 
 /* Two packs of 64-bit counts to 16 bits put the filters of 4 groups in this order: group g, lane j holds
@@ -132,7 +133,8 @@ __attribute__((noinline)) void finish_chunk(const Bconv& op, const BconvRow& row
   uint64_t* bits = row.bits ? row.bits + size_t(from) * (stride / 64) + block : nullptr;
   for (int i = 0; i < n; i++) {
     const int x = from + i;
-    const int16_t* base = op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * stride + 64 * size_t(block);
+    const int16_t* base =
+        op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * stride + 64 * size_t(block);
     uint64_t word = 0;
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {

@@ -67,8 +67,8 @@ inline __attribute__((always_inline)) void count(const BconvRow& row, int words,
 }
 
 template <int K, bool FIRST>
-__attribute__((noinline)) void count_chunk(const BconvRow& row, int words, int word, int from, int n,
-                                           const uint64_t* w, int16_t (*counts)[64]) {
+__attribute__((noinline)) void count_chunk(const BconvRow& row, int words, int word, int from, int n, const uint64_t* w,
+                                           int16_t (*counts)[64]) {
   int i = 0;
   for (; i + 2 <= n; i += 2) count<K, 2, FIRST>(row, words, word, from + i, w, counts + i);
   if (i < n) count<K, 1, FIRST>(row, words, word, from + i, w, counts + i);
@@ -82,9 +82,7 @@ inline int32x4_t add(int32x4_t a, int32x4_t b) {
   return vreinterpretq_s32_u32(vaddq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
 }
 
-inline int16x8_t leak(int16x8_t v, int16x8_t slope) {
-  return vbslq_s16(vcltzq_s16(v), vqrdmulhq_s16(v, slope), v);
-}
+inline int16x8_t leak(int16x8_t v, int16x8_t slope) { return vbslq_s16(vcltzq_s16(v), vqrdmulhq_s16(v, slope), v); }
 
 /* The epilogue (kernels.h) of 64 channels of n pixels from column `from` on. vqrdmulh is mulh: it saturates only
  * where both factors are -32768. */
@@ -125,13 +123,14 @@ void bconv(const Bconv& op, const BconvRow& row) {
   const auto first = op.k == 3 ? count_chunk<3, true> : count_chunk<1, true>;
   const auto more = op.k == 3 ? count_chunk<3, false> : count_chunk<1, false>;
   static_assert(CHUNK * 64 * sizeof(int16_t) <= SCRATCH * 8, "scratch is too small");
-  auto* counts = reinterpret_cast<int16_t(*)[64]>(row.scratch);
+  auto* counts = reinterpret_cast<int16_t (*)[64]>(row.scratch);
   const size_t step = 64 * size_t(op.k * op.k);
   for (int x = 0; x < row.w; x += CHUNK) {
     const int n = row.w - x < CHUNK ? row.w - x : CHUNK;
     const uint64_t* w = op.packed.data();
     for (int block = 0; block < op.cout_pad / 64; block++) {
-      for (int word = 0; word < op.words; word++, w += step) (word ? more : first)(row, op.words, word, x, n, w, counts);
+      for (int word = 0; word < op.words; word++, w += step)
+        (word ? more : first)(row, op.words, word, x, n, w, counts);
       finish(op, row, block, x, n, counts);
     }
   }

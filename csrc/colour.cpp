@@ -10,13 +10,13 @@
 // is first needed, four widened rows are kept, and each SR row is one weighted sum of them. Plain loops on
 // contiguous rows: the compiler makes the SIMD, and integers make every build give the same bytes.
 
-#include "bitsr.h"
-
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
 #include <memory>
 #include <type_traits>
+
+#include "bitsr.h"
 
 namespace {
 
@@ -68,10 +68,14 @@ template <class D>
 void luma(const void* px, int channels, size_t n, int16_t* q) {
   const auto* p = static_cast<const typename D::Pixel*>(px);
   switch (channels) {
-    case 1: return luma_row<D, 1>(p, n, q);
-    case 2: return luma_row<D, 2>(p, n, q);
-    case 3: return luma_row<D, 3>(p, n, q);
-    default: return luma_row<D, 4>(p, n, q);
+    case 1:
+      return luma_row<D, 1>(p, n, q);
+    case 2:
+      return luma_row<D, 2>(p, n, q);
+    case 3:
+      return luma_row<D, 3>(p, n, q);
+    default:
+      return luma_row<D, 4>(p, n, q);
   }
 }
 
@@ -92,10 +96,10 @@ struct Phase {
 Phase phase(int scale, int p, int bits) {
   const int64_t u = 2 * scale, t = (2 * p + 1 + scale) % u;
   const int64_t cubic[4] = {
-    -t * t * t + 2 * t * t * u - t * u * u,
-    3 * t * t * t - 5 * t * t * u + 2 * u * u * u,
-    -3 * t * t * t + 4 * t * t * u + t * u * u,
-    t * t * t - t * t * u,
+      -t * t * t + 2 * t * t * u - t * u * u,
+      3 * t * t * t - 5 * t * t * u + 2 * u * u * u,
+      -3 * t * t * t + 4 * t * t * u + t * u * u,
+      t * t * t - t * t * u,
   };
   Phase out{};
   out.first = (2 * p + 1 < scale ? -1 : 0) - 1;
@@ -119,7 +123,7 @@ class Merger {
   using Tap = typename std::conditional<(D::TAP_BITS < 15), int16_t, int32_t>::type;
   static constexpr int PAD = 2;
 
-  public:
+ public:
   bool init(const void* lr, int channels, int h, int w, int first, int scale) {
     lr_ = static_cast<const Pixel*>(lr);
     channels_ = channels, h_ = h, w_ = w, first_ = first, scale_ = scale;
@@ -131,8 +135,8 @@ class Merger {
       for (int k = 0; k < 4; k++) tap_[p][k] = Tap(f.tap[k]);
     }
     if (!planes_) return true;
-    memory_.reset(static_cast<Diff*>(
-      std::malloc(((5 * wide_ + size_t(w) + 2 * PAD) * size_t(planes_)) * sizeof(Diff))));
+    memory_.reset(
+        static_cast<Diff*>(std::malloc(((5 * wide_ + size_t(w) + 2 * PAD) * size_t(planes_)) * sizeof(Diff))));
     for (int64_t& row : kept_) row = std::numeric_limits<int64_t>::min();
     return memory_ != nullptr;
   }
@@ -145,18 +149,22 @@ class Merger {
       for (int k = 0; k < 4; k++) widen(top + k);
       for (int plane = 0; plane < planes_; plane++) {
         blend(slot(top) + plane * wide_, slot(top + 1) + plane * wide_, slot(top + 2) + plane * wide_,
-                      slot(top + 3) + plane * wide_, tap_[p], d + plane * wide_);
+              slot(top + 3) + plane * wide_, tap_[p], d + plane * wide_);
       }
     }
     switch (channels_) {
-      case 1: return grey<1>(q, d, out);
-      case 2: return grey<2>(q, d, out);
-      case 3: return rgb<3>(q, d, d + wide_, d, out);
-      default: return rgb<4>(q, d, d + wide_, d + 2 * wide_, out);
+      case 1:
+        return grey<1>(q, d, out);
+      case 2:
+        return grey<2>(q, d, out);
+      case 3:
+        return rgb<3>(q, d, d + wide_, d, out);
+      default:
+        return rgb<4>(q, d, d + wide_, d + 2 * wide_, out);
     }
   }
 
-  private:
+ private:
   struct Free {
     void operator()(Diff* p) const { std::free(p); }
   };
@@ -191,10 +199,17 @@ class Merger {
       }
       Diff* out = slot(row) + plane * wide_;
       switch (scale_) {
-        case 2: widen_plane<2>(x, out); break;
-        case 3: widen_plane<3>(x, out); break;
-        case 4: widen_plane<4>(x, out); break;
-        default: widen_plane<0>(x, out);
+        case 2:
+          widen_plane<2>(x, out);
+          break;
+        case 3:
+          widen_plane<3>(x, out);
+          break;
+        case 4:
+          widen_plane<4>(x, out);
+          break;
+        default:
+          widen_plane<0>(x, out);
       }
     }
   }
@@ -212,8 +227,8 @@ class Merger {
     }
   }
 
-  void blend(const Diff* __restrict a, const Diff* __restrict b, const Diff* __restrict c,
-               const Diff* __restrict e, const Tap* t, Diff* __restrict out) const {
+  void blend(const Diff* __restrict a, const Diff* __restrict b, const Diff* __restrict c, const Diff* __restrict e,
+             const Tap* t, Diff* __restrict out) const {
     const Tap t0 = t[0], t1 = t[1], t2 = t[2], t3 = t[3];
     for (size_t i = 0; i < wide_; i++) {
       const Sum sum = Sum(t0) * a[i] + Sum(t1) * b[i] + Sum(t2) * c[i] + Sum(t3) * e[i];
@@ -244,7 +259,7 @@ class Merger {
 
   template <int STEP>
   void rgb(const int16_t* __restrict q, const Diff* red, const Diff* blue, const Diff* alpha,
-             Pixel* __restrict out) const {
+           Pixel* __restrict out) const {
     constexpr Sum from_red = Sum(299.0 / 587 * double(Sum(1) << D::GREEN_BITS) + 0.5);
     constexpr Sum from_blue = Sum(114.0 / 587 * double(Sum(1) << D::GREEN_BITS) + 0.5);
     constexpr Sum half = Sum(1) << (D::GREEN_BITS - 1);
@@ -311,9 +326,7 @@ static const Colour& colour() { return colour_base; }
 #endif
 }  // namespace bitsr
 
-static bool shape_ok(int depth, int channels) {
-  return (depth == 8 || depth == 16) && channels >= 1 && channels <= 4;
-}
+static bool shape_ok(int depth, int channels) { return (depth == 8 || depth == 16) && channels >= 1 && channels <= 4; }
 
 int bitsr_luma(const void* pixels, int depth, int channels, size_t n, int16_t* q) {
   if (!pixels || !q || !shape_ok(depth, channels)) return -1;
@@ -322,8 +335,8 @@ int bitsr_luma(const void* pixels, int depth, int channels, size_t n, int16_t* q
   return 0;
 }
 
-int bitsr_merge(const void* lr, int depth, int channels, int h, int w, int first, int rows, int scale,
-        const int16_t* q, int y, int n, void* out, char* err, size_t err_cap) {
+int bitsr_merge(const void* lr, int depth, int channels, int h, int w, int first, int rows, int scale, const int16_t* q,
+                int y, int n, void* out, char* err, size_t err_cap) {
   if (!q || !out || !shape_ok(depth, channels) || (!lr && channels > 1))
     return fail(err, err_cap, "impossible pixel format");
   if (h < 1 || w < 1 || scale < 1 || scale > MAX_SCALE || h > INT32_MAX / scale || w > INT32_MAX / scale)

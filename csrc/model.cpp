@@ -126,8 +126,8 @@ class Json {
 };
 
 size_t size_of(const std::string& dtype) {
-  static const std::pair<const char*, size_t> sizes[] = {{"U64", 8}, {"I64", 8}, {"F64", 8}, {"I32", 4},  {"U32", 4},
-                                                         {"F32", 4}, {"I16", 2}, {"U16", 2}, {"F16", 2},  {"BF16", 2},
+  static const std::pair<const char*, size_t> sizes[] = {{"U64", 8}, {"I64", 8}, {"F64", 8}, {"I32", 4}, {"U32", 4},
+                                                         {"F32", 4}, {"I16", 2}, {"U16", 2}, {"F16", 2}, {"BF16", 2},
                                                          {"I8", 1},  {"U8", 1},  {"BOOL", 1}};
   for (const auto& s : sizes)
     if (dtype == s.first) return s.second;
@@ -352,7 +352,8 @@ class Builder {
       if (in.channels == 1) fail("sign of a plane");
       allocate(op.threshold, size_t(in.stride()));
       if (!op.name.empty())
-        channel_values(op.threshold, need(op.name + ".threshold", "I16", {uint64_t(in.channels)}), in.stride(), op.name);
+        channel_values(op.threshold, need(op.name + ".threshold", "I16", {uint64_t(in.channels)}), in.stride(),
+                       op.name);
       op.output = make(out, true, in.channels, in.rate);
     } else if (kind == "bconv") {
       op.kind = Kind::bconv;
@@ -382,7 +383,8 @@ class Builder {
     } else {
       fail("unknown operation '" + kind.substr(0, 40) + "'");
     }
-    if (!keys.empty()) fail("operation '" + kind + "' has an unknown argument '" + keys.begin()->first.substr(0, 40) + "'");
+    if (!keys.empty())
+      fail("operation '" + kind + "' has an unknown argument '" + keys.begin()->first.substr(0, 40) + "'");
     m_.operations.push_back(std::move(op));
   }
 
@@ -462,10 +464,12 @@ class Builder {
         int sum = 0;
         for (int tap = 0; tap < taps; tap++) {
           const int dy = tap / b.k - b.k / 2, dx = tap % b.k - b.k / 2;
-          const bool missing = (dy < 0 && where & 1) || (dy > 0 && where & 2) || (dx < 0 && where & 4) || (dx > 0 && where & 8);
+          const bool missing =
+              (dy < 0 && where & 1) || (dy > 0 && where & 2) || (dx < 0 && where & 4) || (dx > 0 && where & 8);
           int ones = 0;
           for (int i = 0; i < b.words; i++)
-            ones += __builtin_popcountll(b.weight[(size_t(c) * size_t(taps) + size_t(tap)) * size_t(b.words) + size_t(i)]);
+            ones +=
+                __builtin_popcountll(b.weight[(size_t(c) * size_t(taps) + size_t(tap)) * size_t(b.words) + size_t(i)]);
           sum += missing ? 2 * ones : b.cin;
         }
         b.base[size_t(where * b.cout_pad + c)] = int16_t(sum * (1 << b.shift));
@@ -534,7 +538,8 @@ class Builder {
     for (Operation& op : m_.operations)
       if (op.kind == Kind::bconv) prepare(op.bconv);
     for (size_t i = 0; i + 1 < m_.buffers.size(); i++)
-      if (m_.buffers[i].producer != -2 && readers(int(i)).empty()) fail("nothing reads '" + m_.buffers[i].name.substr(0, 40) + "'");
+      if (m_.buffers[i].producer != -2 && readers(int(i)).empty())
+        fail("nothing reads '" + m_.buffers[i].name.substr(0, 40) + "'");
 
     /* Delays: what an operation reads was made at an earlier tick, so that one tick's work is independent. */
     std::vector<double> reach(m_.operations.size());
@@ -561,7 +566,8 @@ class Builder {
       if (b.producer == -2 || i + 1 == m_.buffers.size()) continue; /* unused, or straight into the caller's rows */
       const Operation& op = m_.operations[size_t(b.producer)];
       if (!b.bits)
-        for (size_t j = op.kind == Kind::bconv ? 1 : 0; (op.kind == Kind::bconv || op.kind == Kind::add) && j < op.inputs.size(); j++) {
+        for (size_t j = op.kind == Kind::bconv ? 1 : 0;
+             (op.kind == Kind::bconv || op.kind == Kind::add) && j < op.inputs.size(); j++) {
           const Buffer& source = m_.buffers[size_t(op.inputs[j])];
           if (source.storage >= 0 && source.producer > 0 && readers(op.inputs[j]).size() == 1 && b.storage < 0 &&
               source.channels > 1)
@@ -588,7 +594,8 @@ class Builder {
       column += uint64_t(s.stride) * (s.bits ? 8 : 2) * uint64_t(s.rate * s.rate) * uint64_t(s.ticks);
       ticks = std::max(ticks, uint64_t(s.ticks));
     }
-    if (column > COLUMN_FLOOR + COLUMN_FACTOR * file_bytes_) fail("the rows in flight need more memory than a file of its size may");
+    if (column > COLUMN_FLOOR + COLUMN_FACTOR * file_bytes_)
+      fail("the rows in flight need more memory than a file of its size may");
     charge(4 * ticks * m_.operations.size() * sizeof(int)); /* a stream's progress */
   }
 
@@ -604,7 +611,8 @@ void open_model(Model& model, const uint8_t* bytes, size_t n, const Kernels* ker
   const File file = parse(bytes, n);
   const auto format = file.metadata.find("format");
   if (format == file.metadata.end()) fail("not a .bsr file: no format in the metadata");
-  if (format->second != "bitsr 1") fail("format '" + format->second.substr(0, 20) + "' is not one that this version reads (bitsr 1)");
+  if (format->second != "bitsr 1")
+    fail("format '" + format->second.substr(0, 20) + "' is not one that this version reads (bitsr 1)");
   model.kernels = kernels;
   Builder(model, file, n).build();
 }

@@ -17,8 +17,8 @@ struct Buffer {
   bool bits = false;
   int channels = 0;
   int rate = 1;
-  int producer = -1;   /* operation; -1: the LR luma that the caller feeds */
-  int storage = -1;    /* index in Model::storages */
+  int producer = -1; /* operation; -1: the LR luma that the caller feeds */
+  int storage = -1;  /* index in Model::storages */
   int stride() const { return bits ? round_up(channels, 64) / 64 : channels == 1 ? 1 : round_up(channels, 64); }
 };
 
@@ -73,7 +73,11 @@ R guarded(R otherwise, char* err, size_t cap, F f) {
     } catch (const std::bad_alloc&) {
     }
   }
-  if (err && cap) std::snprintf(err, cap, "%s", why);
+  if (err && cap) {
+    std::snprintf(err, cap, "%s", why);
+    for (char* c = err; *c; c++) /* names come from the file: no line breaks, no escapes for a terminal */
+      if (*c < ' ' || *c > '~') *c = '?';
+  }
   return otherwise;
 }
 

@@ -245,7 +245,9 @@ class Stream {
     const Buffer& in = m_.buffers[size_t(op.inputs[0])];
     const int y = tick * in.rate + r, w = w_ * in.rate, h = h_ * in.rate;
     switch (op.kind) {
-      case Kind::conv: conv_row(op, y, w, scratch); break;
+      case Kind::conv:
+        conv_row(op, y, w, scratch);
+        break;
       case Kind::sign:
         sign_row(pixels(op.inputs[0], y), op.threshold.data(), bits(op.output, y), w, in.stride());
         break;
@@ -263,7 +265,8 @@ class Stream {
         break;
       }
       case Kind::add:
-        add_row(pixels(op.inputs[0], y), pixels(op.inputs[1], y), pixels(op.output, y), size_t(w) * size_t(in.stride()));
+        add_row(pixels(op.inputs[0], y), pixels(op.inputs[1], y), pixels(op.output, y),
+                size_t(w) * size_t(in.stride()));
         break;
       case Kind::shuffle: {
         const Buffer& to = m_.buffers[size_t(op.output)];
@@ -281,7 +284,8 @@ class Stream {
         }
         break;
       }
-      case Kind::input: break;
+      case Kind::input:
+        break;
     }
   }
 
