@@ -26,7 +26,11 @@ std::vector<int16_t> run(const uint8_t* data, size_t size, const char* isa, int 
   std::vector<int16_t> sr;
   bitsr_model* model = bitsr_model_open(data, size, isa, err, sizeof err);
   *opened = model;
-  if (!model) return sr;
+  if (!model) {
+    for (const char* c = err; *c; c++) /* one printable line */
+      if (*c < ' ' || *c > '~') std::abort();
+    return sr;
+  }
   const size_t wide = size_t(w) * size_t(bitsr_model_scale(model));
   if (bitsr_stream* stream = bitsr_stream_open(model, h, w, threads, err, sizeof err)) {
     for (int y = 0; y < h; y += portion) {
