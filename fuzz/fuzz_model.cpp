@@ -72,7 +72,8 @@ struct File {
 std::vector<std::string> split(const std::string& text, const std::string& by) {
   std::vector<std::string> parts;
   size_t at = 0;
-  for (size_t to; (to = text.find(by, at)) != std::string::npos; at = to + by.size()) parts.push_back(text.substr(at, to - at));
+  for (size_t to; (to = text.find(by, at)) != std::string::npos; at = to + by.size())
+    parts.push_back(text.substr(at, to - at));
   parts.push_back(text.substr(at));
   return parts;
 }
@@ -95,8 +96,12 @@ bool rewire(std::string& header, std::minstd_rand& random) {
   const size_t at = any(lines.size()), other = any(lines.size());
   std::vector<std::string> words = split(lines[at], " "), others = split(lines[other], " ");
   switch (any(7)) {
-    case 0: lines.erase(lines.begin() + ptrdiff_t(at)); break;
-    case 1: std::swap(lines[at], lines[other]); break;
+    case 0:
+      lines.erase(lines.begin() + ptrdiff_t(at));
+      break;
+    case 1:
+      std::swap(lines[at], lines[other]);
+      break;
     case 2: /* once more, under another name, before or after another line */
       if (words.size() > 1) words[1] = "n" + std::to_string(any(1000));
       lines.insert(lines.begin() + ptrdiff_t(other), join(words, " "));
@@ -151,7 +156,8 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t mos
   } else if (kind < 4 || !rewire(file.header, random)) {
     std::vector<uint8_t> bytes(file.header.begin(), file.header.end());
     bytes.resize(bytes.size() + 64);
-    file.header.assign(bytes.begin(), bytes.begin() + ptrdiff_t(LLVMFuzzerMutate(bytes.data(), file.header.size(), bytes.size())));
+    file.header.assign(bytes.begin(),
+                       bytes.begin() + ptrdiff_t(LLVMFuzzerMutate(bytes.data(), file.header.size(), bytes.size())));
   } else if (kind > 5) {
     for (auto more = random() % 4; more > 0; more--) rewire(file.header, random);
   }
@@ -169,7 +175,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   uint32_t noise = hash;
   for (int16_t& v : lr) v = int16_t((noise = noise * 1664525 + 1013904223) >> 16);
   bool opened = false;
-  const std::vector<int16_t> sr = run(data, size, bitsr_isa(int(hash % unsigned(isas))), h, w, threads, 1 + int(hash >> 18 & 3), lr, &opened);
+  const std::vector<int16_t> sr =
+      run(data, size, bitsr_isa(int(hash % unsigned(isas))), h, w, threads, 1 + int(hash >> 18 & 3), lr, &opened);
   if (opened && run(data, size, "scalar", h, w, 1, h, lr, &opened) != sr) std::abort();
   return 0;
 }

@@ -11,5 +11,7 @@ from random_nets import everything, srresnet
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
 for channels, blocks, scale in ((2, 1, 1), (8, 1, 2), (17, 1, 3), (8, 4, 4), (66, 1, 1)):
-    srresnet(channels, blocks, scale, seed=channels).write(folder / f"srresnet-{channels}-{blocks}-x{scale}.bsr")
+    srresnet(channels, blocks, scale, seed=channels).write(
+        folder / f"srresnet-{channels}-{blocks}-x{scale}.bsr"
+    )
 everything(seed=0).write(folder / "everything.bsr")

@@ -1,4 +1,4 @@
-"""The core in a program of its own, for what Python cannot load: built by CMake, fed with jobs (cross/run_model.cpp)."""
+"""The core in a program of its own, for what Python cannot load: built by CMake, fed with jobs (run_model.cpp)."""
 
 from __future__ import annotations
 
@@ -73,14 +73,22 @@ class Jobs:
         """Run them all by ``command``; every SR must be the reference's. The lines it printed."""
         (self.folder / "jobs").write_text("\n".join(self.lines) + "\n")
         done = subprocess.run(
-            [*command, "jobs"], cwd=self.folder, env=env, capture_output=True, text=True, check=False, timeout=600
+            [*command, "jobs"],
+            cwd=self.folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
         )
         assert done.returncode == 0 and not done.stderr, f"{done.stdout[-2000:]}\n{done.stderr[-20_000:]}"
         printed = done.stdout.splitlines()
         isas = {line.split()[1] for line in printed if line.startswith("run ")}
         for out, expected in self.expected.items():
             for isa in isas:
-                sr = np.frombuffer((self.folder / f"{out}.{isa}").read_bytes(), np.int16).reshape(expected.shape)
+                sr = np.frombuffer((self.folder / f"{out}.{isa}").read_bytes(), np.int16).reshape(
+                    expected.shape
+                )
                 np.testing.assert_array_equal(sr, expected, f"{out}.{isa}")
         assert len(printed) == len(self.expected) * len(isas) + len(self.lines) - len(self.expected)
         return printed

@@ -69,7 +69,9 @@ def test_any_graph_equals_the_reference(part):
         portion = int(rng.integers(1, h + 1))
         with engine.stream(h, w) as stream:
             parts = [stream.push(lr[y : y + portion]) for y in range(0, h, portion)]
-        np.testing.assert_array_equal(np.concatenate(parts), expected, f"seed {seed}, {portion} rows at a time")
+        np.testing.assert_array_equal(
+            np.concatenate(parts), expected, f"seed {seed}, {portion} rows at a time"
+        )
 
 
 def test_shared_tensors_do_not_multiply_memory():

@@ -39,7 +39,8 @@ Bytes read(const std::string& name) {
 }
 
 /* SR rows, taken as they come. Each push gets exactly the memory it may touch, so that a sanitizer sees more. */
-std::vector<int16_t> run(const bitsr_model* model, const std::vector<int16_t>& lr, int h, int w, int threads, int portion) {
+std::vector<int16_t> run(const bitsr_model* model, const std::vector<int16_t>& lr, int h, int w, int threads,
+                         int portion) {
   char err[256] = "";
   bitsr_stream* stream = bitsr_stream_open(model, h, w, threads, err, sizeof err);
   if (!stream) fail(std::string("to begin: ") + err);
@@ -63,7 +64,8 @@ std::vector<int16_t> run(const bitsr_model* model, const std::vector<int16_t>& l
 void run_job(std::istream& line) {
   std::string model_name, lr_name, out_name;
   int h = 0, w = 0, threads = 0, portion = 0;
-  if (!(line >> model_name >> lr_name >> h >> w >> threads >> portion >> out_name) || portion < 1) fail("to read a job");
+  if (!(line >> model_name >> lr_name >> h >> w >> threads >> portion >> out_name) || portion < 1)
+    fail("to read a job");
   const Bytes bytes = read(model_name), plane = read(lr_name);
   if (plane.size() != size_t(h) * size_t(w) * 2) fail("as " + lr_name + " has another size");
   std::vector<int16_t> lr(size_t(h) * size_t(w));
@@ -112,7 +114,8 @@ void colour(int channels, int h, int w, int scale) {
   for (int y = 0, n = 1; y < h * scale; y += n, n = 1 + int(next() % 7)) {
     n = std::min(n, h * scale - y);
     const int first = std::max(y / scale - 2, 0), last = std::min((y + n - 1) / scale + 3, h);
-    const std::vector<Pixel> window(lr.begin() + ptrdiff_t(size_t(first) * row), lr.begin() + ptrdiff_t(size_t(last) * row));
+    const std::vector<Pixel> window(lr.begin() + ptrdiff_t(size_t(first) * row),
+                                    lr.begin() + ptrdiff_t(size_t(last) * row));
     std::vector<int16_t> sr(size_t(n) * wide);
     for (int16_t& v : sr) v = int16_t(next());
     std::vector<Pixel> out(size_t(n) * wide * size_t(channels));
