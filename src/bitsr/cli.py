@@ -46,11 +46,12 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if hasattr(error, "format_message"):  # a usage error of click, which typer may carry within itself
-            _say(error.format_message())
-            return 1
-        if hasattr(error, "exit_code"):  # typer.Exit
+        if isinstance(error, typer.Exit):
             return error.exit_code
+        # A usage error of click, which typer may carry within itself.
+        if usage := getattr(error, "format_message", None):
+            _say(usage())
+            return 1
         if os.environ.get("BITSR_DEBUG"):
             raise
         known = isinstance(error, (ValueError, OSError, MemoryError, ImportError))

@@ -26,7 +26,7 @@ def contributions(
     """
     shrink = min(scale, 1.0) if antialias else 1.0
     width = 4.0 / shrink
-    centre = (np.arange(n_out) + 0.5) / scale - 0.5
+    centre = (np.arange(n_out, dtype=np.float64) + 0.5) / scale - 0.5
     taps = int(np.ceil(width)) + 2
     first = np.floor(centre - width / 2 + 0.5).astype(np.int64)
     idx = first[:, None] + np.arange(taps)

@@ -34,8 +34,6 @@ class Op:
     name: str = ""
     attrs: dict[str, int] = field(default_factory=dict)
 
-    _NAMED = {"conv": True, "bconv": True, "sign": None, "add": False, "shuffle": False}
-
     @classmethod
     def parse(cls, line: str) -> Op:
         """Raise PackedError when the line is no operation."""

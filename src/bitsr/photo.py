@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyvips
@@ -115,7 +116,7 @@ _HARMLESS = (
 def _open(name: bytes) -> pyvips.Image:
     def load(fail_on: str) -> pyvips.Image:
         # A source, unlike new_from_file, takes brackets in a file's name for what they are.
-        source = pyvips.Source.new_from_file(name)
+        source = pyvips.Source.new_from_file(name)  # pyright: ignore[reportArgumentType] (bytes are fine)
         return pyvips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
 
     image = load("error")
@@ -133,7 +134,7 @@ def _open(name: bytes) -> pyvips.Image:
     return strict
 
 
-def _get(image: pyvips.Image, name: str, default):
+def _get(image: pyvips.Image, name: str, default: Any) -> Any:
     return image.get(name) if image.get_typeof(name) else default
 
 
@@ -154,8 +155,8 @@ def _photo(image: pyvips.Image) -> Photo:
 
     converted = _to_rgb(image)
     if converted is not image:
-        model = "Lab" if image.interpretation.startswith("lab") else image.interpretation.upper()
-        notes.append(f"{model} converted to sRGB")
+        model = str(image.interpretation)
+        notes.append(f"{'Lab' if model.startswith('lab') else model.upper()} converted to sRGB")
         metadata.pop("icc-profile-data", None)
         if profile := _get(converted, "icc-profile-data", None):
             metadata["icc-profile-data"] = profile
@@ -310,7 +311,7 @@ class Writer:
     def _encode(self) -> None:
         try:
             source = pyvips.SourceCustom()  # a name of its own, so that the callback outlives the encoding
-            source.on_read(self._take())
+            source.on_read(self._take())  # pyright: ignore[reportArgumentType] (any bytes-like is fine)
             image = self._image(source)
             target = self._target()
             _SAVE[self.format](image, target, self.quality)
@@ -363,7 +364,7 @@ class Writer:
         ).copy(xres=self.resolution[0], yres=self.resolution[1])
         for name, value in self.metadata.items():
             kind = pyvips.GValue.blob_type if isinstance(value, bytes) else pyvips.GValue.gstr_type
-            image.set_type(kind, name, value)
+            image.set_type(kind, name, value)  # pyright: ignore[reportArgumentType] (bytes are fine)
         if "exif-data" in self.metadata:  # rows come upright; the EXIF block still says how they once lay
             image.set_type(pyvips.GValue.gint_type, "orientation", 1)
         return image
@@ -376,12 +377,12 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def _save_png(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
     # Of the fixed filters the best for photos: a third smaller than none, in the same time.
-    image.pngsave_target(target, filter="paeth")
+    image.pngsave_target(target, filter=pyvips.enums.ForeignPngFilter.PAETH)
 
 
 def _save_jpg(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
     if image.hasalpha():
-        image = image.flatten(background=255)
+        image = image.flatten(background=[255])
     image.jpegsave_target(target, Q=quality)
 
 

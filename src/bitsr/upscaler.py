@@ -179,11 +179,11 @@ class _Ensemble:
         # Below twice the overlap a strip would be mostly overlap: wait for more.
         if ready <= self.done or (ready < self.height and ready - self.done < 2 * r):
             return np.empty((0, s * self.rows.shape[1]), np.int16)
-        total = 0
+        total = np.zeros((s * len(self.rows), s * self.rows.shape[1]), np.int32)
         for turn in range(8):
             lr = np.rot90(self.rows.T if turn & 4 else self.rows, turn & 3)
             sr = np.rot90(self.engine.run(lr), -(turn & 3))
-            total = total + (sr.T if turn & 4 else sr).astype(np.int32)
+            total += sr.T if turn & 4 else sr
         top = self.done - self.first
         out = (total[s * top : s * (top + ready - self.done)] + 4) >> 3
         self.done = ready

@@ -104,7 +104,7 @@ def _load_latent(path: Path) -> dict[str, Any]:
     return {**content, "net": {k: v.float() if v.is_floating_point() else v for k, v in state.items()}}
 
 
-def load_any(path: str | Path) -> dict[str, Any]:
+def load_any(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read last.pt, best.pt or latent.safetensors; ``["net"]`` is a float32 state dict.
 
     Of last.pt with an EMA, "net" is the raw net, not the average.
@@ -113,7 +113,7 @@ def load_any(path: str | Path) -> dict[str, Any]:
     return _load_latent(path) if path.suffix == ".safetensors" else load(path)
 
 
-def load_net(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_net(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     """The net of a checkpoint in evaluation mode on the CPU, and the checkpoint's facts without tensors.
 
     Facts: recipe (dict), stage, iteration, and psnr where the file holds a validated net. Raises

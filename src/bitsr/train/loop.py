@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric  # before any torch.compile, whose arguments it records
@@ -32,7 +32,7 @@ from . import checkpoint, data
 from .loss import LOSSES
 from .recipe import Recipe, Stage, build
 
-COLUMNS = ("iteration", "stage", "lr", "loss", "psnr_y", "it_per_s")
+COLUMNS: tuple[str, ...] = ("iteration", "stage", "lr", "loss", "psnr_y", "it_per_s")
 FREE = {  # settings that may differ between a run and its resumption: they do not touch the weights
     "data": {"root"},
     "train": {"max_minutes", "log_every", "validate_every", "checkpoint_every", "checkpoint_minutes"}
@@ -200,6 +200,11 @@ class Graphed:
         self.graph.replay()
 
 
+def over_devices(fabric: Fabric, x: Tensor, op: str) -> float:
+    """A 0-dim tensor reduced over all devices. Waits for them."""
+    return cast(Tensor, fabric.all_reduce(x, reduce_op=op)).item()
+
+
 class Trainer:
     """One stage's net, optimiser and step on the device.
 
@@ -213,7 +218,7 @@ class Trainer:
         if self.graph and fabric.world_size > 1:
             raise TrainError("train.graph works with one device only")
         self.fabric, self.crops, self.loss = fabric, crops, LOSSES[t.loss]
-        self.net = net.to(device, memory_format=torch.channels_last)
+        self.net: nn.Module = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = copy.deepcopy(self.net).requires_grad_(False) if t.ema else None
         # a captured step reads lr from a tensor, so that the schedule can change it
         lr: float | Tensor = torch.zeros((), device=device) if self.graph else 0.0
@@ -221,7 +226,8 @@ class Trainer:
             self.net.parameters(), lr=lr, betas=t.betas, eps=t.eps, fused=True, capturable=self.graph
         )
         compiled = self.cuda if t.compile == "auto" else t.compile
-        self.model, self.optimiser = fabric.setup(torch.compile(self.net) if compiled else self.net, adam)
+        model = cast(nn.Module, torch.compile(self.net)) if compiled else self.net
+        self.model, self.optimiser = fabric.setup(model, adam)
         self.adam, self.lr = adam, lr
         self.iteration = torch.zeros((), dtype=torch.int64, device=device)
         self.loss_sum = torch.zeros((), device=device)
@@ -250,12 +256,13 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         self.loss_sum.add_(loss.detach())
         if self.average is not None:
-            averages, latents = list(self.average.parameters()), list(self.net.parameters())
-            torch._foreach_lerp_(averages, latents, weight=1 - self.train.ema)
+            averages, latents = tuple(self.average.parameters()), tuple(self.net.parameters())
+            weight = 1 - self.train.ema
+            torch._foreach_lerp_(averages, latents, weight=weight)  # pyright: ignore[reportPrivateImportUsage]
 
     def read_loss(self, count: int) -> float:
         """Mean loss of the last ``count`` iterations on all devices; clears the sum. Waits for the device."""
-        mean = self.fabric.all_reduce(self.loss_sum, reduce_op="mean").item() / count
+        mean = over_devices(self.fabric, self.loss_sum, "mean") / count
         self.loss_sum.zero_()
         return mean
 
@@ -298,7 +305,7 @@ def _interruptible() -> Iterator[Callable[[], int]]:
 
     def handle(number: int, frame: object) -> None:
         caught.append(number)
-        signal.signal(number, old[number])
+        signal.signal(number, old[signal.Signals(number)])
 
     for number in old:
         signal.signal(number, handle)
@@ -433,7 +440,7 @@ class _Run:
         if self.iteration % self.recipe.train.log_every:
             return False
         flag = torch.tensor(float(stop), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(flag, reduce_op="max") > 0)
+        return over_devices(self.fabric, flag, "max") > 0
 
     def _facts(self, number: int) -> dict[str, Any]:
         return {"recipe": self.recipe.model_dump(mode="json"), "stage": number, "iteration": self.iteration}

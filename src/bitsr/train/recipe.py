@@ -64,9 +64,9 @@ class Data(_Section):
 
     root: str = ""
     """Empty: the environment's BITSR_DATA, else ../shared/data from the current folder or the checkout."""
-    train: list[str] = Field(["auto"], min_length=1)
+    train: list[str] = Field(default=["auto"], min_length=1)
     """HR folders; "auto" finds train/ or DIV2K_train_HR in the BasicSR or EDSR layout."""
-    valid: list[str] = Field(["auto"], min_length=1)
+    valid: list[str] = Field(default=["auto"], min_length=1)
     repeats: list[PositiveInt] = []
     """How often each train folder counts; empty: once each."""
     layout: Literal["auto", "hr"] = "auto"
@@ -119,7 +119,7 @@ class Train(_Section):
     gamma: PositiveFloat = 0.5
 
     loss: str = "l1"
-    ema: float = Field(0.0, ge=0, lt=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the exponential moving average of the latent weights; 0: none. Where set, the average is what
     is validated and exported, with batch norm statistics estimated anew."""
     bn_batches: PositiveInt = 32
@@ -222,11 +222,12 @@ def build(recipe: Recipe, stage: Stage | None = None) -> nn.Module:
     """
     net = _construct(recipe, stage or recipe.stages[-1])
     if recipe.net.gain != 1:
-        if not (hasattr(net, "head") and hasattr(net, "tail")):
+        head, tail = getattr(net, "head", None), getattr(net, "tail", None)
+        if head is None or tail is None:
             raise RecipeError(f"net.gain: net {recipe.net.name!r} has no head and tail")
         with torch.no_grad():
-            net.head.weight *= recipe.net.gain
-            net.tail.weight /= recipe.net.gain
+            head.weight *= recipe.net.gain
+            tail.weight /= recipe.net.gain
     return net
 
 
