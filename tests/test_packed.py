@@ -78,7 +78,9 @@ HOSTILE = {
     "no metadata": with_header({}),
     "no operations": with_header({"__metadata__": {"format": "bitsr 1"}}),
     "wrong format": edited(lambda h: h["__metadata__"].update(format="bitsr 2")),
-    "wrong format with a line break": edited(lambda h: h["__metadata__"].update(format="bitsr\n\x1b[31m\x7f\x9b")),
+    "wrong format with a line break": edited(
+        lambda h: h["__metadata__"].update(format="bitsr\n\x1b[31m\x7f\x9b")
+    ),
     "negative offset": edited(tensor("c0.bias", data_offsets=[-1, 255])),
     "huge shape": edited(tensor("c0.bias", shape=[2**62, 2**62])),
     "overlap": edited(tensor("c0.bias", data_offsets=[0, 256])),
