@@ -377,7 +377,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def _save_png(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
     # Of the fixed filters the best for photos: a third smaller than none, in the same time.
-    image.pngsave_target(target, filter=pyvips.enums.ForeignPngFilter.PAETH)
+    image.pngsave_target(target, filter="paeth")  # pyright: ignore[reportArgumentType] (names are fine)
 
 
 def _save_jpg(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
