@@ -60,9 +60,10 @@ inline void activation_parts(const BconvRow& row, int words, int word, int x, in
   }
 }
 
-/* A row in chunks of columns: what the paths with a fast count share. count(block, word, n, first) adds the
- * disagreements of 64 filters with one word of channels to counts (n x 64 int16), finish(block, x, n) is the
- * epilogue. Counting and finishing in loops of their own keeps each in registers. */
+/* A row in chunks of columns: what the paths with a fast count share. count(scratch, block, word, x, n) adds the
+ * disagreements of 64 filters with one word of channels to scratch.counts (where word is 0, it sets them), for n
+ * pixels from column x on; finish(scratch, block, x, n) is the epilogue. Counting and finishing in loops of their
+ * own keeps each in registers. */
 struct ChunkScratch {
   alignas(64) int16_t counts[CHUNK][64];
   Parts parts;
