@@ -32,7 +32,6 @@ BASE = {
     "data": {"patch": 8, "batch": 4},
     "train": {"iterations": 12, "lr": 1e-3, "log_every": 3, "validate_every": 6, "checkpoint_every": 5},
 }
-STAGES = [{"iterations": 8, "lr": 1e-3, "args": {"binary": "activations"}}, {"iterations": 12, "lr": 2e-3}]
 
 
 @pytest.fixture(scope="module", autouse=True)
