@@ -314,7 +314,9 @@ def test_memory_follows_the_width(net_file, tmp_path, suffix):
     noise.bandjoin([noise, noise]).copy(interpretation="srgb").write_to_file(str(source))
     # Not ru_maxrss of the child, which starts from the size of this process.
     args = ["upscale", "-i", source, "-o", tmp_path / f"out.{suffix}", "-n", net_file]
-    done = subprocess.run([sys.executable, "-c", PEAK, *map(str, args)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *map(str, args)], capture_output=True, text=True, check=True
+    )
     assert size(tmp_path / f"out.{suffix}") == (1600, 40000)
     # The SR pixels alone are 192 MB.
     assert int(done.stdout) < 170 * 1024
