@@ -21,7 +21,7 @@ namespace bitsr {
 /* Parts of the weights: (a, ab, ac) of the three columns, (l, lm, lr) of the sums, parity. */
 constexpr int PARTS = 13;
 
-inline void weight_parts(const Bconv& op, int filter, int word, uint64_t* out) {
+static inline void weight_parts(const Bconv& op, int filter, int word, uint64_t* out) {
   uint64_t sum[3];
   for (int col = 0; col < 3; col++) {
     const uint64_t* w = op.weight.data() + (size_t(filter) * 9 + col) * op.words + word;
@@ -43,7 +43,7 @@ struct Parts {
   uint64_t a[CHUNK + 2], ab[CHUNK + 2], ac[CHUNK + 2], l[CHUNK + 2], lm[CHUNK], lr[CHUNK], parity[CHUNK];
 };
 
-inline void activation_parts(const BconvRow& row, int words, int word, int x, int n, Parts& out) {
+static inline void activation_parts(const BconvRow& row, int words, int word, int x, int n, Parts& out) {
   const ptrdiff_t from = ptrdiff_t(x - 1) * words + word;
   const uint64_t *r0 = row.rows[0] + from, *r1 = row.rows[1] + from, *r2 = row.rows[2] + from;
   for (int i = 0; i < n + 2; i++) {
@@ -71,7 +71,7 @@ struct ChunkScratch {
 static_assert(sizeof(ChunkScratch) <= SCRATCH * 8, "scratch is too small");
 
 template <class Count, class Finish>
-inline void chunks(const Bconv& op, const BconvRow& row, Count count, Finish finish) {
+static inline void chunks(const Bconv& op, const BconvRow& row, Count count, Finish finish) {
   auto* scratch = reinterpret_cast<ChunkScratch*>(row.scratch);
   for (int x = 0; x < row.w; x += CHUNK) {
     const int n = row.w - x < CHUNK ? row.w - x : CHUNK;

@@ -10,6 +10,14 @@
 #include <memory>
 #include <new>
 
+/* This header is compiled with the flags of every path. A function of it that were emitted as a shared symbol could be
+ * linked in the form of the best path and run on a CPU without it: so free functions are static, members inlined. */
+#if defined(_MSC_VER)
+#define BITSR_INLINE __forceinline
+#else
+#define BITSR_INLINE inline __attribute__((always_inline))
+#endif
+
 namespace bitsr {
 
 /* 64-byte aligned array of zeros, no byte longer than asked for (so that AddressSanitizer sees every overrun);
@@ -18,7 +26,7 @@ template <class T>
 class Array {
  public:
   Array() = default;
-  bool resize(size_t n) {
+  BITSR_INLINE bool resize(size_t n) {
     data_.reset();
     size_ = 0;
     if (n > SIZE_MAX / sizeof(T)) return false;
@@ -28,11 +36,11 @@ class Array {
     size_ = n;
     return true;
   }
-  T* data() { return data_.get(); }
-  const T* data() const { return data_.get(); }
-  size_t size() const { return size_; }
-  T& operator[](size_t i) { return data_.get()[i]; }
-  const T& operator[](size_t i) const { return data_.get()[i]; }
+  BITSR_INLINE T* data() { return data_.get(); }
+  BITSR_INLINE const T* data() const { return data_.get(); }
+  BITSR_INLINE size_t size() const { return size_; }
+  BITSR_INLINE T& operator[](size_t i) { return data_.get()[i]; }
+  BITSR_INLINE const T& operator[](size_t i) const { return data_.get()[i]; }
 
  private:
   struct Free {
@@ -42,10 +50,10 @@ class Array {
   size_t size_ = 0;
 };
 
-constexpr int16_t sat16(int32_t v) { return int16_t(v < -32768 ? -32768 : v > 32767 ? 32767 : v); }
+static constexpr int16_t sat16(int32_t v) { return int16_t(v < -32768 ? -32768 : v > 32767 ? 32767 : v); }
 /* Rounding high-half product; b is never -32768 (checked when a model is opened), so nothing saturates. */
-constexpr int16_t mulh(int16_t a, int16_t b) { return int16_t((int32_t(a) * b + 0x4000) >> 15); }
-constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
+static constexpr int16_t mulh(int16_t a, int16_t b) { return int16_t((int32_t(a) * b + 0x4000) >> 15); }
+static constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 /* Binary convolution, k in {1, 3}, stride 1, with its epilogue. For output channel c at one pixel:
  *
@@ -69,7 +77,7 @@ struct Bconv {
 };
 
 /* Index of the base row: bit 0 no row above, 1 no row below, 2 no column to the left, 3 none to the right. */
-constexpr int border(bool top, bool bottom, bool left, bool right) {
+static constexpr int border(bool top, bool bottom, bool left, bool right) {
   return int(top) | int(bottom) << 1 | int(left) << 2 | int(right) << 3;
 }
 
@@ -130,7 +138,7 @@ const Kernels* path(int i);
 const Kernels* path(const char* name);
 
 /* The epilogue for one value: the reference that every path must equal. */
-inline int16_t epilogue(const Bconv& op, int c, int count, const int16_t* base, const int16_t* skip) {
+static inline int16_t epilogue(const Bconv& op, int c, int count, const int16_t* base, const int16_t* skip) {
   int16_t v = mulh(int16_t(base[c] - (count << (op.shift + 1))), op.mul[c]);
   v = sat16(v + op.add[c]);
   if (op.inner_slope.size()) {

@@ -1,0 +1,85 @@
+"""The nets that ship: what their files promise is what they do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitsr.engine import Engine, isas
+from bitsr.evaluate import data_folder, evaluate, find_set, read_hr, to_q
+from bitsr.imresize import imresize
+from bitsr.metrics import psnr, rgb_to_y, to_8bit
+from bitsr.packed import Packed
+from bitsr.upscaler import ZOO
+
+NETS = sorted(ZOO.glob("*.bsr"))
+ROOT = Path(__file__).parents[1]
+DATA = next((d for d in (data_folder(), ROOT.parent / "shared" / "data") if (d / "Set5").is_dir()), None)
+needs_data = pytest.mark.skipif(DATA is None, reason="the test sets are not here (BITSR_DATA)")
+FLOOR = {2: 36.0, 3: 32.0, 4: 30.3}
+"""Set5, dB: what a net of this kind must reach to be worth its place; bicubic is 33.65, 30.39, 28.42."""
+
+
+def test_there_is_a_default_net():
+    assert "e2fif-srresnet-x4" in [p.stem for p in NETS]
+
+
+@pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
+def test_small_and_named_truly(path):
+    packed = Packed.read(path)
+    assert packed.name == path.stem and packed.name.endswith(f"x{packed.scale}")
+    assert path.stat().st_size < 200 * 1024
+    assert {"training", "recipe", "check", "evaluation", "calibration"} <= packed.metadata.keys()
+
+
+@pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
+def test_same_bytes_on_every_path(path):
+    lr = np.random.default_rng(0).integers(-14000, 14000, (21, 67), np.int16)
+    first, *others = (Engine(path, isa=isa, threads=t).run(lr) for isa in isas() for t in (1, 2))
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+
+
+@needs_data
+@pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
+def test_the_table_in_the_file_is_what_is_measured(path):
+    packed = Packed.read(path)
+    (mean,) = evaluate(Engine(path), ["Set5"], data=DATA).means()
+    told = {row["set"]: row for row in json.loads(packed.metadata["evaluation"])["means"]}
+    assert mean.psnr == pytest.approx(told["Set5"]["psnr"], abs=1e-6)
+    assert mean.ssim == pytest.approx(told["Set5"]["ssim"], abs=1e-6)
+    assert mean.psnr >= FLOOR[packed.scale] > mean.bicubic_psnr + 1.5
+
+
+@needs_data
+@pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
+def test_packed_bits_agree_with_the_float_simulation(path):
+    """On the same LR: the means of Set5 and Set14 within 0.02 dB. A sign flips where rounding crosses its
+    threshold, which moves single pictures either way, by a little more."""
+    torch = pytest.importorskip("torch", reason="the float simulation needs torch")
+    from bitsr.train.checkpoint import load_net
+
+    latent = ROOT / "checkpoints" / f"{path.stem}.latent.safetensors"
+    if not latent.exists():
+        pytest.skip(f"{latent.name} is not here")
+    net, _ = load_net(latent)
+    engine = Engine(path)
+    s = engine.scale
+    for name in ("Set5", "Set14"):
+        differences = []
+        for picture in find_set(name, DATA):
+            hr = read_hr(picture)
+            hr = hr[: hr.shape[0] // s * s, : hr.shape[1] // s * s]
+            lr = imresize(hr, 1 / s)
+            q = to_q(lr if lr.ndim == 2 else rgb_to_y(lr))
+            target = to_8bit(hr if hr.ndim == 2 else rgb_to_y(hr))
+            simulated = net.upscale(torch.from_numpy(q / 128 + 127.5)).numpy()
+            differences.append(
+                psnr(to_8bit(engine.run(q) / 128 + 127.5), target, crop=s)
+                - psnr(to_8bit(simulated), target, crop=s)
+            )
+        assert abs(np.mean(differences)) < 0.02, name
+        assert np.abs(differences).max() < 0.05, name
