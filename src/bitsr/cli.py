@@ -304,7 +304,7 @@ def pack(
     packed = pack_checkpoint(checkpoint, name or output.stem, pictures=pictures, note=_say)
     if sets:
         table = evaluate(Engine(packed), sets, name=packed.name)
-        packed.metadata["evaluation"] = table.json()
+        packed.metadata["evaluation"] = table.summary()
         print(table.markdown(), end="")
     packed.write(output)
     _say(f"{output}: {output.stat().st_size / 1024:.0f} KiB")

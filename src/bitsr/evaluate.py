@@ -175,6 +175,11 @@ class Table:
             writer.writerow([*head, r.set, r.picture, *(f"{getattr(r, n):.6f}" for n in names[2:])])
         return out.getvalue()
 
+    def summary(self) -> str:
+        """The means as compact JSON, for a model file's metadata: protocol and means, no single pictures."""
+        body = json.loads(self.json())
+        return json.dumps({"protocol": body["protocol"]["text"], "means": body["means"]}, separators=(",", ":"))
+
     def json(self) -> str:
         """The same as one JSON object; an infinite PSNR (equal pictures) becomes null."""
 
