@@ -178,7 +178,9 @@ class Table:
     def summary(self) -> str:
         """The means as compact JSON, for a model file's metadata: protocol and means, no single pictures."""
         body = json.loads(self.json())
-        return json.dumps({"protocol": body["protocol"]["text"], "means": body["means"]}, separators=(",", ":"))
+        return json.dumps(
+            {"protocol": body["protocol"]["text"], "means": body["means"]}, separators=(",", ":")
+        )
 
     def json(self) -> str:
         """The same as one JSON object; an infinite PSNR (equal pictures) becomes null."""
