@@ -111,12 +111,11 @@ class Stream {
       rings_.push_back(std::move(ring));
     }
     if (!zeros_.resize(widest)) throw std::bad_alloc();
+    /* Nobody runs further ahead of an unfinished row than the longest ring lets him. */
+    int ticks = 0, size = 16;
+    for (const Storage& s : m_.storages) ticks = std::max(ticks, s.ticks);
+    while (size < 2 * ticks) size *= 2;
     for (size_t i = 0; i < m_.operations.size(); i++) {
-      /* Nobody runs further ahead of an unfinished row than the longest ring lets him. */
-      int ticks = 0;
-      for (const Storage& s : m_.storages) ticks = std::max(ticks, s.ticks);
-      int size = 16;
-      while (size < 2 * ticks) size *= 2;
       Progress p;
       p.made.reset(new std::atomic<int>[size_t(size)]);
       for (int j = 0; j < size; j++) p.made[size_t(j)].store(0, std::memory_order_relaxed);

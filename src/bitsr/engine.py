@@ -13,31 +13,30 @@ from ._lib import lib
 from .packed import Packed
 
 _ERR = 256
-_core = lib
-_core.bitsr_isa.restype = ctypes.c_char_p
-_core.bitsr_isa.argtypes = [ctypes.c_int]
-_core.bitsr_model_open.restype = ctypes.c_void_p
-_core.bitsr_model_open.argtypes = [
+lib.bitsr_isa.restype = ctypes.c_char_p
+lib.bitsr_isa.argtypes = [ctypes.c_int]
+lib.bitsr_model_open.restype = ctypes.c_void_p
+lib.bitsr_model_open.argtypes = [
     ctypes.c_char_p,
     ctypes.c_size_t,
     ctypes.c_char_p,
     ctypes.c_char_p,
     ctypes.c_size_t,
 ]
-_core.bitsr_model_close.argtypes = [ctypes.c_void_p]
-_core.bitsr_model_scale.argtypes = [ctypes.c_void_p]
-_core.bitsr_model_radius.argtypes = [ctypes.c_void_p]
-_core.bitsr_model_isa.argtypes = [ctypes.c_void_p]
-_core.bitsr_model_isa.restype = ctypes.c_char_p
-_core.bitsr_stream_open.restype = ctypes.c_void_p
-_core.bitsr_stream_open.argtypes = [
+lib.bitsr_model_close.argtypes = [ctypes.c_void_p]
+lib.bitsr_model_scale.argtypes = [ctypes.c_void_p]
+lib.bitsr_model_radius.argtypes = [ctypes.c_void_p]
+lib.bitsr_model_isa.argtypes = [ctypes.c_void_p]
+lib.bitsr_model_isa.restype = ctypes.c_char_p
+lib.bitsr_stream_open.restype = ctypes.c_void_p
+lib.bitsr_stream_open.argtypes = [
     ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t,
 ]  # fmt: skip
-_core.bitsr_stream_push.argtypes = [
+lib.bitsr_stream_push.argtypes = [
     ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t,
 ]  # fmt: skip
-_core.bitsr_stream_ready.argtypes = [ctypes.c_void_p, ctypes.c_int]
-_core.bitsr_stream_close.argtypes = [ctypes.c_void_p]
+lib.bitsr_stream_ready.argtypes = [ctypes.c_void_p, ctypes.c_int]
+lib.bitsr_stream_close.argtypes = [ctypes.c_void_p]
 
 
 class EngineError(ValueError):
@@ -47,7 +46,7 @@ class EngineError(ValueError):
 def isas() -> list[str]:
     """Names of the paths this CPU can run, best first, e.g. ["avx512", "avx2", "scalar"]."""
     names: list[str] = []
-    while name := _core.bitsr_isa(len(names)):
+    while name := lib.bitsr_isa(len(names)):
         names.append(name.decode())
     return names
 
@@ -83,16 +82,16 @@ class Engine:
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         )
         err = ctypes.create_string_buffer(_ERR)
-        self._handle = _core.bitsr_model_open(data, len(data), isa.encode() if isa else None, err, _ERR)
+        self._handle = lib.bitsr_model_open(data, len(data), isa.encode() if isa else None, err, _ERR)
         if not self._handle:
             raise EngineError(err.value.decode(errors="replace"))
-        self.scale: int = _core.bitsr_model_scale(self._handle)
-        self.radius: int = _core.bitsr_model_radius(self._handle)
-        self.isa: str = _core.bitsr_model_isa(self._handle).decode()
+        self.scale: int = lib.bitsr_model_scale(self._handle)
+        self.radius: int = lib.bitsr_model_radius(self._handle)
+        self.isa: str = lib.bitsr_model_isa(self._handle).decode()
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
-            _core.bitsr_model_close(self._handle)
+            lib.bitsr_model_close(self._handle)
             self._handle = None
 
     def stream(self, h: int, w: int) -> Stream:
@@ -117,7 +116,7 @@ class Stream:
         if not (0 < h < 2**31 and 0 < w < 2**31):
             raise EngineError(f"impossible size: {h} x {w}")
         err = ctypes.create_string_buffer(_ERR)
-        self._handle = _core.bitsr_stream_open(engine._handle, h, w, engine.threads, err, _ERR)
+        self._handle = lib.bitsr_stream_open(engine._handle, h, w, engine.threads, err, _ERR)
         if not self._handle:
             raise EngineError(err.value.decode(errors="replace"))
 
@@ -132,17 +131,17 @@ class Stream:
             raise EngineError(f"rows must be int16 (n, {self.w}), not {rows.dtype} {rows.shape}")
         rows = np.ascontiguousarray(rows)
         n = len(rows)
-        ready = _core.bitsr_stream_ready(self._handle, n)
+        ready = lib.bitsr_stream_ready(self._handle, n)
         out = np.empty((ready, self.w * self._engine.scale), np.int16)
         err = ctypes.create_string_buffer(_ERR)
-        made = _core.bitsr_stream_push(self._handle, rows.ctypes.data, n, out.ctypes.data, ready, err, _ERR)
+        made = lib.bitsr_stream_push(self._handle, rows.ctypes.data, n, out.ctypes.data, ready, err, _ERR)
         if made < 0:
             raise EngineError(err.value.decode(errors="replace"))
         return out
 
     def close(self) -> None:
         if getattr(self, "_handle", None):
-            _core.bitsr_stream_close(self._handle)
+            lib.bitsr_stream_close(self._handle)
             self._handle = None
 
     __del__ = close
