@@ -88,7 +88,7 @@ class OneLayer(Net):
             threshold=self.threshold,
             inner=tuple(self.inner),
             skip=x,
-            slope=self.slope,
+            act=self.slope,
         )
         return g.shuffle(g.conv("tail", self.tail, g.add(y, x)), self.scale)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from .srresnet import SRResNet
+from .srresnet import EDSR, SRResNet
 
 NETS: dict[str, type[nn.Module]] = {
     "srresnet": SRResNet,
+    "edsr": EDSR,
 }

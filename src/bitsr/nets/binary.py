@@ -128,6 +128,40 @@ class BinaryConv2d(nn.Conv2d):
         super().__init__(cin, cout, k, padding=k // 2, bias=bias)
         self.act, self.weight_mode = act, weight
 
+    def binarize(self, what: bool | str) -> None:
+        """True: weights and activations; "activations": those alone; False: neither (the float twin)."""
+        if what is not True:
+            self.weight_mode = "float"
+        if not what:
+            self.act = "float"
+
     def forward(self, x: Tensor) -> Tensor:
         w = WEIGHTS[self.weight_mode](self.weight)
         return F.conv2d(ACTIVATIONS[self.act](x), w, self.bias, padding=self.padding)
+
+
+class WeightBinaryConv2d(nn.Conv2d):
+    """k x k convolution with weights scale * sign(w), one learned scale a filter, and float activations (W1A32).
+
+    Shapes as ``BinaryConv2d``. Gradients: of w clipped straight-through, g * scale * 1{|w| <= 1}; of scale as written.
+    ``scale`` starts at mean|w| of each filter. Source: Ma et al. 2018 (arXiv 1812.06378): "a learnable weight for
+    each binary filter"; the gradient of w is not given there: XNOR-Net's without its 1/n term is taken.
+    """
+
+    def __init__(self, cin: int, cout: int, k: int = 3, *, bias: bool = False) -> None:
+        super().__init__(cin, cout, k, padding=k // 2, bias=bias)
+        self.scale = nn.Parameter(self.weight.detach().abs().mean(dim=(1, 2, 3)))
+        self.weight_mode = "clip"
+
+    def binarize(self, what: bool | str) -> None:
+        """As ``BinaryConv2d.binarize``; there are no activations to binarize."""
+        if what is not True:
+            self.weight_mode = "float"
+
+    def quantised_weight(self) -> Tensor:
+        """scale * sign(w), or w itself in the float twin."""
+        w = WEIGHTS[self.weight_mode](self.weight)
+        return w if self.weight_mode == "float" else w * self.scale.view(-1, 1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.quantised_weight(), self.bias, padding=self.padding)

@@ -7,6 +7,7 @@ Names are the tensors' prefixes in that file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,12 +16,25 @@ from torch.nn import functional as F
 
 from .binary import BinaryConv2d
 
+Activation = float | Tensor | tuple[Tensor, Tensor, Tensor]
+"""(Leaky) PReLU with one slope, PReLU with slopes (C,), or RPReLU (shift_in, slope, shift_out), each (C,):
+PReLU(v - shift_in) + shift_out (ReActNet, arXiv 2003.03488, eq. 3). Slopes beyond [-1, 1] do not pack."""
+
+
+def activate(v: Tensor, act: Activation) -> Tensor:
+    """``act`` on v (N, C, H, W)."""
+    if isinstance(act, tuple):
+        shift_in, slope, shift_out = act
+        return activate(v - shift_in.view(1, -1, 1, 1), slope) + shift_out.view(1, -1, 1, 1)
+    return F.prelu(v, act.to(v.dtype)) if isinstance(act, Tensor) else F.leaky_relu(v, act)
+
 
 class Eager:
     """The operations in float32 torch; tensors are (N, C, H, W)."""
 
-    def conv(self, name: str, conv: nn.Conv2d, x: Tensor) -> Tensor:
-        """Float k x k convolution (k = 1 or 3, zero padding)."""
+    def conv(self, name: str, conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
+        """Float k x k convolution, k odd, at most 9, zero padding ("replicate" for one channel); or a transposed
+        one, 4 x 4, stride 2, padding 1. Packed: int16 weights and activations."""
         return conv(x)
 
     def bconv(
@@ -31,26 +45,61 @@ class Eager:
         *,
         bn: nn.BatchNorm2d | None = None,
         threshold: Tensor | None = None,
-        inner: tuple[Tensor, Tensor, Tensor] | None = None,
+        inner: Activation | None = None,
         skip: Tensor | None = None,
-        slope: Tensor | float | None = None,
+        act: Activation | None = None,
     ) -> Tensor:
         """act(inner(bn(conv(sign(x - threshold)))) + skip), conv's own binarizers doing the signs.
 
-        inner: (shift_in, slope, shift_out), each (C,): RPReLU, PReLU(v - shift_in) + shift_out (ReActNet).
-        slope: (leaky) PReLU after the skip, one number or (C,). threshold: (Cin,).
+        threshold: (Cin,).
         """
         v = conv(x if threshold is None else x - threshold.view(1, -1, 1, 1))
+        return self._epilogue(v, bn, inner, skip, act)
+
+    def qconv(
+        self,
+        name: str,
+        conv: nn.Conv2d | nn.ConvTranspose2d,
+        x: Tensor,
+        *,
+        bn: nn.BatchNorm2d | None = None,
+        inner: Activation | None = None,
+        skip: Tensor | None = None,
+        act: Activation | None = None,
+    ) -> Tensor:
+        """act(inner(bn(conv(x))) + skip). Packed: int8 activations, and weights as ``integers`` gives them."""
+        return self._epilogue(conv(x), bn, inner, skip, act)
+
+    @staticmethod
+    def _epilogue(
+        v: Tensor,
+        bn: nn.BatchNorm2d | None,
+        inner: Activation | None,
+        skip: Tensor | None,
+        act: Activation | None,
+    ) -> Tensor:
         if bn is not None:
             v = bn(v)
         if inner is not None:
-            shift_in, inner_slope, shift_out = inner
-            v = F.prelu(v - shift_in.view(1, -1, 1, 1), inner_slope) + shift_out.view(1, -1, 1, 1)
+            v = activate(v, inner)
         if skip is not None:
             v = v + skip
-        if slope is None:
-            return v
-        return F.prelu(v, slope) if isinstance(slope, Tensor) else F.leaky_relu(v, slope)
+        return v if act is None else activate(v, act)
+
+    def attend(self, name: str, down: nn.Conv2d, up: nn.Conv2d, slope: float, x: Tensor) -> Tensor:
+        """Channel attention (RCAN, arXiv 1807.02758, eq. 7-9): x * sigmoid(up(leaky_relu(down(mean of x)))).
+
+        The mean is over the whole picture; down and up are 1x1 convolutions.
+        """
+        return x * torch.sigmoid(up(F.leaky_relu(down(x.mean(dim=(2, 3), keepdim=True)), slope)))
+
+    def concat(self, parts: Sequence[Tensor]) -> Tensor:
+        """Channels one after another. Packed: only binary convolutions may read it."""
+        return torch.cat(tuple(parts), dim=1)
+
+    def repeat(self, x: Tensor, times: int) -> Tensor:
+        """Each channel ``times`` times; after a shuffle it is nearest-neighbour upsampling."""
+        return x.repeat_interleave(times, dim=1)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b

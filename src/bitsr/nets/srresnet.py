@@ -1,4 +1,4 @@
-"""SRResNet / EDSR in the E2FIF form (arXiv 2207.06893; layout read from the released code)."""
+"""SRResNet and EDSR as E2FIF has them (arXiv 2207.06893; layout read from the released code)."""
 
 from __future__ import annotations
 
@@ -6,46 +6,24 @@ from typing import Any
 
 from torch import nn
 
-from .binary import BinaryConv2d
 from .graph import Net
+from .methods import Block, units
 
-
-class BinaryUnit(nn.Module):
-    """binary 3x3 conv -> batch norm -> + input: the full-precision skip over each binary convolution."""
-
-    def __init__(self, channels: int, act: str, weight: str) -> None:
-        super().__init__()
-        self.conv = BinaryConv2d(channels, channels, act=act, weight=weight)
-        self.bn = nn.BatchNorm2d(channels)
-
-    def build(self, g: Any, x: Any, name: str, slope: float | None = None) -> Any:
-        return g.bconv(name, self.conv, x, bn=self.bn, skip=x, slope=slope)
-
-
-class Block(nn.Module):
-    """unit -> LeakyReLU(slope) -> unit, no activation after the second unit."""
-
-    def __init__(self, channels: int, act: str, weight: str, slope: float) -> None:
-        super().__init__()
-        self.unit1 = BinaryUnit(channels, act, weight)
-        self.unit2 = BinaryUnit(channels, act, weight)
-        self.slope = slope
-
-    def build(self, g: Any, x: Any, name: str) -> Any:
-        return self.unit2.build(g, self.unit1.build(g, x, f"{name}.unit1", self.slope), f"{name}.unit2")
+TAILS = ("light", "repeat", "bireal")
 
 
 class SRResNet(Net):
-    """E2FIF-SRResNet on the Y channel.
+    """16 residual blocks of 64 channels on the Y channel, each of two binary convolutions.
 
-    head: float 3x3, 1 -> C; body: ``blocks`` blocks of two binary units, global skip around it;
-    tail: float 3x3, C -> scale^2, then PixelShuffle ("light tail").
+    head: float 3x3, 1 -> C; body: ``blocks`` blocks, global skip around it; tail, of the paper's ablation:
+    "light", float 3x3, C -> scale^2, then PixelShuffle (E2FIF's);
+    "bireal", a unit C -> C * scale^2 without skip, PixelShuffle, float 3x3, C -> 1 at the size of the SR;
+    "repeat", the same with each channel of its input, repeated, as the unit's skip.
 
     Input and output: (N, 1, h, w) -> (N, 1, scale*h, scale*w), Y in [0, 255].
 
-    binary: True is W1A1; False is the float twin; "activations" binarizes the activations alone (first
-    stage of two-stage training). The paper's binary convs carry a bias that batch norm cancels; it is left out.
-    Raises ValueError for a size below 1.
+    method, options, binary, act, weight: see ``methods.units``. Raises ValueError for a size below 1 or an unknown
+    name.
     """
 
     def __init__(
@@ -54,24 +32,43 @@ class SRResNet(Net):
         channels: int = 64,
         blocks: int = 16,
         *,
+        method: str = "e2fif",
+        options: dict[str, Any] | None = None,
         binary: bool | str = True,
-        act: str = "triangle",
-        weight: str = "identity",
-        slope: float = 0.1,
+        act: str | None = None,
+        weight: str | None = None,
+        tail: str = "light",
         mean: float = 127.5,
     ) -> None:
         super().__init__()
         if scale < 1 or channels < 1 or blocks < 1:
             raise ValueError("scale, channels and blocks must be at least 1")
-        self.scale, self.mean = scale, mean
-        act = act if binary else "float"
-        weight = weight if binary is True else "float"
+        if tail not in TAILS:
+            raise ValueError(f"unknown tail {tail!r}; known: {', '.join(TAILS)}")
+        self.scale, self.mean, self.form = scale, mean, tail
+        make = units(method, options, binary=binary, act=act, weight=weight)
         self.head = nn.Conv2d(1, channels, 3, padding=1)
-        self.body = nn.Sequential(*(Block(channels, act, weight, slope) for _ in range(blocks)))
-        self.tail = nn.Conv2d(channels, scale * scale, 3, padding=1)
+        self.body = nn.Sequential(*(Block(make, channels) for _ in range(blocks)))
+        if tail == "light":
+            self.tail = nn.Conv2d(channels, scale * scale, 3, padding=1)
+        else:
+            self.up = make(channels, channels * scale * scale)
+            self.tail = nn.Conv2d(channels, 1, 3, padding=1)
 
     def build(self, g: Any, x: Any) -> Any:
         x = head = g.conv("head", self.head, x)
         for i, block in enumerate(self.body):
             x = block.build(g, x, f"body.{i}")  # type: ignore[union-attr]
-        return g.shuffle(g.conv("tail", self.tail, g.add(x, head)), self.scale)
+        x = g.add(x, head)
+        if self.form == "light":
+            return g.shuffle(g.conv("tail", self.tail, x), self.scale)
+        skip = g.repeat(x, self.scale**2) if self.form == "repeat" else None
+        x = self.up.build(g, x, "up", skip=skip, act=False)
+        return g.conv("tail", self.tail, g.shuffle(x, self.scale))
+
+
+class EDSR(SRResNet):
+    """The same at EDSR's size: 32 blocks of 256 channels."""
+
+    def __init__(self, scale: int = 4, channels: int = 256, blocks: int = 32, **args: Any) -> None:
+        super().__init__(scale, channels, blocks, **args)

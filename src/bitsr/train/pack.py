@@ -19,15 +19,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..nets.binary import WEIGHTS, BinaryConv2d
-from ..nets.graph import Eager, Net
+from ..nets.binary import WEIGHTS, BinaryConv2d, WeightBinaryConv2d
+from ..nets.graph import Activation, Eager, Net
 from ..packed import Op, Packed
 from . import data
 from .checkpoint import load_net
 
 LUMA = 128  # int16 luma is round(LUMA * (Y - 127.5))
 HEADROOM = 1.5
+LOGIT = 1 / 2048  # unit of the channel attention's logits
 
 
 class PackError(ValueError):
@@ -35,94 +37,136 @@ class PackError(ValueError):
 
 
 class _Value:
-    """A tensor on its way through ``_Range`` and the group of values that share its units."""
+    """A tensor on its way through ``_Range``; ``nodes`` names the unit of each of its channels."""
 
-    def __init__(self, tensor: Tensor, index: int) -> None:
-        self.tensor, self.index = tensor, index
+    def __init__(self, tensor: Tensor, nodes: NDArray[np.int64]) -> None:
+        self.tensor, self.nodes = tensor, nodes
 
 
 class _Range:
-    """Runs the net and gathers the unit of every value that an operation makes, in the order of the walk."""
+    """Runs the net and gathers what the packed numbers need, over any number of calibration pictures.
+
+    Channels that skips, additions and shuffles tie together share a unit: a union-find over nodes, one a channel of
+    every value. Node 0 is luma, whose unit is given.
+    """
 
     def __init__(self) -> None:
         self._eager = Eager()
-        self._parent: list[int] = []
-        self._units: list[NDArray[np.float64]] = []  # the finest unit that fits, (C,)
-        self._luma: list[bool] = []  # nothing but a shuffle reads it
+        self._parent = [0]
+        self._unit = [0.0]  # of a node: the finest that fits
+        self._values: list[NDArray[np.int64]] = []  # nodes, in the order of the walk
         self._next = 0
         self.largest = 0.0
+        self.seen: dict[str, float] = {}  # largest magnitude of what else is rounded, by name
 
     def _find(self, i: int) -> int:
         while self._parent[i] != i:
-            i = self._parent[i]
+            self._parent[i] = i = self._parent[self._parent[i]]
         return i
 
-    def _join(self, i: int, j: int) -> None:
-        self._parent[self._find(j)] = self._find(i)
+    def _join(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
+        for i, j in zip(a.tolist(), b.tolist(), strict=True):
+            low, high = sorted((self._find(i), self._find(j)))
+            self._parent[high] = low
 
     def _make(self, x: Tensor, floor: NDArray[np.float64] | float = 0.0) -> _Value:
-        i, self._next = self._next, self._next + 1
         largest = _numpy(x.abs().amax(dim=(0, 2, 3)))
         self.largest = max(self.largest, float(np.nan_to_num(largest, nan=np.inf).max()))
-        unit = np.maximum(largest * HEADROOM / 32767, floor)
-        if i == len(self._units):
-            self._parent.append(i)
-            self._luma.append(True)
-            self._units.append(unit)
-        else:  # another calibration picture
-            self._units[i] = np.maximum(self._units[i], unit)
-        return _Value(x, i)
+        if self._next == len(self._values):  # the first picture
+            self._values.append(np.arange(len(self._parent), len(self._parent) + len(largest)))
+            self._parent += self._values[-1].tolist()
+            self._unit += [0.0] * len(largest)
+        nodes, self._next = self._values[self._next], self._next + 1
+        for i, unit in zip(nodes.tolist(), np.maximum(largest * HEADROOM / 32767, floor), strict=True):
+            self._unit[i] = max(self._unit[i], unit)
+        return _Value(x, nodes)
 
-    def _read(self, *values: _Value) -> list[Tensor]:
-        for v in values:
-            if v.index >= 0:
-                self._luma[v.index] = False
-        return [v.tensor for v in values]
+    def _see(self, name: str, x: Tensor) -> None:
+        self.seen[name] = max(self.seen.get(name, 0.0), float(x.abs().max()))
 
     def run(self, net: Net, y: NDArray) -> None:
         self._next = 0
-        net.build(self, _Value(torch.as_tensor(y, dtype=torch.float32)[None, None] - net.mean, -1))
+        lr = torch.as_tensor(y, dtype=torch.float32)[None, None] - net.mean
+        sr = net.build(self, _Value(lr, np.zeros(1, np.int64)))
+        self._join(sr.nodes, np.zeros(1, np.int64))
 
-    def conv(self, name: str, conv: nn.Conv2d, x: _Value) -> _Value:
-        return self._make(self._eager.conv(name, conv, *self._read(x)))
+    def conv(self, name: str, conv: nn.Conv2d | nn.ConvTranspose2d, x: _Value) -> _Value:
+        if isinstance(conv, nn.ConvTranspose2d):
+            return self.shuffle(self.conv(name, as_conv(conv), x), 2)
+        return self._make(self._eager.conv(name, conv, x.tensor))
 
     def bconv(
         self, name: str, conv: BinaryConv2d, x: _Value, *, skip: _Value | None = None, **kw: Any
     ) -> _Value:
-        scale, _ = _folded(name, conv, kw.get("bn"))
-        (v,) = self._read(x)
-        s = self._read(skip)[0] if skip else None
+        scale, _ = _folded(conv, _signs(name, conv), kw.get("bn"))
         floor = np.abs(scale) * 2.0 ** (15 - _shift(conv)) / 32767
-        out = self._make(self._eager.bconv(name, conv, v, skip=s, **kw), floor)
+        return self._joined(
+            self._eager.bconv(name, conv, x.tensor, skip=skip.tensor if skip else None, **kw), skip, floor
+        )
+
+    def qconv(
+        self,
+        name: str,
+        conv: nn.Conv2d | nn.ConvTranspose2d,
+        x: _Value,
+        *,
+        skip: _Value | None = None,
+        **kw: Any,
+    ) -> _Value:
+        if isinstance(conv, nn.ConvTranspose2d):
+            if skip is not None or any(v is not None for v in kw.values()):
+                raise PackError(
+                    f"{name}: a transposed convolution packs without batch norm, skip and activation"
+                )
+            return self.shuffle(self.qconv(name, as_conv(conv), x), 2)
+        _, size = integers(conv)
+        scale, _ = _folded(conv, size, kw.get("bn"))
+        self._see(f"{name}.in", x.tensor)
+        plain = F.conv2d(x.tensor, conv_weight(conv), None, padding=conv.padding)
+        sums = float((plain.abs().amax(dim=(0, 2, 3)) / torch.as_tensor(size)).max())
+        self.seen[f"{name}.sum"] = max(self.seen.get(f"{name}.sum", 0.0), sums)
+        floor = np.abs(scale) * self.seen[f"{name}.sum"] * 2 * HEADROOM / 32767
+        return self._joined(
+            self._eager.qconv(name, conv, x.tensor, skip=skip.tensor if skip else None, **kw), skip, floor
+        )
+
+    def _joined(self, x: Tensor, skip: _Value | None, floor: NDArray[np.float64]) -> _Value:
+        out = self._make(x, floor)
         if skip:
-            self._join(skip.index, out.index)
+            self._join(skip.nodes, out.nodes)
+        return out
+
+    def attend(self, name: str, down: nn.Conv2d, up: nn.Conv2d, slope: float, x: _Value) -> _Value:
+        self._see(f"{name}.hidden", down(x.tensor.mean(dim=(2, 3), keepdim=True)))
+        return self._joined(self._eager.attend(name, down, up, slope, x.tensor), x, np.zeros(1))
+
+    def concat(self, parts: Sequence[_Value]) -> _Value:
+        return _Value(self._eager.concat([p.tensor for p in parts]), np.concatenate([p.nodes for p in parts]))
+
+    def repeat(self, x: _Value, times: int) -> _Value:
+        out = self._make(self._eager.repeat(x.tensor, times))
+        self._join(np.repeat(x.nodes, times), out.nodes)
         return out
 
     def add(self, a: _Value, b: _Value) -> _Value:
-        out = self._make(self._eager.add(*self._read(a, b)))
-        self._join(a.index, b.index)
-        self._join(a.index, out.index)
+        out = self._make(self._eager.add(a.tensor, b.tensor))
+        self._join(a.nodes, b.nodes)
+        self._join(a.nodes, out.nodes)
         return out
 
     def shuffle(self, x: _Value, scale: int) -> _Value:
         out = self._make(self._eager.shuffle(x.tensor, scale))
-        if out.tensor.shape[1] > 1:
-            raise PackError("a shuffle within the net has no packed form yet")
+        self._join(x.nodes, np.repeat(out.nodes, scale * scale))
         return out
 
     def units(self) -> list[NDArray[np.float64]]:
         """Of each value in the order of the walk, (C,); a channel that is always zero gets a unit all the same."""
-        members: dict[int, list[int]] = {}
-        for i in range(len(self._units)):
-            members.setdefault(self._find(i), []).append(i)
-        out = [np.empty(0)] * len(self._units)
-        for group in members.values():
-            unit = np.max([self._units[i] for i in group], axis=0)
-            if all(self._luma[i] for i in group):
-                unit = np.full(len(unit), 1 / LUMA)
-            for i in group:
-                out[i] = np.where(unit > 0, unit, unit.max() or 1.0)
-        return out
+        roots = [self._find(i) for i in range(len(self._parent))]
+        shared = np.zeros(len(roots))
+        np.maximum.at(shared, roots, self._unit)
+        shared[0] = 1 / LUMA
+        out = [shared[[roots[i] for i in nodes]] for nodes in self._values]
+        return [np.where(unit > 0, unit, unit.max() or 1.0) for unit in out]
 
 
 def _numpy(x: Tensor) -> NDArray[np.float64]:
@@ -152,53 +196,115 @@ def _shift(conv: BinaryConv2d) -> int:
     return max(s for s in range(15) if taps << s <= 32767)
 
 
-def _folded(
-    name: str, conv: BinaryConv2d, bn: nn.BatchNorm2d | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(scale, bias), (Cout,) each: bn(conv) is scale * sum of signs + bias."""
+def _signs(name: str, conv: BinaryConv2d) -> NDArray[np.float64]:
+    """The size of a binary convolution's weights, (Cout,)."""
     if "float" in (conv.act, conv.weight_mode):
         raise PackError(f"{name} is not binary: only W1A1 convolutions are packed")
     size = np.abs(_numpy(WEIGHTS[conv.weight_mode](conv.weight))).reshape(conv.out_channels, -1)
-    scale = size.max(axis=1)
-    if not np.allclose(size, scale[:, None], rtol=1e-4):
+    if not np.allclose(size, size.max(axis=1, keepdims=True), rtol=1e-4):
         raise PackError(f"{name}: its weights are not one size a filter")
-    bias = np.zeros(len(scale)) if conv.bias is None else _numpy(conv.bias)
-    if bn is not None:
-        gain = _numpy(bn.weight) / np.sqrt(_numpy(bn.running_var) + bn.eps)  # type: ignore[arg-type]
-        scale, bias = scale * gain, (bias - _numpy(bn.running_mean)) * gain + _numpy(bn.bias)  # type: ignore[arg-type]
-    return scale, bias
+    return size.max(axis=1)
+
+
+def conv_weight(conv: nn.Conv2d) -> Tensor:
+    """The weights that a convolution computes with, (Cout, Cin, k, k) float32."""
+    return conv.quantised_weight() if isinstance(conv, WeightBinaryConv2d) else conv.weight.detach()
+
+
+def integers(conv: nn.Conv2d) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Integer weights (Cout, Cin, k, k) and the step of each filter (Cout,): weight = integer * step.
+
+    +-1 for ``WeightBinaryConv2d``; else 8 bits, the largest weight of a filter being 127.
+    """
+    w = _numpy(conv_weight(conv))
+    size = np.abs(w).reshape(len(w), -1).max(axis=1)
+    step = np.where(size > 0, size, 1.0)
+    if not isinstance(conv, WeightBinaryConv2d):
+        step = step / 127
+    return np.rint(w / step[:, None, None, None]).astype(np.int8), step
+
+
+def as_conv(deconv: nn.ConvTranspose2d) -> nn.Conv2d:
+    """The 3x3 convolution to 4 Cout channels that, shuffled by 2, is a transposed one of 4x4, stride 2, padding 1.
+
+    SR row 2y + a takes LR row y + d, d in {-1, 0, 1}, by the tap a + 1 - 2d, where there is one.
+    """
+    if (deconv.kernel_size, deconv.stride, deconv.padding) != ((4, 4), (2, 2), (1, 1)):
+        raise PackError("a transposed convolution packs at 4x4, stride 2, padding 1")
+    cin, cout = deconv.in_channels, deconv.out_channels
+    conv = nn.Conv2d(cin, 4 * cout, 3, padding=1, bias=deconv.bias is not None)
+    with torch.no_grad():
+        w = conv.weight.zero_().view(cout, 2, 2, cin, 3, 3)
+        taps = [(a, d + 1, a + 1 - 2 * d) for a in (0, 1) for d in (-1, 0, 1) if 0 <= a + 1 - 2 * d < 4]
+        for a, i, ky in taps:
+            for b, j, kx in taps:
+                w[:, a, b, :, i, j] = deconv.weight[:, :, ky, kx].T
+        if conv.bias is not None and deconv.bias is not None:
+            conv.bias.copy_(deconv.bias.repeat_interleave(4))
+    return conv
+
+
+def _folded(
+    conv: nn.Conv2d, size: NDArray[np.float64], bn: nn.BatchNorm2d | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(scale, bias), (Cout,) each: bn(conv) is scale * (sum of integer weights times inputs) + bias."""
+    bias = np.zeros(len(size)) if conv.bias is None else _numpy(conv.bias)
+    if bn is None:
+        return size, bias
+    gain = _numpy(bn.weight) / np.sqrt(_numpy(bn.running_var) + bn.eps)  # type: ignore[arg-type]
+    return size * gain, (bias - _numpy(bn.running_mean)) * gain + _numpy(bn.bias)  # type: ignore[arg-type]
+
+
+def _fixed(
+    name: str, w: NDArray[np.float64], b: NDArray[np.float64]
+) -> tuple[NDArray[np.int16], NDArray[np.int32], int]:
+    """(weights, biases, shift) as fine as fits: no weight leaves int16, no sum leaves int32. w: (Cout, ...)."""
+    for shift in range(30, 0, -1):
+        wq, bq = np.rint(w * 2.0**shift), np.rint(b * 2.0**shift)
+        sums = np.abs(wq).reshape(len(wq), -1).sum(axis=1) * 32768 + np.abs(bq) + 2.0 ** (shift - 1)
+        if np.abs(wq).max() <= 32767 and sums.max() < 2**31:
+            return wq.astype(np.int16), bq.astype(np.int32), shift
+    raise PackError(f"{name} does not fit 16-bit weights")
+
+
+Handle = str | tuple[str, ...]
+"""A buffer, or the buffers of a concatenation."""
 
 
 class _Emit:
     """The operations of a net as lines and integer tensors. Handles are buffer names."""
 
-    def __init__(self, units: list[NDArray[np.float64]]) -> None:
+    def __init__(self, seen: _Range) -> None:
         self.ops: list[Op] = []
         self.tensors: dict[str, NDArray] = {}
-        self._walk = iter(units)
+        self._walk, self._seen = iter(seen.units()), seen.seen
         self._units: dict[str, NDArray[np.float64]] = {"lr": np.array([1 / LUMA])}
-        self._signs: dict[tuple[str, bytes], str] = {}
+        self._made: dict[tuple[Any, ...], str] = {}  # signs, concatenations and roundings are shared
 
     def _emit(
-        self, kind: str, inputs: tuple[str, ...], name: str, unit: NDArray[np.float64], **attrs: int
+        self,
+        kind: str,
+        inputs: tuple[str, ...],
+        name: str,
+        unit: NDArray[np.float64] | None = None,
+        **attrs: int,
     ) -> str:
-        out = f"{'b' if kind == 'sign' else 'x'}{len(self.ops)}"
+        """unit: None for what has none: bits and bytes."""
+        out = f"{'x' if unit is not None else 'b'}{len(self.ops)}"
         self.ops.append(Op(kind, out, inputs, name, attrs))
-        self._units[out] = unit
+        if unit is not None:
+            self._units[out] = unit
         return out
 
-    def conv(self, name: str, conv: nn.Conv2d, x: str) -> str:
-        unit = next(self._walk)
+    def conv(self, name: str, conv: nn.Conv2d | nn.ConvTranspose2d, x: str) -> str:
+        if isinstance(conv, nn.ConvTranspose2d):
+            return self.shuffle(self.conv(name, as_conv(conv), x), 2)
+        unit, t = next(self._walk), self.tensors
         w = _numpy(conv.weight).transpose(0, 2, 3, 1) * self._units[x] / unit[:, None, None, None]
         b = np.zeros(len(w)) if conv.bias is None else _numpy(conv.bias) / unit
-        for shift in range(30, 0, -1):  # as fine as fits: no weight leaves int16, no sum leaves int32
-            wq, bq = np.rint(w * 2.0**shift), np.rint(b * 2.0**shift)
-            sums = np.abs(wq).sum(axis=(1, 2, 3)) * 32768 + np.abs(bq) + 2.0 ** (shift - 1)
-            if np.abs(wq).max() <= 32767 and sums.max() < 2**31:
-                self.tensors[f"{name}.weight"] = wq.astype(np.int16)
-                self.tensors[f"{name}.bias"] = bq.astype(np.int32)
-                return self._emit("conv", (x,), name, unit, shift=shift)
-        raise PackError(f"{name} does not fit 16-bit weights")
+        t[f"{name}.weight"], t[f"{name}.bias"], shift = _fixed(name, w, b)
+        edge = {"edge": 1} if conv.padding_mode == "replicate" else {}
+        return self._emit("conv", (x,), name, unit, shift=shift, **edge)
 
     def _sign(self, name: str, x: str, threshold: NDArray[np.float64] | None) -> str:
         q = (
@@ -208,48 +314,144 @@ class _Emit:
         )
         if not q.any():
             name, q = "", q[:0]
-        key = (x, q.tobytes())
-        if key not in self._signs:
+        key = ("sign", x, q.tobytes())
+        if key not in self._made:
             if name:
                 self.tensors[f"{name}.threshold"] = q
-            self._signs[key] = self._emit("sign", (x,), name, self._units[x])
-        return self._signs[key]
+            self._made[key] = self._emit("sign", (x,), name)
+        return self._made[key]
+
+    def _bits(self, name: str, x: Handle, threshold: NDArray[np.float64] | None) -> str:
+        if isinstance(x, str):
+            return self._sign(name, x, threshold)
+        signs, at = [], 0
+        for i, part in enumerate(x):
+            n = len(self._units[part])
+            own = None if threshold is None else threshold[at : at + n]
+            signs.append(self._sign(f"{name}.{i}", part, own))
+            at += n
+        key = ("concat", *signs)
+        if key not in self._made:
+            self._made[key] = self._emit("concat", tuple(signs), "")
+        return self._made[key]
 
     def bconv(
         self,
         name: str,
         conv: BinaryConv2d,
-        x: str,
+        x: Handle,
         *,
         bn: nn.BatchNorm2d | None = None,
         threshold: Tensor | None = None,
-        inner: tuple[Tensor, Tensor, Tensor] | None = None,
+        inner: Activation | None = None,
         skip: str | None = None,
-        slope: Tensor | float | None = None,
+        act: Activation | None = None,
     ) -> str:
-        scale, bias = _folded(name, conv, bn)
+        scale, bias = _folded(conv, _signs(name, conv), bn)
         shift = _shift(conv)
-        if inner is not None:
-            bias = bias - _numpy(inner[0])
-
-        unit, t = next(self._walk), self.tensors
-        t[f"{name}.weight"] = pack_signs(_numpy(conv.weight))
-        t[f"{name}.mul"] = _int16(scale / unit * 2.0 ** (15 - shift), f"{name}.mul")
-        t[f"{name}.add"] = _int16(bias / unit, f"{name}.add")
-        if inner is not None:
-            t[f"{name}.inner_slope"] = self._slope(inner[1], conv.out_channels, name)
-            t[f"{name}.inner_add"] = _int16(_numpy(inner[2]) / unit, f"{name}.inner_add")
-        if slope is not None:
-            t[f"{name}.slope"] = self._slope(slope, conv.out_channels, name)
-        bits = self._sign(name, x, None if threshold is None else _numpy(threshold))
+        bits = self._bits(name, x, None if threshold is None else _numpy(threshold))
+        self.tensors[f"{name}.weight"] = pack_signs(_numpy(conv.weight))
+        unit = self._epilogue(name, scale * 2.0**-shift, bias, inner, act)
         return self._emit("bconv", (bits, skip) if skip else (bits,), name, unit, shift=shift)
 
+    def qconv(
+        self,
+        name: str,
+        conv: nn.Conv2d | nn.ConvTranspose2d,
+        x: str,
+        *,
+        bn: nn.BatchNorm2d | None = None,
+        inner: Activation | None = None,
+        skip: str | None = None,
+        act: Activation | None = None,
+    ) -> str:
+        if isinstance(conv, nn.ConvTranspose2d):
+            return self.shuffle(self.qconv(name, as_conv(conv), x), 2)
+        w, size = integers(conv)
+        top = 127
+        step = self._seen[f"{name}.in"] / top or 1.0
+        ones = isinstance(conv, WeightBinaryConv2d)
+        self.tensors[f"{name}.weight"] = pack_signs(w) if ones else w.transpose(0, 2, 3, 1)
+        # The largest sum of the calibration uses between a third and two thirds of int16.
+        sums = self._seen[f"{name}.sum"] / step * HEADROOM
+        shift = max(-14, min(15, int(np.ceil(np.log2(max(sums, 1.0) / 32767)))))
+        scale, bias = _folded(conv, size * step, bn)
+        unit = self._epilogue(name, scale * 2.0**shift, bias, inner, act)
+        q = self._quant(name, x, step, top)
+        attrs = {"shift": shift} if shift > 0 else {"left": -shift} if shift < 0 else {}
+        return self._emit("qconv", (q, skip) if skip else (q,), name, unit, **attrs)
+
+    def _quant(self, name: str, x: str, step: float, top: int) -> str:
+        key = ("quant", x, step, top)
+        if key not in self._made:
+            ratio = self._units[x] / step * 2.0**15
+            shift = max(s for s in range(8) if (ratio * 2**s).max() <= 32767 or s == 0)
+            self.tensors[f"{name}.in.mul"] = _int16(ratio * 2**shift, f"{name}.in.mul")
+            self._made[key] = self._emit("quant", (x,), f"{name}.in", shift=shift, max=top)
+        return self._made[key]
+
+    def _epilogue(
+        self,
+        name: str,
+        scale: NDArray[np.float64],
+        bias: NDArray[np.float64],
+        inner: Activation | None,
+        act: Activation | None,
+    ) -> NDArray[np.float64]:
+        """The tensors of act(inner(scale * sum + bias) + skip); returns the unit of the result."""
+        unit, t = next(self._walk), self.tensors
+        zeros = np.zeros(len(scale))
+        shift_in, inner_slope, inner_add = self._triple(inner, zeros, name)
+        outer_in, slope, slope_add = self._triple(act, zeros, name)
+        bias = bias - shift_in
+        if inner is None:
+            bias = bias - outer_in
+        else:
+            inner_add = inner_add - outer_in
+        t[f"{name}.mul"] = _int16(scale / unit * 2.0**15, f"{name}.mul")
+        t[f"{name}.add"] = _int16(bias / unit, f"{name}.add")
+        if inner is not None:
+            t[f"{name}.inner_slope"] = inner_slope
+            t[f"{name}.inner_add"] = _int16(inner_add / unit, f"{name}.inner_add")
+        if act is not None:
+            t[f"{name}.slope"] = slope
+            if slope_add.any():
+                t[f"{name}.slope_add"] = _int16(slope_add / unit, f"{name}.slope_add")
+        return unit
+
     @staticmethod
-    def _slope(slope: Tensor | float, channels: int, name: str) -> NDArray[np.int16]:
-        values = _numpy(slope) if isinstance(slope, Tensor) else np.asarray(slope, np.float64)
-        if np.abs(values).max() > 1:
+    def _triple(
+        act: Activation | None, zeros: NDArray[np.float64], name: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.int16], NDArray[np.float64]]:
+        """(shift_in, slope, shift_out), (C,) each; the slope is Q15."""
+        parts = act if isinstance(act, tuple) else (None, act, None)
+        shift_in, slope, shift_out = (
+            zeros if p is None else zeros + (_numpy(p) if isinstance(p, Tensor) else p) for p in parts
+        )
+        if np.abs(slope).max() > 1:
             raise PackError(f"{name}: a slope beyond 1 does not pack")
-        return np.broadcast_to(np.minimum(np.rint(values * 32768), 32767), (channels,)).astype(np.int16)
+        return shift_in, np.clip(np.rint(slope * 32768), -32767, 32767).astype(np.int16), shift_out
+
+    def attend(self, name: str, down: nn.Conv2d, up: nn.Conv2d, slope: float, x: str) -> str:
+        unit, t = next(self._walk), self.tensors
+        hidden = self._seen[f"{name}.hidden"] * HEADROOM / 32767 or 1.0
+
+        def fixed(conv: nn.Conv2d, part: str, unit_in: NDArray[np.float64] | float, unit_out: float) -> int:
+            w = _numpy(conv.weight)[:, :, 0, 0] * unit_in / unit_out
+            b = np.zeros(len(w)) if conv.bias is None else _numpy(conv.bias) / unit_out
+            t[f"{part}.weight"], t[f"{part}.bias"], shift = _fixed(part, w, b)
+            return shift
+
+        s1 = fixed(down, f"{name}.down", self._units[x], hidden)
+        s2 = fixed(up, f"{name}.up", hidden, LOGIT)
+        _, t[f"{name}.slope"], _ = self._triple(slope, np.zeros(down.out_channels), name)
+        return self._emit("attend", (x,), name, unit, down=s1, up=s2)
+
+    def concat(self, parts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(parts)
+
+    def repeat(self, x: str, times: int) -> str:
+        return self._emit("repeat", (x,), "", next(self._walk), times=times)
 
     def add(self, a: str, b: str) -> str:
         return self._emit("add", (a, b), "", next(self._walk))
@@ -276,8 +478,10 @@ def pack(
         seen.run(net, y)
     if not (0 < seen.largest < float("inf")):
         raise PackError("the net's values are not finite")
-    emit = _Emit(seen.units())
-    net.build(emit, "lr")
+    emit = _Emit(seen)
+    sr = net.build(emit, "lr")
+    if emit.ops[-1].kind != "shuffle":  # a net that ends in a convolution
+        emit.ops.append(Op("shuffle", "sr", (sr,), "", {"scale": 1}))
     last = emit.ops[-1]
     emit.ops[-1] = Op(last.kind, "sr", last.inputs, last.name, last.attrs)
     about = {
