@@ -9,14 +9,11 @@
  * 55 for 4 filters, 880 a pixel: 293 cycles at three a cycle (125 MAC/cycle), 220 at four (167).
  * The nine plain popcounts by nibble look-up would take 9 x 7 + 9 + 8 = 80 for 4 filters.
  */
-#include <immintrin.h>
-
 #include "carry_save.h"
+#include "epilogue_avx2.h"
 
 namespace bitsr {
 namespace {
-
-using V = __m256i;
 
 bool available() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi2");
@@ -109,49 +106,19 @@ void count_chunk_1x1(const uint64_t* a, int words, int n, const V* weights, int1
   }
 }
 
-/* The epilogue (kernels.h) of 64 channels of n pixels from column `from` on. */
-template <bool INNER, bool SLOPE>
-__attribute__((noinline)) void finish_chunk(const Bconv& op, const BconvRow& row, int block, int from, int n,
-                                            const int16_t (*counts)[64]) {
+/* The sums of 64 channels of n pixels from column `from` on, from their counts. */
+__attribute__((noinline)) void finish_counts(const Bconv& op, const BconvRow& row, int block, int from, int n,
+                                             const int16_t (*counts)[64]) {
   const __m128i up = _mm_cvtsi32_si128(op.shift + 1);
-  const V zero = _mm256_setzero_si256();
-  const auto leak = [zero](V v, V slope) {
-    return _mm256_blendv_epi8(v, _mm256_mulhrs_epi16(v, slope), _mm256_cmpgt_epi16(zero, v));
-  };
-  const V* v = reinterpret_cast<const V*>(op.values.data()) + 24 * block;
-  const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
-  for (int i = 0; i < n; i++) {
+  finish_chunk(op, row, block, from, n, [=, &op, &row](int i, int q) {
     const int x = from + i;
-    const V* base = reinterpret_cast<const V*>(
-        op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * stride + 64 * size_t(block));
-    const V* count = reinterpret_cast<const V*>(counts[i]);
-    const V* skip = row.skip ? reinterpret_cast<const V*>(row.skip + at + size_t(i) * stride) : nullptr;
-    V* out = row.out ? reinterpret_cast<V*>(row.out + at + size_t(i) * stride) : nullptr;
-    V below[4];
-#pragma GCC unroll 4
-    for (int q = 0; q < 4; q++) {
-      V r = _mm256_sub_epi16(base[q], _mm256_sll_epi16(count[q], up));
-      r = _mm256_adds_epi16(_mm256_mulhrs_epi16(r, v[q]), v[4 + q]);
-      if (INNER) r = _mm256_adds_epi16(leak(r, v[8 + q]), v[12 + q]);
-      if (skip) r = _mm256_adds_epi16(r, skip[q]);
-      if (SLOPE) r = leak(r, v[16 + q]);
-      if (out) out[q] = r;
-      below[q] = _mm256_cmpgt_epi16(v[20 + q], r);
-    }
-    if (row.bits) {
-      const auto mask = [](V a, V b) {
-        const V bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xD8);
-        return uint64_t(uint32_t(_mm256_movemask_epi8(bytes)));
-      };
-      row.bits[size_t(x) * (stride / 64) + size_t(block)] = mask(below[0], below[1]) | mask(below[2], below[3]) << 32;
-    }
-  }
+    const size_t where = size_t(border(row.top, row.bottom, x == 0, x == row.w - 1));
+    const V* base = reinterpret_cast<const V*>(op.base.data() + where * size_t(op.cout_pad) + 64 * size_t(block));
+    return _mm256_sub_epi16(base[q], _mm256_sll_epi16(reinterpret_cast<const V*>(counts[i])[q], up));
+  });
 }
 
 void bconv(const Bconv& op, const BconvRow& row) {
-  const bool inner = op.inner_slope.size(), slope = op.slope.size();
-  const auto finish = inner ? (slope ? finish_chunk<true, true> : finish_chunk<true, false>)
-                            : (slope ? finish_chunk<false, true> : finish_chunk<false, false>);
   const size_t step = 16 * (op.k == 3 ? PARTS : 1);
   chunks(
       op, row,
@@ -162,7 +129,7 @@ void bconv(const Bconv& op, const BconvRow& row) {
         else
           count_chunk_1x1(row.rows[1] + ptrdiff_t(x) * op.words + word, op.words, n, w, s.counts, word == 0);
       },
-      [&](ChunkScratch& s, int block, int x, int n) { finish(op, row, block, x, n, s.counts); });
+      [&](ChunkScratch& s, int block, int x, int n) { finish_counts(op, row, block, x, n, s.counts); });
 }
 
 template <int P>

@@ -9,14 +9,11 @@
  * Loads: 13 of weights for 8 filters of two pixels, 26 broadcasts a pixel. Triple by triple over all 64 filters,
  * two pixels keep 16 sums and 6 parts in registers: no spills (with the 26 parts kept instead it is 1.4 times slower).
  */
-#include <immintrin.h>
-
 #include "carry_save.h"
+#include "epilogue_avx512.h"
 
 namespace bitsr {
 namespace {
-
-using V = __m512i;
 
 bool available() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -121,53 +118,20 @@ void count_chunk_1x1(const uint64_t* a, int words, int n, const V* w, int16_t (*
   }
 }
 
-/* The epilogue (kernels.h) of 64 channels of n pixels from column `from` on. */
-template <bool INNER, bool SLOPE>
-__attribute__((noinline)) void finish_chunk(const Bconv& op, const BconvRow& row, int block, int from, int n,
-                                            const int16_t (*counts)[64]) {
+/* The sums of 64 channels of n pixels from column `from` on, from their counts. */
+__attribute__((noinline)) void finish_counts(const Bconv& op, const BconvRow& row, int block, int from, int n,
+                                             const int16_t (*counts)[64]) {
   const __m128i up = _mm_cvtsi32_si128(op.shift + 1);
-  const V* v = reinterpret_cast<const V*>(op.values.data()) + 12 * block;
-  const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
-  const int16_t* skip = row.skip ? row.skip + at : nullptr;
-  int16_t* out = row.out ? row.out + at : nullptr;
-  uint64_t* bits = row.bits ? row.bits + size_t(from) * (stride / 64) + block : nullptr;
-  for (int i = 0; i < n; i++) {
+  const int16_t* base = op.base.data() + 64 * size_t(block);
+  finish_chunk(op, row, block, from, n, [=, &op, &row](int i, int half) {
     const int x = from + i;
-    const int16_t* base =
-        op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * stride + 64 * size_t(block);
-    uint64_t word = 0;
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-      V r = _mm512_sub_epi16(_mm512_load_si512(base + 32 * half),
-                             _mm512_sll_epi16(_mm512_load_si512(counts[i] + 32 * half), up));
-      r = _mm512_adds_epi16(_mm512_mulhrs_epi16(r, v[half]), v[2 + half]);
-      if (INNER) {
-        r = _mm512_mask_mulhrs_epi16(r, _mm512_movepi16_mask(r), r, v[4 + half]);
-        r = _mm512_adds_epi16(r, v[6 + half]);
-      }
-      if (skip) r = _mm512_adds_epi16(r, _mm512_load_si512(skip + 32 * half));
-      if (SLOPE) r = _mm512_mask_mulhrs_epi16(r, _mm512_movepi16_mask(r), r, v[8 + half]);
-      if (out) _mm512_store_si512(out + 32 * half, r);
-      word |= uint64_t(_mm512_cmplt_epi16_mask(r, v[10 + half])) << (32 * half);
-    }
-    if (skip) {
-      /* The next chunk's counting takes about a microsecond: time for its skip to come from any cache. */
-      _mm_prefetch(reinterpret_cast<const char*>(skip + CHUNK * stride), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(skip + CHUNK * stride + 32), _MM_HINT_T0);
-      skip += stride;
-    }
-    if (out) out += stride;
-    if (bits) {
-      *bits = word;
-      bits += stride / 64;
-    }
-  }
+    const int where = border(row.top, row.bottom, x == 0, x == row.w - 1);
+    return _mm512_sub_epi16(_mm512_load_si512(base + size_t(where) * size_t(op.cout_pad) + 32 * half),
+                            _mm512_sll_epi16(_mm512_load_si512(counts[i] + 32 * half), up));
+  });
 }
 
 void bconv(const Bconv& op, const BconvRow& row) {
-  const bool inner = op.inner_slope.size(), slope = op.slope.size();
-  const auto finish = inner ? (slope ? finish_chunk<true, true> : finish_chunk<true, false>)
-                            : (slope ? finish_chunk<false, true> : finish_chunk<false, false>);
   const size_t step = 8 * (op.k == 3 ? PARTS : 1);
   chunks(
       op, row,
@@ -178,7 +142,7 @@ void bconv(const Bconv& op, const BconvRow& row) {
         else
           count_chunk_1x1(row.rows[1] + ptrdiff_t(x) * op.words + word, op.words, n, w, s.counts, word == 0);
       },
-      [&](ChunkScratch& s, int block, int x, int n) { finish(op, row, block, x, n, s.counts); });
+      [&](ChunkScratch& s, int block, int x, int n) { finish_counts(op, row, block, x, n, s.counts); });
 }
 
 /* P pixels of 16 outputs at once: a weight vector is loaded once for P dot products (vpdpwssd). */

@@ -10,8 +10,7 @@
  * where this takes 9. EOR3 and BCAX of SHA3 do not shorten a carry either.
  * Two pixels share each load of weights, and their 4 x 3 activations stay in registers.
  */
-#include "kernels.h"
-#include "neon.h"
+#include "epilogue_neon.h"
 
 namespace bitsr {
 namespace {
@@ -82,44 +81,20 @@ inline int32x4_t add(int32x4_t a, int32x4_t b) {
   return vreinterpretq_s32_u32(vaddq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
 }
 
-inline int16x8_t leak(int16x8_t v, int16x8_t slope) { return vbslq_s16(vcltzq_s16(v), vqrdmulhq_s16(v, slope), v); }
-
-/* The epilogue (kernels.h) of 64 channels of n pixels from column `from` on. vqrdmulh is mulh: it saturates only
- * where both factors are -32768. */
-template <bool INNER, bool SLOPE>
-__attribute__((noinline)) void finish_chunk(const Bconv& op, const BconvRow& row, int block, int from, int n,
-                                            const int16_t (*counts)[64]) {
+/* The sums of 64 channels of n pixels from column `from` on, from their counts. */
+__attribute__((noinline)) void finish_counts(const Bconv& op, const BconvRow& row, int block, int from, int n,
+                                             const int16_t (*counts)[64]) {
   const int16x8_t up = vdupq_n_s16(int16_t(op.shift + 1));
-  const int16_t* v = op.values.data() + 6 * 64 * size_t(block);
-  const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
-  const int16_t* skip = row.skip ? row.skip + at : nullptr;
-  int16_t* out = row.out ? row.out + at : nullptr;
-  for (int i = 0; i < n; i++) {
+  finish_chunk(op, row, block, from, n, [=, &op, &row](int i, int c) {
     const int x = from + i;
-    const int16_t* base =
-        op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * stride + 64 * size_t(block);
-    uint16x8_t below[8];
-#pragma GCC unroll 8
-    for (int c = 0; c < 64; c += 8) {
-      int16x8_t r = sub(vld1q_s16(base + c), vshlq_s16(vld1q_s16(counts[i] + c), up));
-      r = vqaddq_s16(vqrdmulhq_s16(r, vld1q_s16(v + c)), vld1q_s16(v + 64 + c));
-      if (INNER) r = vqaddq_s16(leak(r, vld1q_s16(v + 128 + c)), vld1q_s16(v + 192 + c));
-      if (skip) r = vqaddq_s16(r, vld1q_s16(skip + c));
-      if (SLOPE) r = leak(r, vld1q_s16(v + 256 + c));
-      if (out) vst1q_s16(out + c, r);
-      below[c / 8] = vcgtq_s16(vld1q_s16(v + 320 + c), r);
-    }
-    if (skip) skip += stride;
-    if (out) out += stride;
-    if (row.bits) row.bits[size_t(x) * (stride / 64) + size_t(block)] = neon_bits(below);
-  }
+    const size_t where = size_t(border(row.top, row.bottom, x == 0, x == row.w - 1));
+    const int16_t* base = op.base.data() + where * size_t(op.cout_pad) + 64 * size_t(block);
+    return sub(vld1q_s16(base + c), vshlq_s16(vld1q_s16(counts[i] + c), up));
+  });
 }
 
 /* In chunks of columns, as the other paths: counting and finishing each keep their values in registers. */
 void bconv(const Bconv& op, const BconvRow& row) {
-  const bool inner = op.inner_slope.size(), slope = op.slope.size();
-  const auto finish = inner ? (slope ? finish_chunk<true, true> : finish_chunk<true, false>)
-                            : (slope ? finish_chunk<false, true> : finish_chunk<false, false>);
   const auto first = op.k == 3 ? count_chunk<3, true> : count_chunk<1, true>;
   const auto more = op.k == 3 ? count_chunk<3, false> : count_chunk<1, false>;
   static_assert(CHUNK * 64 * sizeof(int16_t) <= SCRATCH * 8, "scratch is too small");
@@ -131,7 +106,7 @@ void bconv(const Bconv& op, const BconvRow& row) {
     for (int block = 0; block < op.cout_pad / 64; block++) {
       for (int word = 0; word < op.words; word++, w += step)
         (word ? more : first)(row, op.words, word, x, n, w, counts);
-      finish(op, row, block, x, n, counts);
+      finish_counts(op, row, block, x, n, counts);
     }
   }
 }

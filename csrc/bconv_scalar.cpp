@@ -20,7 +20,7 @@ void bconv(const Bconv& op, const BconvRow& row) {
           const uint64_t* a = row.rows[1 + dy] + ptrdiff_t(x - side) * words;
           for (int i = 0; i < op.k * words; i++) count += __builtin_popcountll(a[i] ^ *w++);
         }
-        const int16_t v = epilogue(op, c, count, base, skip);
+        const int16_t v = epilogue(op, c, int16_t(base[c] - (count << (op.shift + 1))), skip);
         if (row.out) row.out[size_t(x) * op.cout_pad + c] = v;
         bits |= uint64_t(v < op.threshold[c]) << (c - block);
       }

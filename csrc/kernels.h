@@ -55,10 +55,9 @@ static constexpr int16_t sat16(int32_t v) { return int16_t(v < -32768 ? -32768 :
 static constexpr int16_t mulh(int16_t a, int16_t b) { return int16_t((int32_t(a) * b + 0x4000) >> 15); }
 static constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-/* Binary convolution, k in {1, 3}, stride 1, with its epilogue. For output channel c at one pixel:
+/* What follows the sum `a` of a binary or int8 convolution, for output channel c at one pixel:
  *
- *   n = sum over taps and words of popcount(activations xor weights), missing taps read as 0
- *   v = mulh(base[c] - (n << (shift + 1)), mul[c])      base = K_valid << shift, corrected for missing taps
+ *   v = mulh(a, mul[c])
  *   v = sat(v + add[c])
  *   if inner_slope: v = sat((v < 0 ? mulh(v, inner_slope[c]) : v) + inner_add[c])
  *   if skip:        v = sat(v + skip[c])
@@ -67,13 +66,31 @@ static constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
  *
  * Arrays a channel have cout_pad = round_up(cout, 64) entries, zero in the padding.
  */
-struct Bconv {
-  int k = 3, cin = 0, cout = 0, words = 0, cout_pad = 0, shift = 0;
+struct Epilogue {
+  int cout_pad = 0;
+  Array<int16_t> mul, add, inner_slope, inner_add, slope, threshold;
+  Array<int16_t> values; /* (cout_pad / 64, 6, 64): mul, add, inner_slope, inner_add, slope, threshold again */
+};
+
+/* Its rows: pixels of cout_pad int16 each, or words of bits. */
+struct EpilogueRow {
+  const int16_t* skip; /* null: none */
+  int16_t* out;        /* null: only bits are wanted; may equal skip */
+  uint64_t* bits;      /* null: only out is wanted */
+};
+
+/* Binary convolution, k in {1, 3}, stride 1, with its epilogue. For output channel c at one pixel:
+ *
+ *   n = sum over taps and words of popcount(activations xor weights), missing taps read as 0
+ *   a = base[c] - (n << (shift + 1))                    base = K_valid << shift, corrected for missing taps
+ *
+ * and the epilogue of a.
+ */
+struct Bconv : Epilogue {
+  int k = 3, cin = 0, cout = 0, words = 0, shift = 0;
   Array<uint64_t> weight; /* (cout_pad, k * k, words), the order of the file */
   Array<int16_t> base;    /* (16, cout_pad): which taps are missing, see border() */
-  Array<int16_t> mul, add, inner_slope, inner_add, slope, threshold;
   Array<uint64_t> packed; /* weights in the path's own order, filled by Kernels::prepare */
-  Array<int16_t> values;  /* (cout_pad / 64, 6, 64): mul, add, inner_slope, inner_add, slope, threshold again */
 };
 
 /* Index of the base row: bit 0 no row above, 1 no row below, 2 no column to the left, 3 none to the right. */
@@ -83,14 +100,11 @@ static constexpr int border(bool top, bool bottom, bool left, bool right) {
 
 /* One output row. rows[i] points at column 0 of the input rows y-1, y, y+1 (k = 1: only rows[1]); columns -1
  * and w can be read and are zero; a row outside the picture is a row of zeros. */
-struct BconvRow {
+struct BconvRow : EpilogueRow {
   const uint64_t* rows[3];
   int w;
-  bool top, bottom;    /* row y-1 / y+1 lies outside the picture */
-  const int16_t* skip; /* null: none */
-  int16_t* out;        /* null: only bits are wanted; may equal skip */
-  uint64_t* bits;      /* null: only out is wanted */
-  uint64_t* scratch;   /* SCRATCH words of this thread, 64-byte aligned */
+  bool top, bottom;  /* row y-1 / y+1 lies outside the picture */
+  uint64_t* scratch; /* SCRATCH words of this thread, 64-byte aligned */
 };
 
 /* int16 convolution, k in {1, 3}, zero padding: out = sat(shift(bias + sum w * x, s)), sums modulo 2^32.
@@ -138,8 +152,8 @@ const Kernels* path(int i);
 const Kernels* path(const char* name);
 
 /* The epilogue for one value: the reference that every path must equal. */
-static inline int16_t epilogue(const Bconv& op, int c, int count, const int16_t* base, const int16_t* skip) {
-  int16_t v = mulh(int16_t(base[c] - (count << (op.shift + 1))), op.mul[c]);
+static inline int16_t epilogue(const Epilogue& op, int c, int16_t a, const int16_t* skip) {
+  int16_t v = mulh(a, op.mul[c]);
   v = sat16(v + op.add[c]);
   if (op.inner_slope.size()) {
     if (v < 0) v = mulh(v, op.inner_slope[c]);

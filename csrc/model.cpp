@@ -423,6 +423,21 @@ class Builder {
         }
   }
 
+  void load_epilogue(Epilogue& e, const std::string& name, int cout) {
+    const std::vector<uint64_t> channels = {uint64_t(cout)};
+    const auto values = [&](Array<int16_t>& out, const char* suffix, bool required) {
+      const std::string tensor = name + suffix;
+      const Tensor* t = required ? &need(tensor, "I16", channels) : find(tensor, "I16", channels);
+      if (t) channel_values(out, *t, e.cout_pad, tensor);
+      return t != nullptr;
+    };
+    values(e.mul, ".mul", true);
+    values(e.add, ".add", true);
+    if (values(e.inner_slope, ".inner_slope", false) != values(e.inner_add, ".inner_add", false))
+      fail(name + ": inner_slope and inner_add go together");
+    values(e.slope, ".slope", false);
+  }
+
   void load_bconv(Operation& op, const Buffer& in) {
     Bconv& b = op.bconv;
     const std::string name = op.name + ".weight";
@@ -443,18 +458,7 @@ class Builder {
     for (int i = b.words - 1; i < b.cout * taps * b.words; i += b.words)
       if (b.weight[size_t(i)] & padding) fail("tensor " + name + " has bits beyond its channels");
 
-    const std::vector<uint64_t> channels = {shape[0]};
-    const auto values = [&](Array<int16_t>& out, const char* suffix, bool required) {
-      const std::string tensor = op.name + suffix;
-      const Tensor* t = required ? &need(tensor, "I16", channels) : find(tensor, "I16", channels);
-      if (t) channel_values(out, *t, b.cout_pad, tensor);
-      return t != nullptr;
-    };
-    values(b.mul, ".mul", true);
-    values(b.add, ".add", true);
-    if (values(b.inner_slope, ".inner_slope", false) != values(b.inner_add, ".inner_add", false))
-      fail(op.name + ": inner_slope and inner_add go together");
-    values(b.slope, ".slope", false);
+    load_epilogue(b, op.name, b.cout);
     op.radius = b.k / 2;
 
     /* A missing tap is read as +1 (bit 0): take its 64 - 2 popcount(w) out of the sum. */
@@ -516,14 +520,18 @@ class Builder {
       if (b.producer >= 0) b.producer = index[size_t(b.producer)];
   }
 
-  /* What a path reads: the values of 64 channels side by side, and its own order of the weights. */
-  void prepare(Bconv& b) {
-    if (!b.threshold.size()) allocate(b.threshold, size_t(b.cout_pad));
-    allocate(b.values, size_t(b.cout_pad) * 6);
-    const Array<int16_t>* arrays[6] = {&b.mul, &b.add, &b.inner_slope, &b.inner_add, &b.slope, &b.threshold};
-    for (int c = 0; c < b.cout_pad; c++)
+  /* The values of 64 channels side by side. */
+  void prepare(Epilogue& e) {
+    if (!e.threshold.size()) allocate(e.threshold, size_t(e.cout_pad));
+    allocate(e.values, size_t(e.cout_pad) * 6);
+    const Array<int16_t>* arrays[6] = {&e.mul, &e.add, &e.inner_slope, &e.inner_add, &e.slope, &e.threshold};
+    for (int c = 0; c < e.cout_pad; c++)
       for (int i = 0; i < 6; i++)
-        if (arrays[i]->size()) b.values[size_t((c / 64 * 6 + i) * 64 + c % 64)] = (*arrays[i])[size_t(c)];
+        if (arrays[i]->size()) e.values[size_t((c / 64 * 6 + i) * 64 + c % 64)] = (*arrays[i])[size_t(c)];
+  }
+
+  void prepare(Bconv& b) {
+    prepare(static_cast<Epilogue&>(b));
     charge(2 * b.weight.size() * sizeof(uint64_t)); /* no path's own order takes more */
     if (!m_.kernels->prepare(b)) throw std::bad_alloc();
   }

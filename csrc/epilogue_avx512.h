@@ -1,0 +1,60 @@
+/* The epilogue (kernels.h) in AVX-512BW. */
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace bitsr {
+
+using V = __m512i;
+
+/* 64 channels of n pixels from column `from` on; sums(i, half) gives `a` of 32 channels of pixel from + i. */
+template <bool INNER, bool SLOPE, class Sums>
+static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op, const EpilogueRow& row, int block,
+                                                               int from, int n, Sums sums) {
+  const V* v = reinterpret_cast<const V*>(op.values.data()) + 12 * block;
+  const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
+  const int16_t* skip = row.skip ? row.skip + at : nullptr;
+  int16_t* out = row.out ? row.out + at : nullptr;
+  uint64_t* bits = row.bits ? row.bits + size_t(from) * (stride / 64) + block : nullptr;
+  for (int i = 0; i < n; i++) {
+    uint64_t word = 0;
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+      V r = _mm512_adds_epi16(_mm512_mulhrs_epi16(sums(i, half), v[half]), v[2 + half]);
+      if (INNER) {
+        r = _mm512_mask_mulhrs_epi16(r, _mm512_movepi16_mask(r), r, v[4 + half]);
+        r = _mm512_adds_epi16(r, v[6 + half]);
+      }
+      if (skip) r = _mm512_adds_epi16(r, _mm512_load_si512(skip + 32 * half));
+      if (SLOPE) r = _mm512_mask_mulhrs_epi16(r, _mm512_movepi16_mask(r), r, v[8 + half]);
+      if (out) _mm512_store_si512(out + 32 * half, r);
+      word |= uint64_t(_mm512_cmplt_epi16_mask(r, v[10 + half])) << (32 * half);
+    }
+    if (skip) {
+      /* The next chunk's sums take about a microsecond: time for its skip to come from any cache. */
+      _mm_prefetch(reinterpret_cast<const char*>(skip + CHUNK * stride), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(skip + CHUNK * stride + 32), _MM_HINT_T0);
+      skip += stride;
+    }
+    if (out) out += stride;
+    if (bits) {
+      *bits = word;
+      bits += stride / 64;
+    }
+  }
+}
+
+template <class Sums>
+static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op, const EpilogueRow& row, int block,
+                                                               int from, int n, Sums sums) {
+  if (op.inner_slope.size())
+    op.slope.size() ? finish_chunk<true, true>(op, row, block, from, n, sums)
+                    : finish_chunk<true, false>(op, row, block, from, n, sums);
+  else
+    op.slope.size() ? finish_chunk<false, true>(op, row, block, from, n, sums)
+                    : finish_chunk<false, false>(op, row, block, from, n, sums);
+}
+
+}  // namespace bitsr
