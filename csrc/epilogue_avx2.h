@@ -10,14 +10,14 @@ namespace bitsr {
 using V = __m256i;
 
 /* 64 channels of n pixels from column `from` on; sums(i, q) gives `a` of 16 channels of pixel from + i. */
-template <bool INNER, bool SLOPE, class Sums>
+template <bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
 static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op, const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
   const V zero = _mm256_setzero_si256();
   const auto leak = [zero](V v, V slope) {
     return _mm256_blendv_epi8(v, _mm256_mulhrs_epi16(v, slope), _mm256_cmpgt_epi16(zero, v));
   };
-  const V* v = reinterpret_cast<const V*>(op.values.data()) + 24 * block;
+  const V* v = reinterpret_cast<const V*>(op.values.data()) + 4 * VALUES * block;
   const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
   for (int i = 0; i < n; i++) {
     const V* skip = row.skip ? reinterpret_cast<const V*>(row.skip + at + size_t(i) * stride) : nullptr;
@@ -29,6 +29,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
       if (INNER) r = _mm256_adds_epi16(leak(r, v[8 + q]), v[12 + q]);
       if (skip) r = _mm256_adds_epi16(r, skip[q]);
       if (SLOPE) r = leak(r, v[16 + q]);
+      if (SLOPE_ADD) r = _mm256_adds_epi16(r, v[24 + q]);
       if (out) out[q] = r;
       below[q] = _mm256_cmpgt_epi16(v[20 + q], r);
     }
@@ -47,11 +48,13 @@ template <class Sums>
 static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op, const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
   if (op.inner_slope.size())
-    op.slope.size() ? finish_chunk<true, true>(op, row, block, from, n, sums)
-                    : finish_chunk<true, false>(op, row, block, from, n, sums);
+    op.slope_add.size() ? finish_chunk<true, true, true>(op, row, block, from, n, sums)
+    : op.slope.size()   ? finish_chunk<true, true, false>(op, row, block, from, n, sums)
+                        : finish_chunk<true, false, false>(op, row, block, from, n, sums);
   else
-    op.slope.size() ? finish_chunk<false, true>(op, row, block, from, n, sums)
-                    : finish_chunk<false, false>(op, row, block, from, n, sums);
+    op.slope_add.size() ? finish_chunk<false, true, true>(op, row, block, from, n, sums)
+    : op.slope.size()   ? finish_chunk<false, true, false>(op, row, block, from, n, sums)
+                        : finish_chunk<false, false, false>(op, row, block, from, n, sums);
 }
 
 }  // namespace bitsr

@@ -10,10 +10,10 @@ namespace bitsr {
 using V = __m512i;
 
 /* 64 channels of n pixels from column `from` on; sums(i, half) gives `a` of 32 channels of pixel from + i. */
-template <bool INNER, bool SLOPE, class Sums>
+template <bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
 static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op, const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
-  const V* v = reinterpret_cast<const V*>(op.values.data()) + 12 * block;
+  const V* v = reinterpret_cast<const V*>(op.values.data()) + 2 * VALUES * block;
   const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
   const int16_t* skip = row.skip ? row.skip + at : nullptr;
   int16_t* out = row.out ? row.out + at : nullptr;
@@ -29,6 +29,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
       }
       if (skip) r = _mm512_adds_epi16(r, _mm512_load_si512(skip + 32 * half));
       if (SLOPE) r = _mm512_mask_mulhrs_epi16(r, _mm512_movepi16_mask(r), r, v[8 + half]);
+      if (SLOPE_ADD) r = _mm512_adds_epi16(r, v[12 + half]);
       if (out) _mm512_store_si512(out + 32 * half, r);
       word |= uint64_t(_mm512_cmplt_epi16_mask(r, v[10 + half])) << (32 * half);
     }
@@ -50,11 +51,13 @@ template <class Sums>
 static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op, const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
   if (op.inner_slope.size())
-    op.slope.size() ? finish_chunk<true, true>(op, row, block, from, n, sums)
-                    : finish_chunk<true, false>(op, row, block, from, n, sums);
+    op.slope_add.size() ? finish_chunk<true, true, true>(op, row, block, from, n, sums)
+    : op.slope.size()   ? finish_chunk<true, true, false>(op, row, block, from, n, sums)
+                        : finish_chunk<true, false, false>(op, row, block, from, n, sums);
   else
-    op.slope.size() ? finish_chunk<false, true>(op, row, block, from, n, sums)
-                    : finish_chunk<false, false>(op, row, block, from, n, sums);
+    op.slope_add.size() ? finish_chunk<false, true, true>(op, row, block, from, n, sums)
+    : op.slope.size()   ? finish_chunk<false, true, false>(op, row, block, from, n, sums)
+                        : finish_chunk<false, false, false>(op, row, block, from, n, sums);
 }
 
 }  // namespace bitsr

@@ -12,10 +12,10 @@ static inline int16x8_t leak(int16x8_t v, int16x8_t slope) {
 
 /* 64 channels of n pixels from column `from` on; sums(i, c) gives `a` of channels c to c + 7 of pixel from + i.
  * vqrdmulh is mulh: it saturates only where both factors are -32768. */
-template <bool INNER, bool SLOPE, class Sums>
+template <bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
 static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op, const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
-  const int16_t* v = op.values.data() + 6 * 64 * size_t(block);
+  const int16_t* v = op.values.data() + VALUES * 64 * size_t(block);
   const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
   const int16_t* skip = row.skip ? row.skip + at : nullptr;
   int16_t* out = row.out ? row.out + at : nullptr;
@@ -27,6 +27,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
       if (INNER) r = vqaddq_s16(leak(r, vld1q_s16(v + 128 + c)), vld1q_s16(v + 192 + c));
       if (skip) r = vqaddq_s16(r, vld1q_s16(skip + c));
       if (SLOPE) r = leak(r, vld1q_s16(v + 256 + c));
+      if (SLOPE_ADD) r = vqaddq_s16(r, vld1q_s16(v + 384 + c));
       if (out) vst1q_s16(out + c, r);
       below[c / 8] = vcgtq_s16(vld1q_s16(v + 320 + c), r);
     }
@@ -40,11 +41,13 @@ template <class Sums>
 static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op, const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
   if (op.inner_slope.size())
-    op.slope.size() ? finish_chunk<true, true>(op, row, block, from, n, sums)
-                    : finish_chunk<true, false>(op, row, block, from, n, sums);
+    op.slope_add.size() ? finish_chunk<true, true, true>(op, row, block, from, n, sums)
+    : op.slope.size()   ? finish_chunk<true, true, false>(op, row, block, from, n, sums)
+                        : finish_chunk<true, false, false>(op, row, block, from, n, sums);
   else
-    op.slope.size() ? finish_chunk<false, true>(op, row, block, from, n, sums)
-                    : finish_chunk<false, false>(op, row, block, from, n, sums);
+    op.slope_add.size() ? finish_chunk<false, true, true>(op, row, block, from, n, sums)
+    : op.slope.size()   ? finish_chunk<false, true, false>(op, row, block, from, n, sums)
+                        : finish_chunk<false, false, false>(op, row, block, from, n, sums);
 }
 
 }  // namespace bitsr

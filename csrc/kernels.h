@@ -62,15 +62,18 @@ static constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
  *   if inner_slope: v = sat((v < 0 ? mulh(v, inner_slope[c]) : v) + inner_add[c])
  *   if skip:        v = sat(v + skip[c])
  *   if slope:       v = v < 0 ? mulh(v, slope[c]) : v
+ *   if slope_add:   v = sat(v + slope_add[c])           (only beside a slope)
  *   out[c] = v; bit c of bits = v < threshold[c]
  *
  * Arrays a channel have cout_pad = round_up(cout, 64) entries, zero in the padding.
  */
 struct Epilogue {
   int cout_pad = 0;
-  Array<int16_t> mul, add, inner_slope, inner_add, slope, threshold;
-  Array<int16_t> values; /* (cout_pad / 64, 6, 64): mul, add, inner_slope, inner_add, slope, threshold again */
+  Array<int16_t> mul, add, inner_slope, inner_add, slope, slope_add, threshold;
+  Array<int16_t> values; /* (cout_pad / 64, VALUES, 64): mul, add, inner_slope, inner_add, slope, threshold, slope_add
+                            again */
 };
+constexpr int VALUES = 7;
 
 /* Its rows: pixels of cout_pad int16 each, or words of bits. */
 struct EpilogueRow {
@@ -107,18 +110,20 @@ struct BconvRow : EpilogueRow {
   uint64_t* scratch; /* SCRATCH words of this thread, 64-byte aligned */
 };
 
-/* int16 convolution, k in {1, 3}, zero padding: out = sat(shift(bias + sum w * x, s)), sums modulo 2^32.
+/* int16 convolution, k odd up to MAX_K: out = sat(shift(bias + sum w * x, s)), sums modulo 2^32.
  * weight: (ceil(cout / 16), pairs, 16, 2): pair p holds the taps 2p and 2p + 1 of the patch, which is `segments`
  * runs of `run` contiguous int16 (one run an input row; run is even). */
+constexpr int MAX_K = 9;
 struct Conv {
   int k = 3, cin = 0, cout = 0, shift = 1;
   int segments = 0, run = 0;
+  bool edge = false; /* outside the picture lies the nearest pixel, not 0; only where cin = 1 */
   Array<int16_t> weight;
   Array<int32_t> bias; /* round_up(cout, 16) */
 };
 
 struct ConvRow {
-  const int16_t* segments[3]; /* of pixel 0; pixel x starts step * x further */
+  const int16_t* segments[MAX_K]; /* of pixel 0; pixel x starts step * x further */
   int step, w;
   int16_t* out; /* (w, out_stride) */
   int out_stride;
@@ -135,6 +140,7 @@ struct Kernels {
 /* Rows are cut into chunks of CHUNK columns, whose intermediates (SCRATCH words of 64 bits, any path) stay in L1. */
 constexpr int CHUNK = 32;
 constexpr size_t SCRATCH = 1024;
+static_assert(CHUNK * (MAX_K * MAX_K + 1) * sizeof(int16_t) <= SCRATCH * 8, "scratch is too small for patches");
 
 extern const Kernels scalar_kernels;
 #if defined(__x86_64__) || defined(_M_X64)
@@ -161,7 +167,7 @@ static inline int16_t epilogue(const Epilogue& op, int c, int16_t a, const int16
   }
   if (skip) v = sat16(v + skip[c]);
   if (op.slope.size() && v < 0) v = mulh(v, op.slope[c]);
-  return v;
+  return op.slope_add.size() ? sat16(v + op.slope_add[c]) : v;
 }
 
 }  // namespace bitsr

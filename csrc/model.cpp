@@ -312,6 +312,10 @@ class Builder {
     return v;
   }
 
+  static int number_or(const std::string& text, int otherwise, int low, int high, const char* what) {
+    return text.empty() ? otherwise : number(text, low, high, what);
+  }
+
   /* KIND OUT IN [NAME] [key=value ...]; the grammar is in HACKING.md. */
   void add(const std::vector<std::string>& args) {
     const std::string kind = args[0], out = args[1];
@@ -346,6 +350,10 @@ class Builder {
       op.kind = Kind::conv;
       op.conv.shift = number(key("shift"), 1, 30, "a shift");
       load_conv(op, in);
+      if (number_or(key("edge"), 0, 0, 1, "edge")) {
+        if (in.channels != 1) fail("only the convolution of a plane reads beyond the edge");
+        op.conv.edge = true;
+      }
       op.output = make(out, false, op.conv.cout, in.rate);
     } else if (kind == "sign") {
       op.kind = Kind::sign;
@@ -385,12 +393,13 @@ class Builder {
     }
     if (!keys.empty())
       fail("operation '" + kind + "' has an unknown argument '" + keys.begin()->first.substr(0, 40) + "'");
+    op.radius = (op.side + in.rate - 1) / in.rate;
     m_.operations.push_back(std::move(op));
   }
 
-  static void check_kernel(const std::vector<uint64_t>& shape, const std::string& name) {
-    if (shape.size() != 4 || shape[0] < 1 || shape[0] > MAX_CHANNELS || shape[1] != shape[2] ||
-        (shape[1] != 1 && shape[1] != 3))
+  static void check_kernel(const std::vector<uint64_t>& shape, const std::string& name, uint64_t largest) {
+    if (shape.size() != 4 || shape[0] < 1 || shape[0] > MAX_CHANNELS || shape[1] != shape[2] || shape[1] % 2 != 1 ||
+        shape[1] > largest)
       fail("tensor " + name + " has an impossible shape");
   }
 
@@ -398,13 +407,13 @@ class Builder {
     Conv& c = op.conv;
     const std::string name = op.name + ".weight";
     const auto& shape = shape_of(name);
-    check_kernel(shape, name);
+    check_kernel(shape, name, MAX_K);
     c.cout = int(shape[0]);
     c.k = int(shape[1]);
     c.cin = in.channels;
     const Tensor& w = need(name, "I16", {shape[0], shape[1], shape[1], uint64_t(in.channels)});
     const Tensor& b = need(op.name + ".bias", "I32", {shape[0]});
-    op.radius = c.k / 2;
+    op.side = c.k / 2;
     /* A plane is gathered into patches of k * k values; other rows are read in place, padding and all. */
     const int stride = in.stride();
     c.segments = stride == 1 ? 1 : c.k;
@@ -435,14 +444,15 @@ class Builder {
     values(e.add, ".add", true);
     if (values(e.inner_slope, ".inner_slope", false) != values(e.inner_add, ".inner_add", false))
       fail(name + ": inner_slope and inner_add go together");
-    values(e.slope, ".slope", false);
+    const bool slope = values(e.slope, ".slope", false);
+    if (values(e.slope_add, ".slope_add", false) && !slope) fail(name + ": slope_add has no slope");
   }
 
   void load_bconv(Operation& op, const Buffer& in) {
     Bconv& b = op.bconv;
     const std::string name = op.name + ".weight";
     const auto& shape = shape_of(name);
-    check_kernel(shape, name);
+    check_kernel(shape, name, 3);
     b.cout = int(shape[0]);
     b.k = int(shape[1]);
     b.cin = in.channels;
@@ -459,7 +469,7 @@ class Builder {
       if (b.weight[size_t(i)] & padding) fail("tensor " + name + " has bits beyond its channels");
 
     load_epilogue(b, op.name, b.cout);
-    op.radius = b.k / 2;
+    op.side = b.k / 2;
 
     /* A missing tap is read as +1 (bit 0): take its 64 - 2 popcount(w) out of the sum. */
     allocate(b.base, size_t(16 * b.cout_pad));
@@ -523,11 +533,12 @@ class Builder {
   /* The values of 64 channels side by side. */
   void prepare(Epilogue& e) {
     if (!e.threshold.size()) allocate(e.threshold, size_t(e.cout_pad));
-    allocate(e.values, size_t(e.cout_pad) * 6);
-    const Array<int16_t>* arrays[6] = {&e.mul, &e.add, &e.inner_slope, &e.inner_add, &e.slope, &e.threshold};
+    allocate(e.values, size_t(e.cout_pad) * VALUES);
+    const Array<int16_t>* arrays[VALUES] = {&e.mul,   &e.add,       &e.inner_slope, &e.inner_add,
+                                            &e.slope, &e.threshold, &e.slope_add};
     for (int c = 0; c < e.cout_pad; c++)
-      for (int i = 0; i < 6; i++)
-        if (arrays[i]->size()) e.values[size_t((c / 64 * 6 + i) * 64 + c % 64)] = (*arrays[i])[size_t(c)];
+      for (int i = 0; i < VALUES; i++)
+        if (arrays[i]->size()) e.values[size_t((c / 64 * VALUES + i) * 64 + c % 64)] = (*arrays[i])[size_t(c)];
   }
 
   void prepare(Bconv& b) {
@@ -556,8 +567,8 @@ class Builder {
       for (size_t j = 0; j < op.inputs.size(); j++) {
         const Buffer& b = m_.buffers[size_t(op.inputs[j])];
         const int radius = j ? 0 : op.radius;
-        op.delay = std::max(op.delay, m_.operations[size_t(b.producer)].delay + (radius ? 1 : 0) + 1);
-        reach[i] = std::max(reach[i], reach[size_t(b.producer)] + double(radius) / b.rate);
+        op.delay = std::max(op.delay, m_.operations[size_t(b.producer)].delay + radius + 1);
+        reach[i] = std::max(reach[i], reach[size_t(b.producer)] + double(j ? 0 : op.side) / b.rate);
       }
     }
     m_.radius = int(reach.back() + 0.999);
@@ -592,9 +603,15 @@ class Builder {
       }
       m_.storages[size_t(b.storage)].readers = readers(int(i));
     }
+    for (const Operation& op : m_.operations)
+      if (!op.inputs.empty()) {
+        Storage& s = m_.storages[size_t(m_.buffers[size_t(op.inputs[0])].storage)];
+        s.margin = std::max(s.margin, op.side);
+      }
     for (Storage& s : m_.storages) {
       for (const int r : s.readers)
-        s.ticks = std::max(s.ticks, m_.operations[size_t(r)].delay + 1 - m_.operations[size_t(s.writer)].delay);
+        s.ticks = std::max(s.ticks, m_.operations[size_t(r)].delay + std::max(m_.operations[size_t(r)].radius, 1) -
+                                        m_.operations[size_t(s.writer)].delay);
       s.ticks += 4; /* one to make progress, three so that threads do not wait for each other */
     }
     uint64_t column = 0, ticks = 0;

@@ -30,7 +30,8 @@ struct Operation {
   std::vector<int> inputs; /* buffers: conv {x}, sign {x}, bconv {bits[, skip]}, add {a, b}, shuffle {x} */
   int output = -1;         /* buffer; bconv: -1 when only its bits are wanted */
   int bits = -1;           /* bconv: buffer of the sign fused into it */
-  int radius = 0;          /* rows above and below that the first input is read at */
+  int side = 0;            /* pixels to each side that the first input is read at */
+  int radius = 0;          /* the same in LR rows, rounded up */
   int delay = 0;           /* it makes row y at tick y + delay, when all it reads is made (see ops.cpp) */
   Conv conv;
   Bconv bconv;
@@ -41,6 +42,7 @@ struct Operation {
 struct Storage {
   bool bits = false;
   int stride = 0, rate = 1;
+  int margin = 1;           /* columns of zeros to each side of a row */
   int writer = 0;           /* first operation that writes it */
   std::vector<int> readers; /* operations that must be done with a row before it is written anew */
   int ticks = 0;            /* ring size in LR rows, when the picture is tall enough */

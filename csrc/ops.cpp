@@ -102,7 +102,7 @@ class Stream {
     for (const Storage& s : m_.storages) {
       Ring ring;
       const size_t cell = s.bits ? 8 : 2;
-      ring.row_bytes = (size_t(w_) * size_t(s.rate) + 2) * size_t(s.stride) * cell + 63;
+      ring.row_bytes = (size_t(w_) * size_t(s.rate) + 2 * size_t(s.margin)) * size_t(s.stride) * cell + 63;
       ring.row_bytes -= ring.row_bytes % 64;
       ring.rows = std::min(s.ticks, h_) * s.rate;
       widest = std::max(widest, ring.row_bytes);
@@ -214,7 +214,10 @@ class Stream {
         const Storage& s = m_.storages[size_t(storage)];
         const int ring = rings_[size_t(storage)].rows / s.rate;
         if (s.writer == i && y >= ring)
-          for (const int reader : s.readers) await(reader, y - ring - 1, y - ring + 1);
+          for (const int reader : s.readers) {
+            const int radius = m_.operations[size_t(reader)].radius;
+            await(reader, y - ring - radius, y - ring + radius);
+          }
       }
       for (int r = 0; r < m_.buffers[op.inputs.empty() ? 0 : size_t(op.inputs[0])].rate; r++)
         run_row(op, y, r, scratch);
@@ -223,18 +226,18 @@ class Stream {
     }
   }
 
-  /* Row y of a buffer at column -1 (a column of zeros), or zeros outside the picture. */
+  /* Row y of a buffer from its margin (columns of zeros) on, or zeros outside the picture. */
   uint8_t* line(int buffer, int y) {
     const Buffer& b = m_.buffers[size_t(buffer)];
     if (y < 0 || y >= h_ * b.rate) return zeros_.data();
     return rings_[size_t(b.storage)].row(y);
   }
-  int16_t* pixels(int buffer, int y) {
-    return reinterpret_cast<int16_t*>(line(buffer, y)) + m_.buffers[size_t(buffer)].stride();
+  size_t offset(int buffer) const {
+    const Buffer& b = m_.buffers[size_t(buffer)];
+    return size_t(m_.storages[size_t(b.storage)].margin) * size_t(b.stride());
   }
-  uint64_t* bits(int buffer, int y) {
-    return reinterpret_cast<uint64_t*>(line(buffer, y)) + m_.buffers[size_t(buffer)].stride();
-  }
+  int16_t* pixels(int buffer, int y) { return reinterpret_cast<int16_t*>(line(buffer, y)) + offset(buffer); }
+  uint64_t* bits(int buffer, int y) { return reinterpret_cast<uint64_t*>(line(buffer, y)) + offset(buffer); }
 
   void run_row(const Operation& op, int tick, int r, uint64_t* scratch) {
     if (op.kind == Kind::input) {
@@ -252,7 +255,7 @@ class Stream {
         break;
       case Kind::bconv: {
         BconvRow row;
-        for (int i = 0; i < 3; i++) row.rows[i] = bits(op.inputs[0], op.radius || i == 1 ? y + i - 1 : -1);
+        for (int i = 0; i < 3; i++) row.rows[i] = bits(op.inputs[0], op.side || i == 1 ? y + i - 1 : -1);
         row.w = w;
         row.top = y == 0;
         row.bottom = y == h - 1;
@@ -307,10 +310,15 @@ class Stream {
     row.step = op.conv.run;
     for (int from = 0; from < w; from += CHUNK) {
       row.w = std::min(CHUNK, w - from);
+      const bool beyond = op.conv.edge && (from < side || from + row.w + side > w);
       for (int i = 0; i < k; i++) {
-        const int16_t* x = pixels(op.inputs[0], y + i - side) + from - side;
+        const int above = y + i - side;
+        const int16_t* x = pixels(op.inputs[0], op.conv.edge ? std::clamp(above, 0, h_ * in.rate - 1) : above);
         for (int px = 0; px < row.w; px++)
-          for (int j = 0; j < k; j++) patches[px * row.step + i * k + j] = x[px + j];
+          for (int j = 0; j < k; j++) {
+            const int at = from + px + j - side;
+            patches[px * row.step + i * k + j] = x[beyond ? std::clamp(at, 0, w - 1) : at];
+          }
       }
       if (k * k % 2)
         for (int px = 0; px < row.w; px++) patches[px * row.step + row.step - 1] = 0;

@@ -16,11 +16,12 @@ class Maker:
     def int16(self, name: str, n: int, low: int = -32767, high: int = 32767) -> None:
         self.tensors[name] = self.rng.integers(low, high, n, np.int16, endpoint=True)
 
-    def conv(self, x: str, cin: int, cout: int, k: int, shift: int) -> str:
+    def conv(self, x: str, cin: int, cout: int, k: int, shift: int, edge: bool = False) -> str:
         name, out = f"c{len(self.ops)}", f"x{len(self.ops)}"
         self.tensors[f"{name}.weight"] = self.rng.integers(-3000, 3000, (cout, k, k, cin), np.int16)
         self.tensors[f"{name}.bias"] = self.rng.integers(-(2**20), 2**20, cout, np.int32)
-        self.ops.append(Op("conv", out, (x,), name, {"shift": shift}))
+        attrs = {"shift": shift, "edge": 1} if edge else {"shift": shift}
+        self.ops.append(Op("conv", out, (x,), name, attrs))
         return out
 
     def sign(self, x: str, channels: int, threshold: bool) -> str:
@@ -31,8 +32,9 @@ class Maker:
         return out
 
     def bconv(
-        self, bits: str, cin: int, cout: int, k: int, skip: str | None, inner: bool, slope: bool
-    ) -> str:
+        self, bits: str, cin: int, cout: int, k: int, skip: str | None, inner: bool, slope: bool,
+        slope_add: bool = False,
+    ) -> str:  # fmt: skip
         name, out = f"u{len(self.ops)}", f"x{len(self.ops)}"
         words = -(-cin // 64)
         weight = self.rng.integers(0, 2**64, (cout, k, k, words), np.uint64)
@@ -46,6 +48,8 @@ class Maker:
             self.int16(f"{name}.inner_add", cout)
         if slope:
             self.int16(f"{name}.slope", cout)
+        if slope_add:
+            self.int16(f"{name}.slope_add", cout)
         shift = max(s for s in range(15) if cin * k * k << s <= 32767)
         self.ops.append(Op("bconv", out, (bits, skip) if skip else (bits,), name, {"shift": shift}))
         return out
@@ -67,19 +71,20 @@ def srresnet(channels: int = 64, blocks: int = 2, scale: int = 4, seed: int = 0)
 
 
 def everything(seed: int) -> Packed:
-    """Thresholds, RPReLU, 1x1, widths that are no multiple of 64, two readers of one sum, an unused sum."""
+    """Thresholds, RPReLU, 1x1 to 9x9, both kinds of edges, widths that are no multiple of 64, two readers of one
+    sum, an unused sum."""
     m = Maker(seed)
-    x = m.conv("lr", 1, 96, 3, 12)
+    x = m.conv("lr", 1, 96, 9, 14, edge=True)
     b = m.sign(x, 96, True)
     y = m.bconv(b, 96, 96, 3, x, True, True)
     c = m.sign(y, 96, True)
     d = m.sign(y, 96, False)
     wide = m.bconv(c, 96, 128, 1, None, True, False)
     e = m.sign(wide, 128, True)  # only the bits of `wide` are used
-    z = m.bconv(e, 128, 96, 3, y, False, True)
+    z = m.bconv(e, 128, 96, 3, y, False, True, slope_add=True)
     z = m.bconv(m.sign(z, 96, False), 96, 96, 3, None, False, False)
     w = m.bconv(d, 96, 96, 3, z, True, False)
     m.ops.append(Op("add", "sum", (w, x)))
     f = m.conv("sum", 96, 2 * 4, 1, 13)
     m.ops.append(Op("shuffle", "up", (f,), "", {"scale": 2}))  # two channels at twice the size
-    return m.end("up", 2, 2)
+    return m.end(m.conv("up", 2, 2, 7, 16), 2, 2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_nets import everything, srresnet
+from random_nets import Maker, everything, srresnet
 
 from bitsr.engine import Engine, EngineError
 from bitsr.packed import Op, Packed, PackedError
@@ -63,6 +63,18 @@ def tensor(name: str, **values):
     return lambda header: header[name].update(values)
 
 
+def made(build) -> bytes:
+    """A net that ``build`` begins; it gives the name of a buffer of 4 channels."""
+    maker = Maker(0)
+    return maker.end(build(maker), 4, 2).to_bytes()
+
+
+def with_tensors(**more: np.ndarray) -> bytes:
+    packed = srresnet(blocks=1)
+    packed.tensors.update({name.replace("__", "."): value for name, value in more.items()})
+    return packed.to_bytes()
+
+
 HOSTILE = {
     "empty": b"",
     "short": b"\x01\x02",
@@ -97,11 +109,17 @@ HOSTILE = {
     "shift too far": edited(ops(("shift=5", "shift=14"))),
     "shift of zero": edited(ops(("shift=12", "shift=0"))),
     "shift no number": edited(ops(("shift=12", "shift=-3"))),
+    "even kernel": edited(tensor("c0.weight", shape=[16, 2, 2, 9])),
+    "kernel of 11": made(lambda m: m.conv("lr", 1, 4, 11, 12)),
+    "edge of channels": edited(ops(("shift=14", "shift=14 edge=1"))),
+    "edge of two": edited(ops(("shift=12", "shift=12 edge=2"))),
     "scale too large": edited(ops(("scale=4", "scale=999999"))),
     "scale zero": edited(ops(("scale=4", "scale=0"))),
     "no end": edited(ops(("shuffle sr", "shuffle rs"))),
     "unknown argument": edited(ops(("scale=4", "scale=4 gain=3"))),
     "unread": edited(ops(("sign b1 x0", "sign b1 x0\nsign extra x0"))),
+    "slope_add without slope": with_tensors(u4__slope_add=np.zeros(64, np.int16)),
+    "short slope_add": with_tensors(u2__slope_add=np.zeros(63, np.int16)),
     "the value that breaks mulh": edited(
         lambda h: split(GOOD)[1].replace(
             np.asarray(srresnet(blocks=1).tensors["u2.mul"]).tobytes(), b"\x00\x80" * 64, 1

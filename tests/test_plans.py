@@ -33,7 +33,8 @@ def graph(seed: int) -> Packed:
             skips = [None] + [name for name, *rest in buffers if rest == [False, cout, rate]]
             skip = skips[rng.integers(len(skips))]
             k, inner, slope = int(rng.choice([1, 3])), bool(rng.integers(2)), bool(rng.integers(2))
-            buffers.append((m.bconv(x, c, cout, k, skip, inner, slope), False, cout, rate))
+            slope_add = slope and bool(rng.integers(2))
+            buffers.append((m.bconv(x, c, cout, k, skip, inner, slope, slope_add), False, cout, rate))
         elif kind == 0 and rate < 4 and c % 4 == 0:
             buffers.append((shuffle(x, 2), False, c // 4, 2 * rate))
         elif kind == 1 and len(m.ops) > 1:
@@ -41,8 +42,8 @@ def graph(seed: int) -> Packed:
             buffers.append((m.ops[-1].out, False, c, rate))
         elif kind == 2 or c == 1:
             cout = 1 if c > 1 and not rng.integers(4) else cout
-            k = int(rng.choice([1, 3]))
-            buffers.append((m.conv(x, c, cout, k, 12 if c == 1 else 17), False, cout, rate))
+            k, edge = int(rng.choice([1, 3, 5, 9])), c == 1 and bool(rng.integers(2))
+            buffers.append((m.conv(x, c, cout, k, 12 if c == 1 else 17, edge), False, cout, rate))
         else:
             buffers.append((m.sign(x, c, bool(rng.integers(2))), True, c, rate))
     x, _, c, rate = next(b for b in reversed(buffers) if not b[1])

@@ -27,10 +27,11 @@ def _wrap32(v: NDArray[np.int64]) -> NDArray[np.int64]:
     return ((v + 2**31) & 0xFFFFFFFF) - 2**31
 
 
-def _patches(x: NDArray, k: int) -> NDArray:
-    """(h, w, c) -> (h, w, k, k, c) with zeros outside the picture."""
+def _patches(x: NDArray, k: int, edge: bool = False) -> NDArray:
+    """(h, w, c) -> (h, w, k, k, c); outside the picture lie zeros, or with ``edge`` the nearest pixels."""
     h, w = x.shape[:2]
-    padded = np.pad(x, ((k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    around = ((k // 2, k // 2), (k // 2, k // 2), (0, 0))
+    padded = np.pad(x, around, mode="edge" if edge else "constant")
     rows = [[padded[i : i + h, j : j + w] for j in range(k)] for i in range(k)]
     return np.stack([np.stack(r, axis=2) for r in rows], axis=2)
 
@@ -48,7 +49,11 @@ def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
 
     if op.kind == "conv":
         weight = t[f"{op.name}.weight"].astype(np.int64)
-        acc = np.einsum("hwijc,oijc->hwo", _patches(x[0].astype(np.int64), weight.shape[1]), weight)
+        acc = np.einsum(
+            "hwijc,oijc->hwo",
+            _patches(x[0].astype(np.int64), weight.shape[1], bool(op.attrs.get("edge"))),
+            weight,
+        )
         shift = op.attrs["shift"]
         return sat(_wrap32(acc + t[f"{op.name}.bias"] + (1 << (shift - 1))) >> shift)
     if op.kind == "sign":
@@ -65,7 +70,9 @@ def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
             v = sat(v.astype(np.int32) + t[f"{op.name}.inner_add"])
         if len(x) > 1:
             v = sat(v.astype(np.int32) + x[1])
-        return v if slope is None else np.where(v < 0, mulh(v, slope), v)
+        if slope is not None:
+            v = np.where(v < 0, mulh(v, slope), v)
+        return v if (add := tensor("slope_add")) is None else sat(v.astype(np.int32) + add)
     if op.kind == "add":
         return sat(x[0].astype(np.int32) + x[1])
     if op.kind == "shuffle":
