@@ -64,44 +64,19 @@ def torch_net(name: str, scale: int) -> nn.Module:
     """A net by name, in eval mode, weights random: (1, 1, h, w) -> (1, 1, scale*h, scale*w), Y in [0, 255].
 
     srresnet: the float twin of SRResNet-E2FIF 64x16; srresnet-binary: its bits simulated in float32, as
-    researchers run them; fsrcnn: FSRCNN(56, 12, 4) (Dong et al., ECCV 2016); espcn: three layers of 64
-    channels and a PixelShuffle in the manner of ESPCN (Shi et al., CVPR 2016), about 0.1 M parameters.
+    researchers run them; fsrcnn, espcn: see bitsr.nets.small.
     """
     import torch
-    from torch import nn
 
+    from bitsr.nets.small import ESPCN, FSRCNN
     from bitsr.nets.srresnet import SRResNet
-
-    class Scaled(nn.Module):
-        """Small nets take Y in [0, 1]."""
-
-        def __init__(self, *layers: nn.Module) -> None:
-            super().__init__()
-            self.net = nn.Sequential(*layers)
-
-        def forward(self, x):
-            return self.net(x / 255) * 255
-
-    def fsrcnn(d: int = 56, s: int = 12, m: int = 4) -> nn.Module:
-        def conv(cin: int, cout: int, k: int) -> tuple[nn.Module, nn.Module]:
-            return nn.Conv2d(cin, cout, k, padding=k // 2), nn.PReLU(cout)
-
-        mapping = [layer for _ in range(m) for layer in conv(s, s, 3)]
-        up = nn.ConvTranspose2d(d, 1, 9, stride=scale, padding=4, output_padding=scale - 1)
-        return Scaled(*conv(1, d, 5), *conv(d, s, 1), *mapping, *conv(s, d, 1), up)
-
-    def espcn(c: int = 64) -> nn.Module:
-        body = [nn.Conv2d(1, c, 5, padding=2), nn.ReLU()]
-        for _ in range(2):
-            body += [nn.Conv2d(c, c, 3, padding=1), nn.ReLU()]
-        return Scaled(*body, nn.Conv2d(c, scale * scale, 3, padding=1), nn.PixelShuffle(scale))
 
     torch.manual_seed(0)
     makers = {
         "srresnet": lambda: SRResNet(scale, binary=False),
         "srresnet-binary": lambda: SRResNet(scale, binary=True),
-        "fsrcnn": fsrcnn,
-        "espcn": espcn,
+        "fsrcnn": lambda: FSRCNN(scale),
+        "espcn": lambda: ESPCN(scale),
     }
     return makers[name]().eval()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("pydantic")
 
 from bitsr.train import recipe as recipes
@@ -34,7 +34,8 @@ def minimal(tmp_path: Path) -> Path:
 def test_packaged(name: str) -> None:
     recipe = load(name)
     assert recipe.source
-    net = recipes.build(load(name, ["net.args.channels=4", "net.args.blocks=1"]))
+    with torch.device("meta"):  # the shapes alone
+        net = recipes.build(recipe)
     assert sum(p.numel() for p in net.parameters()) > 0
 
 

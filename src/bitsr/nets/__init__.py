@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from .small import ESPCN, FSRCNN
 from .srresnet import EDSR, SRResNet
 
 NETS: dict[str, type[nn.Module]] = {
     "srresnet": SRResNet,
     "edsr": EDSR,
+    "fsrcnn": FSRCNN,
+    "espcn": ESPCN,
 }
