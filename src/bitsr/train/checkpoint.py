@@ -6,7 +6,7 @@ Training files (``.pt``, torch.save of plain data, read with ``weights_only``):
 - ``best.pt``: ``{"net", "recipe", "stage", "iteration", "psnr"}`` of the best validation.
 
 ``latent.safetensors`` is the best net without optimiser state, 2 bytes a latent weight, with the facts as
-metadata.
+metadata. A state dict of the released E2FIF code is read as well (``official``).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ..nets.binary import BinaryConv2d
+from . import official
 from . import recipe as recipes
 
 
@@ -65,6 +66,11 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch.load raises many types on a bad file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: not a checkpoint: {reason}") from error
+    if isinstance(content, dict) and official.recognised(content):
+        try:
+            return official.checkpoint(content)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
     if not isinstance(content, dict) or "net" not in content:
         raise CheckpointError(f"{path}: not a checkpoint: it has no 'net'")
     return content
