@@ -311,6 +311,21 @@ def pack(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="last.pt, best.pt or latent.safetensors of a run.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="NET.onnx", help="File to write.")],
+) -> None:
+    """Write a trained net's float simulation as ONNX, for other runtimes; slow and large next to `bitsr pack`."""
+    try:
+        from .train.export import export_checkpoint
+    except ImportError as error:
+        raise ImportError(f"{error}; exporting wants: pip install 'bitsr[onnx]'") from error
+
+    export_checkpoint(checkpoint, output)
+    _say(f"{output}: {output.stat().st_size / 1024:.0f} KiB")
+
+
+@app.command()
 def evaluate(
     net: Annotated[str, typer.Argument(help="Name of a net (see `bitsr models`) or .bsr file.")],
     more: Annotated[list[str] | None, typer.Argument(metavar="SETS", help="As --sets.")] = None,
