@@ -5,5 +5,7 @@ format:
     ruff format . && ruff check --fix . && clang-format -i csrc/*.cpp csrc/*.h
 check:
     ruff format --check . && ruff check . && pyright
+cards:
+    for net in src/bitsr/zoo/*.bsr; do bitsr info --card $net > docs/cards/$(basename $net .bsr).md; done
 bench:
     python -m bench

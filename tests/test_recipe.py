@@ -9,8 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pydantic")
 
-from bitsr.train import recipe as recipes
-from bitsr.train.recipe import RecipeError, load
+from bitsr.train import recipe as recipes  # noqa: E402
+from bitsr.train.recipe import RecipeError, load  # noqa: E402
 
 MINIMAL = """
 scale = 4

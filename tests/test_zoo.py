@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitsr.card import card
 from bitsr.engine import Engine, isas
 from bitsr.evaluate import data_folder, evaluate, find_set, read_hr, to_q
 from bitsr.imresize import imresize
@@ -33,6 +34,15 @@ def test_small_and_named_truly(path):
     assert packed.name == path.stem and packed.name.endswith(f"x{packed.scale}")
     assert path.stat().st_size < 200 * 1024
     assert {"training", "recipe", "check", "evaluation", "calibration"} <= packed.metadata.keys()
+
+
+@pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
+def test_has_its_card(path):
+    """docs/cards is what `bitsr info --card` prints."""
+    written = ROOT / "docs" / "cards" / f"{path.stem}.md"
+    if not written.parent.is_dir():
+        pytest.skip("the checkout's docs are not here")
+    assert written.read_text(encoding="utf-8") == card(Packed.read(path), path.stat().st_size)
 
 
 @pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)

@@ -202,14 +202,17 @@ def models() -> None:
 @app.command()
 def info(
     net: Annotated[str, typer.Argument(help="Name of a net (see `bitsr models`) or .bsr file.")],
+    card: Annotated[bool, typer.Option("--card", help="The model card instead.")] = False,
 ) -> None:
     """Show a net: metadata, layers, parameters, MACs, OPs and receptive field."""
+    from .card import card as model_card
     from .counting import describe
     from .packed import Packed
     from .upscaler import find
 
     path = find(net)
-    print(describe(Packed.read(path), path.stat().st_size), end="")
+    show = model_card if card else describe
+    print(show(Packed.read(path), path.stat().st_size), end="")
 
 
 @app.command()
