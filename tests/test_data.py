@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
+from bitsr.folders import data_folder  # noqa: E402
 from bitsr.imresize import imresize  # noqa: E402
 from bitsr.metrics import rgb_to_y  # noqa: E402
 from bitsr.train import data  # noqa: E402
@@ -95,7 +96,7 @@ def test_clear_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="no train pictures; looked for"):
         find_pairs(tmp_path, ["empty"], "train", 2)
     monkeypatch.setenv("BITSR_DATA", str(tmp_path))
-    assert data.default_root() == tmp_path
+    assert data_folder() == tmp_path
     (tmp_path / "bad.png").write_bytes(b"not a picture")
     with pytest.raises(OSError, match=r"bad\.png"):
         load_pairs([(tmp_path / "bad.png", None)], 2, tmp_path / "cache")

@@ -20,6 +20,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from torch import nn  # noqa: E402
 
+from bitsr.folders import data_folder  # noqa: E402
 from bitsr.metrics import psnr, to_8bit  # noqa: E402
 from bitsr.train import checkpoint, data, loop, recipe  # noqa: E402
 from bitsr.train.checkpoint import CheckpointError  # noqa: E402
@@ -88,14 +89,14 @@ def test_a_run(tmp_path: Path) -> None:
     }  # fmt: skip
     net, facts = checkpoint.load_net(tmp_path / "run" / "best.pt")
     assert facts["psnr"] == outcome.best and facts["iteration"] in (20, 40, 60)
-    pairs = data.load_pairs(data.find_pairs(data.default_root(), ["auto"], "valid", 2)[0], 2)
+    pairs = data.load_pairs(data.find_pairs(data_folder(), ["auto"], "valid", 2)[0], 2)
     assert loop.validate(net, pairs) == pytest.approx(outcome.best, abs=1e-4)
 
 
 def test_validation_psnr_is_the_metric(tmp_path: Path) -> None:
     """On the device as in ``metrics``: 8-bit rounding of both, crop = scale, mean over pictures."""
     net = recipe.build(make()).eval()
-    pairs = data.load_pairs(data.find_pairs(data.default_root(), ["auto"], "valid", 2)[0], 2)
+    pairs = data.load_pairs(data.find_pairs(data_folder(), ["auto"], "valid", 2)[0], 2)
     whole, central = [], []
     for i in range(len(pairs)):
         lr, hr = pairs.picture(i)
@@ -323,7 +324,7 @@ def test_average_has_its_own_statistics() -> None:
     torch.manual_seed(0)
     norm = nn.Sequential(nn.BatchNorm2d(1, momentum=0.1))
     norm[0].running_mean.fill_(1e6)
-    root = data.default_root()
+    root = data_folder()
     pairs = data.load_pairs(data.find_pairs(root, ["auto"], "train", 2)[0], 2)
     crops = data.Crops(pairs, 8, 4, seed=0)
     loop.estimate_bn(norm.eval(), crops, 3)
@@ -338,7 +339,7 @@ def test_average_follows_the_recurrence(tmp_path: Path) -> None:
 
     r = make(train__ema=0.75, train__lr=1e-2)
     torch.manual_seed(0)
-    pairs = data.load_pairs(data.find_pairs(data.default_root(), ["auto"], "train", 2)[0], 2)
+    pairs = data.load_pairs(data.find_pairs(data_folder(), ["auto"], "train", 2)[0], 2)
     net = recipe.build(r)
     expected = net.head.weight.detach().clone()
     trainer = loop.Trainer(Fabric(accelerator="cpu"), r, net, data.Crops(pairs, 8, 4, seed=0))
@@ -357,7 +358,7 @@ def test_step_is_adam_on_the_mean_loss() -> None:
     net = recipe.build(r)
     twin = recipe.build(r)
     twin.load_state_dict(net.state_dict())
-    pairs = data.load_pairs(data.find_pairs(data.default_root(), ["auto"], "train", 2)[0], 2)
+    pairs = data.load_pairs(data.find_pairs(data_folder(), ["auto"], "train", 2)[0], 2)
     crops = data.Crops(pairs, 8, 4, seed=0)
     trainer = loop.Trainer(Fabric(accelerator="cpu"), r, net, crops)
     adam = torch.optim.Adam(twin.parameters(), 1e-2, betas=(0.9, 0.999), eps=1e-8)

@@ -10,7 +10,8 @@ import pytest
 
 from bitsr.card import card
 from bitsr.engine import Engine, isas
-from bitsr.evaluate import data_folder, evaluate, find_set, read_hr, to_q
+from bitsr.evaluate import evaluate, find_set, read_hr, to_q
+from bitsr.folders import data_folder
 from bitsr.imresize import imresize
 from bitsr.metrics import psnr, rgb_to_y, to_8bit
 from bitsr.packed import Packed
@@ -18,7 +19,7 @@ from bitsr.upscaler import ZOO
 
 NETS = sorted(ZOO.glob("*.bsr"))
 ROOT = Path(__file__).parents[1]
-DATA = next((d for d in (data_folder(), ROOT.parent / "shared" / "data") if (d / "Set5").is_dir()), None)
+DATA = data_folder() if (data_folder() / "Set5").is_dir() else None
 needs_data = pytest.mark.skipif(DATA is None, reason="the test sets are not here (BITSR_DATA)")
 FLOOR = {2: 36.0, 3: 32.0, 4: 30.3}
 """Set5, dB: what a net of this kind must reach to be worth its place; bicubic is 33.65, 30.39, 28.42."""

@@ -55,9 +55,9 @@ def card(packed: Packed, file_bytes: int) -> str:
     lines = [
         f"# {packed.name}",
         "",
-        f"Super-resolution x{packed.scale} of luma (Y of BT.601), {about.get('net', 'unknown net')}, packed bits for the"
-        f" CPU. {file_bytes / 1024:.0f} KiB; {total.binary_weights:,} one-bit weights and {total.other_params:,} other"
-        f" parameters; {ops:.2f} G OPs at {width}x{height} LR; sees {field}.",
+        f"Super-resolution x{packed.scale} of luma (Y of BT.601), {about.get('net', 'unknown net')}, packed bits for"
+        f" the CPU. {file_bytes / 1024:.0f} KiB; {total.binary_weights:,} one-bit weights and"
+        f" {total.other_params:,} other parameters; {ops:.2f} G OPs at {width}x{height} LR; sees {field}.",
         "",
         "## Training",
         "",

@@ -16,12 +16,12 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from .folders import data_folder, picture_files
 from .imresize import imresize
 from .metrics import PROTOCOLS, Protocol, rgb_to_y, to_8bit
 
 HR_FOLDERS = ("", "HR", "GTmod12", "GT", "original")
 """Where a set's folder may keep its HR files, in the order in which they are looked for."""
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 class Net(typing.Protocol):
@@ -35,11 +35,6 @@ class Net(typing.Protocol):
         ...
 
 
-def data_folder(data: str | os.PathLike | None = None) -> Path:
-    """Folder of the test sets: ``data``, else the variable BITSR_DATA, else ../shared/data."""
-    return Path(data or os.environ.get("BITSR_DATA") or "../shared/data")
-
-
 def find_set(name: str, data: str | os.PathLike | None = None) -> list[Path]:
     """The HR files of test set ``name`` (a folder in ``data_folder(data)``, or a path), sorted by name.
 
@@ -48,10 +43,8 @@ def find_set(name: str, data: str | os.PathLike | None = None) -> list[Path]:
     folder = data_folder(data) / name
     for sub in HR_FOLDERS:
         place = folder / sub
-        if place.is_dir():
-            files = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES)
-            if files:
-                return files
+        if place.is_dir() and (files := picture_files(place)):
+            return files
     raise FileNotFoundError(
         f"test set {name!r}: no pictures in {folder} or its folders {', '.join(HR_FOLDERS[1:])};"
         " name the folder of the sets by --data or BITSR_DATA"

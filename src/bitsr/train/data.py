@@ -29,12 +29,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..folders import picture_files
 from ..imresize import imresize
 from ..metrics import rgb_to_y
 
 VERSION = 1
 """Raise it when the same pictures give other numbers: it is part of the cache key."""
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 BENCHMARKS = {"set5", "set14", "b100", "bsd100", "bsds100", "bsd68", "cbsd68", "urban100", "manga109"}
 """Folder names refused for training and selection; BSD68 is part of B100."""
 
@@ -44,21 +44,6 @@ class DataError(ValueError):
 
 
 # Folders ----------------------------------------------------------------------------------------------------
-
-
-def default_root() -> Path:
-    """BITSR_DATA, else ../shared/data from the current folder or from the checkout."""
-    if root := os.environ.get("BITSR_DATA"):
-        return Path(root)
-    places = [Path.cwd(), Path(__file__).resolve().parents[3]]
-    for place in places:
-        if (found := place.parent / "shared" / "data").is_dir():
-            return found
-    raise DataError("no picture folder: set BITSR_DATA, or data.root in the recipe")
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
 def _hr_folder(root: Path, name: str, role: str) -> Path:
@@ -75,7 +60,7 @@ def _hr_folder(root: Path, name: str, role: str) -> Path:
             for part in path.parts:
                 if "".join(c for c in part.lower() if c.isalnum()) in BENCHMARKS:
                     raise DataError(f"{folder}: {part} is a benchmark set, never train or select on it")
-        if folder.is_dir() and _pictures(folder):
+        if folder.is_dir() and picture_files(folder):
             return folder
     if not base.is_dir():
         raise DataError(f"{base}: no such folder (data.root, data.{role})")
@@ -108,8 +93,8 @@ def find_pairs(
         hr_folder = _hr_folder(root, name, role)
         lr_folder = _lr_folder(hr_folder, scale) if layout == "auto" else None
         pairs: list[tuple[Path, Path | None]] = []
-        ready = {p.stem: p for p in _pictures(lr_folder)} if lr_folder else {}
-        for hr in _pictures(hr_folder):
+        ready = {p.stem: p for p in picture_files(lr_folder)} if lr_folder else {}
+        for hr in picture_files(hr_folder):
             lr = ready.get(f"{hr.stem}x{scale}") or ready.get(hr.stem)
             if lr_folder and lr is None:
                 raise DataError(f"{lr_folder}: no LR picture for {hr.name} ({hr.stem}x{scale} or {hr.stem})")

@@ -28,6 +28,7 @@ import torch
 from lightning_fabric import Fabric  # before any torch.compile, whose arguments it records
 from torch import Tensor, nn
 
+from ..folders import data_folder
 from . import checkpoint, data
 from .loss import LOSSES
 from .recipe import Recipe, Stage, build
@@ -347,7 +348,7 @@ def _resume(folder: Path, recipe: Recipe, resume: bool | None) -> dict[str, Any]
 
 def _load_data(recipe: Recipe, device: torch.device, rank: int, world: int) -> tuple[data.Crops, data.Pairs]:
     d = recipe.data
-    root = Path(d.root).expanduser() if d.root else data.default_root()
+    root = Path(d.root).expanduser() if d.root else data_folder()
     sets = data.find_pairs(root, d.train, "train", recipe.scale, d.layout)
     held = data.find_pairs(root, d.valid, "valid", recipe.scale, d.layout)
     if both := {p for s in sets for p, _ in s} & {p for s in held for p, _ in s}:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..folders import data_folder
 from ..nets.binary import WEIGHTS, BinaryConv2d, WeightBinaryConv2d
 from ..nets.graph import Activation, Eager, Net
 from ..packed import Op, Packed
@@ -545,7 +546,7 @@ def pack_checkpoint(
     net, facts = load_net(checkpoint)
     if not isinstance(net, Net):
         raise PackError(f"a net of class {type(net).__name__} has no packed form")
-    root, folder = (Path(pictures), ".") if pictures else (data.default_root(), "valid")
+    root, folder = (Path(pictures), ".") if pictures else (data_folder(), "valid")
     (files,) = data.find_pairs(root, [folder], "valid", net.scale)
     pairs = data.load_pairs(files, net.scale)
     middles = [_middle(*pairs.picture(i), net.scale) for i in range(len(pairs))]

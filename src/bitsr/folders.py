@@ -1,0 +1,25 @@
+"""Where pictures for training and evaluation lie, and which files are pictures (no torch, no pyvips)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+"""Of the pictures that training and evaluation read."""
+
+
+def data_folder(data: str | os.PathLike[str] | None = None) -> Path:
+    """``data``, else the variable BITSR_DATA, else ../shared/data from the current folder or from the checkout.
+
+    Where there is none of them it is the first, for an error message to name.
+    """
+    if chosen := data or os.environ.get("BITSR_DATA"):
+        return Path(chosen).expanduser()
+    places = [place.parent / "shared" / "data" for place in (Path.cwd(), Path(__file__).resolve().parents[2])]
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The picture files of a folder by name, hidden ones left out."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
