@@ -1,15 +1,18 @@
 /* AVX2: Intel from Haswell, AMD from Zen.
  *
- * Budget, 64 -> 64 channels, 3x3 (36,864 MAC a pixel), instructions on 256 bits for 4 filters:
- *   4 carries x 5 (4 xor, 1 and) + parity 1                                       = 21
- *   carries c0 c1 c2 to one sum and one carry of weight 4                         =  5
- *   4 words (weights 1, 2, 2, 4) counted by nibbles: 4 x (2 and, shift, 2 pshufb) = 20
- *   bytes: 7 adds (look-up tables hold the weighted counts), vpsadbw              =  8
- *   packing 64 -> 16 bits                                                         =  0.75
- * 55 for 4 filters, 880 a pixel: 293 cycles at three a cycle (125 MAC/cycle), 220 at four (167).
- * The nine plain popcounts by nibble look-up would take 9 x 7 + 9 + 8 = 80 for 4 filters.
+ * Disagreements are looked up, four channels at a time: a nibble of activations picks one of 16 tables, a nibble of
+ * weights the entry popcount(activations ^ weights) of it, 32 filters in one vpshufb. The weights are the indices, so
+ * they need no masks and no shifts, and the bytes add up by filter: nothing is gathered across lanes.
+ *
+ * Budget, 64 -> 64 channels, 3x3 (36,864 MAC a pixel), instructions on 256 bits:
+ *   a nibble    2 x (vpshufb + vpaddb)                                             = 4
+ *   a tap row   48 nibbles; bytes to 16 bits: 2 x (and, shift, 2 adds, 2 stores)   = 204
+ *   a pixel     3 x 204 + epilogue 4 x 8                                           = 644
+ * At four a cycle 161 cycles, 229 MAC/cycle; the 288 vpshufb alone take 144 at two a cycle (Zen, Intel from Ice
+ * Lake) and 288 at one (before). Loads a nibble: 2 of weights for P pixels, its own offset and its table.
+ * The carry-save form (bconv_avx512.cpp) takes 880: AVX2 has neither its popcounts nor its ternary logic.
  */
-#include "carry_save.h"
+#include "chunks.h"
 #include "epilogue_avx2.h"
 
 namespace bitsr {
@@ -19,117 +22,118 @@ bool available() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi2");
 }
 
-/* As in the AVX-512 path, with 4 lanes: group g, lane j holds channel 8 (j / 2) + 2 g + j % 2 of 16. */
-constexpr int channel_of(int group, int lane) { return 16 * (group / 4) + 8 * (lane / 2) + 2 * (group % 4) + lane % 2; }
+/* 32 filters as bytes, so that the even bytes are 16 channels in order, and the odd ones the next 16. */
+constexpr int channel_of(int byte) { return byte / 32 * 32 + byte % 2 * 16 + byte % 32 / 2; }
 
-/* packed: (cout_pad / 64, words, 16 groups, PARTS or 1, 4 lanes). */
+/* packed, in bytes: (cout_pad / 64, words, k * k, 16 nibbles, 64 filters). */
 bool prepare(Bconv& op) {
-  const int parts = op.k == 3 ? PARTS : 1;
-  if (!op.packed.resize(size_t(op.cout_pad) * op.words * parts)) return false;
-  uint64_t* out = op.packed.data();
+  const int taps = op.k * op.k;
+  if (!op.packed.resize(2 * op.weight.size())) return false;
+  auto* out = reinterpret_cast<uint8_t*>(op.packed.data());
   for (int block = 0; block < op.cout_pad; block += 64)
     for (int word = 0; word < op.words; word++)
-      for (int group = 0; group < 16; group++, out += parts * 4)
-        for (int lane = 0; lane < 4; lane++) {
-          const int filter = block + channel_of(group, lane);
-          uint64_t w[PARTS] = {op.weight[size_t(filter) * op.words + word]};
-          if (op.k == 3) weight_parts(op, filter, word, w);
-          for (int part = 0; part < parts; part++) out[part * 4 + lane] = w[part];
-        }
+      for (int tap = 0; tap < taps; tap++)
+        for (int nibble = 0; nibble < 16; nibble++)
+          for (int byte = 0; byte < 64; byte++) {
+            const size_t filter = size_t(block + channel_of(byte));
+            *out++ = op.weight[(filter * taps + tap) * op.words + word] >> (4 * nibble) & 15;
+          }
   return true;
 }
 
-inline V broadcast(uint64_t word) { return _mm256_set1_epi64x((long long)word); }
-
-inline V pack(const V* n) {
-  return _mm256_packus_epi32(_mm256_packus_epi32(n[0], n[1]), _mm256_packus_epi32(n[2], n[3]));
-}
-
-/* times * popcount of each byte. */
-template <int TIMES>
-inline __attribute__((always_inline)) V count_bytes(V x) {
-  constexpr char t = TIMES;
-  const V table =
-      _mm256_setr_epi8(0, t, t, 2 * t, t, 2 * t, 2 * t, 3 * t, t, 2 * t, 2 * t, 3 * t, 2 * t, 3 * t, 3 * t, 4 * t, 0, t,
-                       t, 2 * t, t, 2 * t, 2 * t, 3 * t, t, 2 * t, 2 * t, 3 * t, 2 * t, 3 * t, 3 * t, 4 * t);
-  const V nibble = _mm256_set1_epi8(15);
-  return _mm256_add_epi8(_mm256_shuffle_epi8(table, _mm256_and_si256(x, nibble)),
-                         _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble)));
-}
-
-/* Disagreements of 4 filters with one word of channels, as four 64-bit counts. a: the 13 broadcast parts. */
-inline __attribute__((always_inline)) V count4(const V* a, const V* w) {
-  V c[4];
-#pragma GCC unroll 4
-  for (int triple = 0; triple < 4; triple++) {
-    const V ab = _mm256_xor_si256(a[3 * triple + 1], w[3 * triple + 1]);
-    const V ac = _mm256_xor_si256(a[3 * triple + 2], w[3 * triple + 2]);
-    c[triple] = _mm256_xor_si256(_mm256_xor_si256(a[3 * triple], w[3 * triple]), _mm256_and_si256(ab, ac));
+/* TABLES[16 a + w] = popcount(a ^ w). */
+struct Tables {
+  alignas(64) uint8_t at[256] = {};
+  constexpr Tables() {
+    for (int i = 0; i < 256; i++)
+      for (int x = i / 16 ^ i % 16; x; x /= 2) at[i] = uint8_t(at[i] + x % 2);
   }
-  const V u = _mm256_xor_si256(c[0], c[1]);
-  const V sum = _mm256_xor_si256(u, c[2]);
-  const V four = _mm256_or_si256(_mm256_and_si256(c[0], c[1]), _mm256_and_si256(u, c[2]));
-  const V one = _mm256_xor_si256(a[12], w[12]);
-  const V bytes = _mm256_add_epi8(_mm256_add_epi8(count_bytes<1>(one), count_bytes<2>(sum)),
-                                  _mm256_add_epi8(count_bytes<2>(c[3]), count_bytes<4>(four)));
-  return _mm256_sad_epu8(bytes, _mm256_setzero_si256());
-}
+};
+constexpr Tables TABLES;
 
-template <bool FIRST>
-__attribute__((noinline)) void count_chunk(const Parts& s, int n, const V* weights, int16_t (*counts)[64]) {
-  for (int x = 0; x < n; x++) {
-    const V* w = weights;
-    const V a[PARTS] = {broadcast(s.a[x]),      broadcast(s.ab[x]),     broadcast(s.ac[x]),    broadcast(s.a[x + 1]),
-                        broadcast(s.ab[x + 1]), broadcast(s.ac[x + 1]), broadcast(s.a[x + 2]), broadcast(s.ab[x + 2]),
-                        broadcast(s.ac[x + 2]), broadcast(s.l[x]),      broadcast(s.lm[x]),    broadcast(s.lr[x]),
-                        broadcast(s.parity[x])};
-    for (int quarter = 0; quarter < 4; quarter++) {
-      V n4[4];
-      for (int g = 0; g < 4; g++, w += PARTS) n4[g] = count4(a, w);
-      V* out = reinterpret_cast<V*>(counts[x]) + quarter;
-      *out = FIRST ? pack(n4) : _mm256_add_epi16(*out, pack(n4));
+/* One word of channels of the columns x - 1 .. x + n of k rows: for each nibble, where its table begins. */
+struct Nibbles {
+  uint8_t at[3][CHUNK + 2][16];
+};
+
+void nibbles(const Bconv& op, const BconvRow& row, int word, int x, int n, Nibbles& out) {
+  const int side = op.k / 2;
+  const __m128i high = _mm_set1_epi8(char(0xF0));
+  for (int r = 0; r < op.k; r++) {
+    const uint64_t* a = row.rows[1 - side + r] + ptrdiff_t(x - side) * op.words + word;
+    for (int i = 0; i < n + 2 * side; i++, a += op.words) {
+      const __m128i v = _mm_cvtsi64_si128((long long)*a);
+      _mm_store_si128(reinterpret_cast<__m128i*>(out.at[r][i]),
+                      _mm_unpacklo_epi8(_mm_and_si128(_mm_slli_epi16(v, 4), high), _mm_and_si128(v, high)));
     }
   }
 }
 
-void count_chunk_1x1(const uint64_t* a, int words, int n, const V* weights, int16_t (*counts)[64], bool first) {
-  for (int x = 0; x < n; x++) {
-    const V word = broadcast(a[ptrdiff_t(x) * words]);
-    const V* w = weights;
-    for (int quarter = 0; quarter < 4; quarter++) {
-      V n4[4];
-      for (int g = 0; g < 4; g++)
-        n4[g] = _mm256_sad_epu8(count_bytes<1>(_mm256_xor_si256(word, *w++)), _mm256_setzero_si256());
-      V* out = reinterpret_cast<V*>(counts[x]) + quarter;
-      *out = first ? pack(n4) : _mm256_add_epi16(*out, pack(n4));
+/* Hides where x comes from: the compiler reloads it for every use, or regroups sums, and runs out of registers. */
+inline void keep(V& x) { asm("" : "+x"(x)); }
+
+/* counts[x + p] (+)= disagreements of 64 filters with one word of channels, for P neighbouring pixels. */
+template <int K, int P>
+inline __attribute__((always_inline)) void count(const Nibbles& a, int x, const V* w, int16_t (*counts)[64], bool add) {
+  for (int r = 0; r < K; r++, add = true) {
+    V sum[P][2];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++) sum[p][0] = sum[p][1] = _mm256_setzero_si256();
+    const uint8_t* at = a.at[r][x];
+    for (int i = 0; i < 16 * K; i++, at++, w += 2) { /* at most 48 x 4: the bytes do not overflow */
+      V low = w[0], high = w[1];
+      keep(low);
+      keep(high);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; p++) {
+        const V table = _mm256_broadcastsi128_si256(*reinterpret_cast<const __m128i*>(TABLES.at + at[16 * p]));
+        sum[p][0] = _mm256_add_epi8(sum[p][0], _mm256_shuffle_epi8(table, low));
+        sum[p][1] = _mm256_add_epi8(sum[p][1], _mm256_shuffle_epi8(table, high));
+        keep(sum[p][0]);
+        keep(sum[p][1]);
+      }
     }
+    const V even = _mm256_set1_epi16(255);
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; half++) {
+        V* n = reinterpret_cast<V*>(counts[x + p]) + 2 * half;
+        const V first = _mm256_and_si256(sum[p][half], even), second = _mm256_srli_epi16(sum[p][half], 8);
+        n[0] = add ? _mm256_add_epi16(n[0], first) : first;
+        n[1] = add ? _mm256_add_epi16(n[1], second) : second;
+      }
   }
 }
 
-/* The sums of 64 channels of n pixels from column `from` on, from their counts. */
-__attribute__((noinline)) void finish_counts(const Bconv& op, const BconvRow& row, int block, int from, int n,
-                                             const int16_t (*counts)[64]) {
+template <int K>
+__attribute__((noinline)) void count_chunk(const Nibbles& a, int n, const V* w, int16_t (*counts)[64], bool add) {
+  int x = 0;
+  for (; x + 5 <= n; x += 5) count<K, 5>(a, x, w, counts, add);
+  for (; x < n; x++) count<K, 1>(a, x, w, counts, add);
+}
+
+/* The epilogue of n pixels from column x on, whose missing taps are `where`, from their counts. */
+__attribute__((noinline)) void finish(const Bconv& op, const BconvRow& row, const int16_t (*counts)[64], int block,
+                                      int x, int n, int where) {
   const __m128i up = _mm_cvtsi32_si128(op.shift + 1);
-  finish_chunk(op, row, block, from, n, [=, &op, &row](int i, int q) {
-    const int x = from + i;
-    const size_t where = size_t(border(row.top, row.bottom, x == 0, x == row.w - 1));
-    const V* base = reinterpret_cast<const V*>(op.base.data() + where * size_t(op.cout_pad) + 64 * size_t(block));
+  const V* base = reinterpret_cast<const V*>(op.base.data() + size_t(where) * size_t(op.cout_pad) + 64 * size_t(block));
+  finish_chunk(op, row, block, x, n, [=](int i, int q) {
     return _mm256_sub_epi16(base[q], _mm256_sll_epi16(reinterpret_cast<const V*>(counts[i])[q], up));
   });
 }
 
 void bconv(const Bconv& op, const BconvRow& row) {
-  const size_t step = 16 * (op.k == 3 ? PARTS : 1);
-  chunks(
-      op, row,
-      [&](ChunkScratch& s, int block, int word, int x, int n) {
+  const size_t step = size_t(op.k * op.k) * 32;
+  chunks<Nibbles>(
+      op, row, [&](Nibbles& a, int word, int x, int n) { nibbles(op, row, word, x, n, a); },
+      [&](ChunkScratch<Nibbles>& s, int block, int word, int n) {
         const V* w = reinterpret_cast<const V*>(op.packed.data()) + size_t(block * op.words + word) * step;
-        if (op.k == 3)
-          word ? count_chunk<false>(s.parts, n, w, s.counts) : count_chunk<true>(s.parts, n, w, s.counts);
-        else
-          count_chunk_1x1(row.rows[1] + ptrdiff_t(x) * op.words + word, op.words, n, w, s.counts, word == 0);
+        op.k == 3 ? count_chunk<3>(s.parts, n, w, s.counts, word) : count_chunk<1>(s.parts, n, w, s.counts, word);
       },
-      [&](ChunkScratch& s, int block, int x, int n) { finish_counts(op, row, block, x, n, s.counts); });
+      [&](const int16_t (*counts)[64], int block, int x, int n, int where) {
+        finish(op, row, counts, block, x, n, where);
+      });
 }
 
 template <int P>

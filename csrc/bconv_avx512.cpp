@@ -9,7 +9,7 @@
  * Loads: 13 of weights for 8 filters of two pixels, 26 broadcasts a pixel. Triple by triple over all 64 filters,
  * two pixels keep 16 sums and 6 parts in registers: no spills (with the 26 parts kept instead it is 1.4 times slower).
  */
-#include "carry_save.h"
+#include "chunks.h"
 #include "epilogue_avx512.h"
 
 namespace bitsr {
@@ -20,6 +20,71 @@ bool available() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vnni") &&
          __builtin_cpu_supports("bmi2");
+}
+
+/* For one filter let x_i = a_i ^ w_i be the nine 64-bit words of one word of channels, a column of taps
+ * (above, here, below) being a triple. A full adder turns a triple (x, y, z) into
+ *   sum   x ^ y ^ z                       weight 1
+ *   carry x ^ ((x ^ y) & (x ^ z))         weight 2 (the majority)
+ * The xors split into a part of the activations and a part of the weights, so with a = above, ab = above ^ here,
+ * ac = above ^ below and the same of the weights, a carry is three instructions with ternary logic:
+ *   carry = a ^ wa ^ ((ab ^ wab) & (ac ^ wac))
+ * and the sum s = a ^ ab ^ ac needs none: it is only used through the second level, where the three columns'
+ * sums (l, m, r) are a triple again, with activations' parts l, l ^ m, l ^ r and parity l ^ m ^ r. In all
+ *   count = pop(parity) + 2 * (pop(carry_left) + pop(carry_mid) + pop(carry_right) + pop(carry_sums)).
+ * The activations' parts are shared by all filters, those of a column by three pixels.
+ */
+
+/* Parts of the weights: (a, ab, ac) of the three columns, (l, lm, lr) of the sums, parity. */
+constexpr int PARTS = 13;
+
+void weight_parts(const Bconv& op, int filter, int word, uint64_t* out) {
+  uint64_t sum[3];
+  for (int col = 0; col < 3; col++) {
+    const uint64_t* w = op.weight.data() + (size_t(filter) * 9 + col) * op.words + word;
+    const uint64_t above = w[0], here = w[3 * op.words], below = w[6 * op.words];
+    out[3 * col] = above;
+    out[3 * col + 1] = above ^ here;
+    out[3 * col + 2] = above ^ below;
+    sum[col] = above ^ here ^ below;
+  }
+  out[9] = sum[0];
+  out[10] = sum[0] ^ sum[1];
+  out[11] = sum[0] ^ sum[2];
+  out[12] = sum[0] ^ sum[1] ^ sum[2];
+}
+
+/* Parts of the activations of one word of channels, for the columns of a chunk: a, ab, ac of columns x-1 .. x+n,
+ * l, lm, lr and parity of columns x .. x+n-1; whole vectors, the last ones with columns beyond. */
+struct Parts {
+  alignas(64) uint64_t a[CHUNK + 8], ab[CHUNK + 8], ac[CHUNK + 8], l[CHUNK + 16], lm[CHUNK], lr[CHUNK], parity[CHUNK];
+};
+
+void activation_parts(const BconvRow& row, int words, int word, int x, int n, Parts& out) {
+  const V step = _mm512_mullo_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7), _mm512_set1_epi64(words));
+  for (int i = 0; i < n + 2; i += 8) {
+    const __mmask8 in = __mmask8((1u << (n + 2 - i < 8 ? n + 2 - i : 8)) - 1);
+    V r[3];
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; j++) {
+      const uint64_t* from = row.rows[j] + ptrdiff_t(x - 1 + i) * words + word;
+      r[j] = words == 1 ? _mm512_maskz_loadu_epi64(in, from)
+                        : _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), in, step, from, 8);
+    }
+    const V ab = _mm512_xor_si512(r[0], r[1]);
+    _mm512_store_si512(out.a + i, r[0]);
+    _mm512_store_si512(out.ab + i, ab);
+    _mm512_store_si512(out.ac + i, _mm512_xor_si512(r[0], r[2]));
+    _mm512_store_si512(out.l + i, _mm512_xor_si512(ab, r[2]));
+  }
+  for (int i = 0; i < n; i += 8) {
+    const V l = _mm512_load_si512(out.l + i), m = _mm512_loadu_si512(out.l + i + 1),
+            r = _mm512_loadu_si512(out.l + i + 2);
+    const V lm = _mm512_xor_si512(l, m);
+    _mm512_store_si512(out.lm + i, lm);
+    _mm512_store_si512(out.lr + i, _mm512_xor_si512(l, r));
+    _mm512_store_si512(out.parity + i, _mm512_xor_si512(lm, r));
+  }
 }
 
 /* Two packs of 64-bit counts to 16 bits put the filters of 4 groups in this order: group g, lane j holds
@@ -118,31 +183,40 @@ void count_chunk_1x1(const uint64_t* a, int words, int n, const V* w, int16_t (*
   }
 }
 
-/* The sums of 64 channels of n pixels from column `from` on, from their counts. */
-__attribute__((noinline)) void finish_counts(const Bconv& op, const BconvRow& row, int block, int from, int n,
-                                             const int16_t (*counts)[64]) {
+/* The epilogue of n pixels from column x on, whose missing taps are `where`, from their counts. */
+__attribute__((noinline)) void finish(const Bconv& op, const BconvRow& row, const int16_t (*counts)[64], int block,
+                                      int x, int n, int where) {
   const __m128i up = _mm_cvtsi32_si128(op.shift + 1);
-  const int16_t* base = op.base.data() + 64 * size_t(block);
-  finish_chunk(op, row, block, from, n, [=, &op, &row](int i, int half) {
-    const int x = from + i;
-    const int where = border(row.top, row.bottom, x == 0, x == row.w - 1);
-    return _mm512_sub_epi16(_mm512_load_si512(base + size_t(where) * size_t(op.cout_pad) + 32 * half),
-                            _mm512_sll_epi16(_mm512_load_si512(counts[i] + 32 * half), up));
+  const int16_t* at = op.base.data() + size_t(where) * size_t(op.cout_pad) + 64 * size_t(block);
+  const V base[2] = {_mm512_load_si512(at), _mm512_load_si512(at + 32)};
+  finish_chunk(op, row, block, x, n, [=](int i, int half) {
+    return _mm512_sub_epi16(base[half], _mm512_sll_epi16(_mm512_load_si512(counts[i] + 32 * half), up));
   });
 }
 
 void bconv(const Bconv& op, const BconvRow& row) {
   const size_t step = 8 * (op.k == 3 ? PARTS : 1);
-  chunks(
+  /* 1x1 reads the bits as they are. */
+  const int side = op.k / 2;
+  const uint64_t* here = nullptr;
+  chunks<Parts>(
       op, row,
-      [&](ChunkScratch& s, int block, int word, int x, int n) {
+      [&](Parts& parts, int word, int x, int n) {
+        if (side)
+          activation_parts(row, op.words, word, x, n, parts);
+        else
+          here = row.rows[1] + ptrdiff_t(x) * op.words + word;
+      },
+      [&](ChunkScratch<Parts>& s, int block, int word, int n) {
         const V* w = reinterpret_cast<const V*>(op.packed.data()) + size_t(block * op.words + word) * step;
-        if (op.k == 3)
+        if (side)
           word ? count_chunk<false>(s.parts, n, w, s.counts) : count_chunk<true>(s.parts, n, w, s.counts);
         else
-          count_chunk_1x1(row.rows[1] + ptrdiff_t(x) * op.words + word, op.words, n, w, s.counts, word == 0);
+          count_chunk_1x1(here, op.words, n, w, s.counts, word == 0);
       },
-      [&](ChunkScratch& s, int block, int x, int n) { finish_counts(op, row, block, x, n, s.counts); });
+      [&](const int16_t (*counts)[64], int block, int x, int n, int where) {
+        finish(op, row, counts, block, x, n, where);
+      });
 }
 
 /* P pixels of 16 outputs at once: a weight vector is loaded once for P dot products (vpdpwssd). */

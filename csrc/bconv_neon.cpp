@@ -5,7 +5,7 @@
  *   to 16 bits  8 filters: 2 addp of bytes (9 x 8 x 2 = 144 fits), 2 uaddlp, addp = 5
  *   a pixel     32 x 26 + 8 x 5 + epilogue 8 x 7 + bits 12                     = 940
  * At four a cycle (Apple's big cores, Cortex-X, Neoverse V) 235 cycles, 157 MAC/cycle; at two (Cortex-A76 to
- * A78, Neoverse N1) 470. Where cnt is one instruction the carry-save form (carry_save.h) gains nothing: a carry
+ * A78, Neoverse N1) 470. Where cnt is one instruction the carry-save form (bconv_avx512.cpp) gains nothing: a carry
  * is 3 eor and a bsl, so it needs 4 x 4 + 1 to get five words, 5 cnt and 5 adds: 27, and 13 loads of weights
  * where this takes 9. EOR3 and BCAX of SHA3 do not shorten a carry either.
  * Two pixels share each load of weights, and their 4 x 3 activations stay in registers.
