@@ -1,4 +1,4 @@
-"""``python -m bench [race|kernel|memory]``: see bench/README.md."""
+"""``python -m bench [race|kernel|memory|look]``: see bench/README.md."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ def memory(args: argparse.Namespace) -> None:
     print(report(args.photo, args.scale, args.net, args.formats))
 
 
+def look(args: argparse.Namespace) -> None:
+    from .look import page
+
+    print(page(args.nets, args.sets, args.out, args.side))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command")
@@ -81,6 +87,12 @@ def main() -> None:
     p.add_argument("--net", help="a .bsr file of that scale in place of random weights")
     p.add_argument("--formats", nargs="+", default=["jpg", "png"], metavar="EXT")
     p.set_defaults(run=memory)
+    p = commands.add_parser("look", help="a page of crops: bicubic, nets, ground truth")
+    p.add_argument("nets", nargs="+", metavar="NET", help="names or .bsr files of one scale")
+    p.add_argument("--sets", nargs="+", default=["Set5", "Set14"], metavar="SET")
+    p.add_argument("--side", type=int, default=120, help="of a crop, HR pixels (120)")
+    p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "look")
+    p.set_defaults(run=look)
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["race", *arguments]
