@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bitsr.counting import Layer, e2fif
-
 if TYPE_CHECKING:
     from torch import nn
 
+    from bitsr.counting import Layer
     from bitsr.packed import Packed
 
 
@@ -45,19 +43,12 @@ def random_packed(scale: int, channels: int = 64, blocks: int = 16) -> Packed:
 
 def layers(name: str, scale: int) -> list[Layer]:
     """The convolutions of a net, to count its MACs; names as in ``torch_net``."""
-    s2 = scale * scale
-    if name == "fsrcnn":  # its transposed convolution meets 9 x 9 weights at every LR pixel
-        mapping = [Layer("map", 12, 12, 3)] * 4
-        return [
-            Layer("in", 1, 56, 5),
-            Layer("shrink", 56, 12, 1),
-            *mapping,
-            Layer("grow", 12, 56, 1),
-            Layer("up", 56, 1, 9),
-        ]
-    if name == "espcn":
-        return [Layer("in", 1, 64, 5), *[Layer("body", 64, 64, 3)] * 2, Layer("up", 64, s2, 3)]
-    return [replace(x, binary=x.binary and name == "srresnet-binary") for x in e2fif(scale)]
+    import torch
+
+    from bitsr.train import count
+
+    with torch.device("meta"):
+        return count.layers(torch_net(name, scale))[0]
 
 
 def torch_net(name: str, scale: int) -> nn.Module:

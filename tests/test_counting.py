@@ -1,65 +1,28 @@
-"""Counts against published tables, and a packed op list against the same net written by hand."""
+"""Counts of packed nets: an op list against the same net written by hand. ``test_count`` has nets in torch."""
 
 import numpy as np
 import pytest
 
-from bitsr.counting import Layer, count, describe, e2fif, msrresnet, packed_layers, packed_radius, table
+from bitsr.counting import Layer, count, describe, packed_layers, packed_radius, table
 from bitsr.packed import Op, Packed
-
-
-@pytest.mark.parametrize(
-    ("scale", "fp_macs", "ops", "kilobytes"),
-    [(2, 0.166, 1.23, 176), (3, 0.332, 1.39, 187), (4, 0.564, 1.63, 203)],
-)
-def test_e2fif_64x16(scale, fp_macs, ops, kilobytes):
-    total = count(e2fif(scale))
-    assert total.binary_weights == 1_179_648
-    binary, fp, all_ops = total.at(320, 180)
-    assert binary == pytest.approx(67.95, abs=0.005)
-    assert fp == pytest.approx(fp_macs, abs=0.0005)
-    assert all_ops == pytest.approx(ops, abs=0.005)
-    assert total.bytes_1_32 / 1000 == pytest.approx(kilobytes, abs=0.5)
-
-
-@pytest.mark.parametrize(
-    ("scale", "fp_macs", "ops", "megabytes"), [(2, 0.664, 34.6, 4.90), (4, 2.256, 36.2, 5.01)]
-)
-def test_e2fif_256x32(scale, fp_macs, ops, megabytes):
-    total = count(e2fif(scale, 256, 32))
-    assert total.binary_weights == 37_748_736
-    binary, fp, all_ops = total.at()
-    assert binary == pytest.approx(2174.3, abs=0.05)
-    assert fp == pytest.approx(fp_macs, abs=0.001)
-    assert all_ops == pytest.approx(ops, abs=0.05)
-    assert total.bytes_1_32 / 1e6 == pytest.approx(megabytes, abs=0.005)
-
-
-@pytest.mark.parametrize(
-    ("scale", "body", "upsampler", "ops", "kilo_params"),
-    [
-        (2, False, False, 85.43, None),
-        (4, False, False, 146.08, None),  # 146.14 in print
-        (2, True, False, 18.55, 225.0),
-        (4, True, False, 79.195, 372.7),
-        (2, True, True, 1.825, 46.5),
-        (4, True, True, 3.948, 51.3),
-    ],
-)
-def test_bbcu_table_1(scale, body, upsampler, ops, kilo_params):
-    total = count(msrresnet(scale, body, upsampler))
-    assert total.at()[2] == pytest.approx(ops, abs=0.005)
-    if kilo_params is not None:
-        assert total.params_32 / 1000 == pytest.approx(kilo_params, abs=0.05)
-
-
-def test_msrresnet_has_no_x3():
-    with pytest.raises(ValueError, match="x3"):
-        msrresnet(3)
 
 
 def test_groups_and_pixels():
     depthwise = Layer("dw", 32, 32, 5, groups=32, pixels=4)
     assert (depthwise.weights, depthwise.macs) == (800, 3200)
+
+
+def test_one_bit_weights_alone_buy_no_discount():
+    rows = [
+        Layer("w1a1", 8, 4, 3, binary=True),
+        Layer("w1", 8, 4, 3, weight_only=True, others=4),
+        Layer("fp", 4, 1, 1),
+    ]
+    total = count(rows)
+    assert (total.binary_macs, total.fp_macs, total.weight_only_macs) == (288, 292, 288)
+    assert total.ops == 292 + 288 / 64 and total.params == 4 + 576 / 32
+    assert (total.binary_weights, total.other_params, total.bytes_1_32) == (576, 8, 4 * 8 + 72)
+    assert "W1 |" in table(rows) and "W1A1 |" in table(rows)
 
 
 def tiny(channels: int = 24, blocks: int = 2) -> Packed:

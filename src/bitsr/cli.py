@@ -201,18 +201,29 @@ def models() -> None:
 
 @app.command()
 def info(
-    net: Annotated[str, typer.Argument(help="Name of a net (see `bitsr models`) or .bsr file.")],
-    card: Annotated[bool, typer.Option("--card", help="The model card instead.")] = False,
+    net: Annotated[
+        str,
+        typer.Argument(help="Name of a net (see `bitsr models`) or recipe, .bsr, checkpoint or recipe file."),
+    ],
+    card: Annotated[bool, typer.Option("--card", help="The model card of a packed net instead.")] = False,
 ) -> None:
     """Show a net: metadata, layers, parameters, MACs, OPs and receptive field."""
+    from . import source
     from .card import card as model_card
     from .counting import describe
     from .packed import Packed
     from .upscaler import find
 
-    path = find(net)
-    show = model_card if card else describe
-    print(show(Packed.read(path), path.stat().st_size), end="")
+    if card or source.kind(net) == "packed":
+        path = find(net)
+        show = model_card if card else describe
+        print(show(Packed.read(path), path.stat().st_size), end="")
+        return
+    try:
+        from .train import count
+    except ImportError as error:
+        raise ImportError(f"{error}; what is not packed wants: pip install 'bitsr[train]'") from error
+    print(count.describe(net), end="")
 
 
 @app.command()

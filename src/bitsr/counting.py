@@ -1,8 +1,11 @@
-"""Parameters, multiply-accumulates (MACs) and OPs of a network, packed or published (no torch).
+"""Parameters, multiply-accumulates (MACs) and OPs of a network (no torch): the arithmetic, and packed nets.
+
+``bitsr.train.count`` makes the same ``Layer`` rows of a net in torch.
 
 OPs = full-precision MACs + binary MACs / 64 (ReActNet; Bi-Real; BBCU's Table 1 at 320x180 LR), one MAC being
-one operation. Whatever is not a convolution (skips, activations, signs, bit packing) counts nothing, as in
-the papers: this is a convention for tables, not a prediction of time.
+one operation. A MAC is binary where weight and activation are of one bit; one-bit weights alone (W1A8, W1A32)
+buy no discount, as in the papers, and are told apart beside. Whatever is not a convolution (skips, activations,
+signs, bit packing) counts nothing: this is a convention for tables, not a prediction of time.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
+from math import ceil, isinf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +25,8 @@ LR_SIZE = (320, 180)
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution: k x k, cin -> cout, at ``pixels`` places for every LR pixel (4 after one x2)."""
+    """One convolution: k x k, cin -> cout, at ``pixels`` places for every LR pixel (4 after one x2; 0: once a
+    picture)."""
 
     name: str
     cin: int
@@ -36,10 +40,17 @@ class Layer:
     """Parameters beside the weights: biases, scales, thresholds, slopes."""
     bytes: int = 0
     """Bytes in the packed file, 0 where there is none."""
+    weight_only: bool = False
+    """One-bit weights and wider activations (W1A8, W1A32): full-precision MACs."""
 
     @property
     def weights(self) -> int:
         return self.cout * (self.cin // self.groups) * self.k * self.k
+
+    @property
+    def one_bit(self) -> bool:
+        """Whether a weight takes one bit."""
+        return self.binary or self.weight_only
 
     @property
     def macs(self) -> int:
@@ -52,9 +63,15 @@ class Count:
     """Sums over a network. MACs are per LR pixel; ``at`` gives a picture's."""
 
     binary_weights: int
+    """Of one bit, whatever the activations."""
+    fp_weights: int
+    """Of convolutions, without biases."""
     other_params: int
+    """All that are not binary weights."""
     binary_macs: int
     fp_macs: int
+    weight_only_macs: int
+    """Those of ``fp_macs`` whose weight is of one bit."""
 
     @property
     def ops(self) -> Fraction:
@@ -62,14 +79,17 @@ class Count:
         return self.fp_macs + Fraction(self.binary_macs, 64)
 
     @property
-    def params_32(self) -> Fraction:
-        """BBCU's "Params": full-precision parameters + binary ones / 32."""
-        return self.other_params + Fraction(self.binary_weights, 32)
+    def params(self) -> Fraction:
+        """The papers' "Params": weights of convolutions, a binary one as 1/32 (BBCU; BI-DiffSR).
+
+        Nothing else counts: so all of BBCU's Table 1 comes out as printed.
+        """
+        return self.fp_weights + Fraction(self.binary_weights, 32)
 
     @property
-    def bytes_1_32(self) -> Fraction:
-        """Bytes with one bit a binary weight and 32 bits any other parameter, the papers' model size."""
-        return 4 * self.params_32
+    def bytes_1_32(self) -> int:
+        """Bytes with one bit a binary weight and 32 bits any other parameter."""
+        return 4 * self.other_params + ceil(Fraction(self.binary_weights, 8))
 
     def at(self, width: int = LR_SIZE[0], height: int = LR_SIZE[1]) -> tuple[float, float, float]:
         """(binary MACs, full-precision MACs, OPs) of one LR picture, in G (10^9)."""
@@ -81,42 +101,13 @@ def count(layers: Iterable[Layer]) -> Count:
     """Sum over layers."""
     layers = list(layers)
     return Count(
-        binary_weights=sum(x.weights for x in layers if x.binary),
-        other_params=sum(x.others + (0 if x.binary else x.weights) for x in layers),
+        binary_weights=sum(x.weights for x in layers if x.one_bit),
+        fp_weights=sum(x.weights for x in layers if not x.one_bit),
+        other_params=sum(x.others + (0 if x.one_bit else x.weights) for x in layers),
         binary_macs=sum(x.macs for x in layers if x.binary),
         fp_macs=sum(x.macs for x in layers if not x.binary),
+        weight_only_macs=sum(x.macs for x in layers if x.weight_only),
     )
-
-
-def e2fif(scale: int, channels: int = 64, blocks: int = 16) -> list[Layer]:
-    """SRResNet / EDSR in the E2FIF form on luma: head, 2 binary convolutions a block, one-convolution tail.
-
-    Batch norm counts two parameters a channel (folded scale and shift), head and tail their biases.
-    """
-    body = [
-        Layer(f"body{i // 2}.{i % 2}", channels, channels, 3, binary=True, others=2 * channels)
-        for i in range(2 * blocks)
-    ]
-    s2 = scale * scale
-    return [Layer("head", 1, channels, 3, others=channels), *body, Layer("tail", channels, s2, 3, others=s2)]
-
-
-def msrresnet(scale: int, binary_body: bool = False, binary_upsampler: bool = False) -> list[Layer]:
-    """MSRResNet on RGB, 64 channels, 16 blocks, no batch norm: the net that BBCU counts (x2 or x4).
-
-    binary_body is BBCU-L, both are BBCU-M. Biases count outside the body, which gives its figures.
-    """
-    if scale not in (2, 4):
-        raise ValueError(f"msrresnet is counted for x2 and x4, not x{scale}")
-    body = [Layer(f"body{i}", 64, 64, 3, binary=binary_body) for i in range(32)]
-    up = [
-        Layer(f"up{i}", 64, 256, 3, binary=binary_upsampler, pixels=4**i, others=256)
-        for i in range(scale // 2)
-    ]
-    s2 = scale * scale
-    hr = Layer("hr", 64, 64, 3, binary=binary_upsampler, pixels=s2, others=64)
-    head, last = Layer("head", 3, 64, 3, others=64), Layer("last", 64, 3, 3, pixels=s2, others=3)
-    return [head, *body, *up, hr, last]
 
 
 def packed_layers(packed: Packed) -> list[Layer]:
@@ -173,50 +164,53 @@ def table(layers: Iterable[Layer]) -> str:
     layers = list(layers)
     total = count(layers)
     lines = [
-        "| layer | shape | 1-bit weights | other params | binary MACs/px | FP MACs/px | bytes |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| layer | shape | bits | 1-bit weights | other params | binary MACs/px | FP MACs/px | bytes |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
     ]
+
+    def line(name: str, shape: str, bits: str, sums: Count, size: int) -> str:
+        row = (sums.binary_weights, sums.other_params, sums.binary_macs, sums.fp_macs, size)
+        return f"| {name} | {shape} | {bits} | " + " | ".join(f"{n:,}" for n in row) + " |"
+
     for x in layers:
-        row = (
-            x.weights if x.binary else 0,
-            x.others + (0 if x.binary else x.weights),
-            x.macs if x.binary else 0,
-            0 if x.binary else x.macs,
-            x.bytes,
-        )
-        shape = f"{x.cin} -> {x.cout}, {x.k}x{x.k}" + (f", at {x.pixels} px" if x.pixels > 1 else "")
-        lines.append(f"| {x.name} | {shape} | " + " | ".join(f"{n:,}" for n in row) + " |")
-    row = (
-        total.binary_weights,
-        total.other_params,
-        total.binary_macs,
-        total.fp_macs,
-        sum(x.bytes for x in layers),
-    )
-    lines.append("| total | | " + " | ".join(f"{n:,}" for n in row) + " |")
+        where = {0: ", once a picture", 1: ""}.get(x.pixels, f", at {x.pixels} px")
+        bits = "W1A1" if x.binary else "W1" if x.weight_only else ""
+        lines.append(line(x.name, f"{x.cin} -> {x.cout}, {x.k}x{x.k}{where}", bits, count([x]), x.bytes))
+    lines.append(line("total", "", "", total, sum(x.bytes for x in layers)))
     return "\n".join(lines) + "\n"
 
 
-def describe(packed: Packed, file_bytes: int | None = None) -> str:
-    """What ``bitsr info`` prints: metadata, receptive field, layers, totals and OPs (Markdown).
+def report(layers: Iterable[Layer], radius: float) -> str:
+    """Receptive field, parameters, OPs and a line a layer (Markdown).
 
-    Full-precision (FP) layers of a packed net run as int16; they count as the papers count floating point.
+    radius: LR pixels to each side that an SR pixel sees, infinite where it sees the whole picture.
     """
-    layers = packed_layers(packed)
+    layers = list(layers)
     total = count(layers)
-    radius = packed_radius(packed)
     width, height = LR_SIZE
     binary, fp, ops = total.at(width, height)
-    lines = [f"- {key}: {value}" for key, value in packed.metadata.items()]
-    lines.append(f"- receptive field: {2 * radius + 1} x {2 * radius + 1} LR pixels")
-    if file_bytes is not None:
-        lines.append(f"- file: {file_bytes:,} bytes")
-    lines += [
-        f"- parameters: {total.binary_weights:,} of 1 bit, {total.other_params:,} others",
-        f"- at {width}x{height} LR: {binary:.2f} G binary MACs, {fp:.3f} G FP MACs,"
+    field = "the whole picture" if isinf(radius) else "{0} x {0} LR pixels".format(2 * ceil(radius) + 1)
+    weight_only = total.weight_only_macs * width * height / 1e9
+    of_which = f" ({weight_only:.3f} G of them with 1-bit weights)" if weight_only else ""
+    lines = [
+        f"- receptive field: {field}",
+        f"- parameters: {total.binary_weights:,} of 1 bit, {total.other_params:,} others;"
+        f" as the papers count, weights alone and 1-bit ones by 32: {float(total.params) / 1e3:.1f} K",
+        f"- at {width}x{height} LR: {binary:.2f} G binary MACs, {fp:.3f} G FP MACs{of_which},"
         f" OPs = FP MACs + binary MACs / 64 = {ops:.2f} G",
         "",
-        f"{len(packed.ops)} operations, of which {len(layers)} convolutions (MACs per LR pixel):",
+        f"{len(layers)} convolutions (MACs per LR pixel):",
         "",
     ]
     return "\n".join(lines) + "\n" + table(layers)
+
+
+def describe(packed: Packed, file_bytes: int | None = None) -> str:
+    """What ``bitsr info`` prints of a packed net: metadata, file size and ``report`` (Markdown).
+
+    Full-precision (FP) layers of a packed net run as int16; they count as the papers count floating point.
+    """
+    lines = [f"- {key}: {value}" for key, value in packed.metadata.items()]
+    if file_bytes is not None:
+        lines.append(f"- file: {file_bytes:,} bytes, {len(packed.ops)} operations")
+    return "\n".join(lines) + "\n" + report(packed_layers(packed), packed_radius(packed))

@@ -1,0 +1,37 @@
+"""What a word on the command line names: a packed net, a checkpoint or a recipe (no torch)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from .upscaler import ZOO
+
+RECIPES = Path(__file__).parent / "recipes"
+Kind = Literal["packed", "checkpoint", "recipe"]
+SUFFIXES: dict[str, Kind] = {
+    ".bsr": "packed",
+    ".pt": "checkpoint",
+    ".safetensors": "checkpoint",
+    ".toml": "recipe",
+}
+
+
+def kind(text: str, prefer: Kind = "packed") -> Kind:
+    """The kind of a file by its suffix, or of a bare name: a net of the zoo or a packaged recipe.
+
+    prefer: which of the two, where both have the name. Raises ValueError, one line, where neither has.
+    """
+    if known := SUFFIXES.get(Path(text).suffix):
+        return known
+    found: list[Kind] = []
+    if (ZOO / f"{text}.bsr").is_file():
+        found.append("packed")
+    if (RECIPES / f"{text}.toml").is_file():
+        found.append("recipe")
+    if not found:
+        names = sorted({p.stem for p in [*ZOO.glob("*.bsr"), *RECIPES.glob("*.toml")]})
+        raise ValueError(
+            f"no net or recipe named {text} ({', '.join(names)}), and no file with one of {', '.join(SUFFIXES)}"
+        )
+    return prefer if prefer in found else found[0]
