@@ -560,24 +560,19 @@ class Builder {
       if (m_.buffers[i].producer != -2 && readers(int(i)).empty())
         fail("nothing reads '" + m_.buffers[i].name.substr(0, 40) + "'");
 
-    /* Delays: what an operation reads was made at an earlier tick, so that one tick's work is independent. */
+    /* Delays: of what an operation reads, the last row is made in the same pass or an earlier one. */
     std::vector<double> reach(m_.operations.size());
     for (size_t i = 1; i < m_.operations.size(); i++) {
       Operation& op = m_.operations[i];
       for (size_t j = 0; j < op.inputs.size(); j++) {
         const Buffer& b = m_.buffers[size_t(op.inputs[j])];
         const int radius = j ? 0 : op.radius;
-        op.delay = std::max(op.delay, m_.operations[size_t(b.producer)].delay + radius + 1);
+        op.delay = std::max(op.delay, m_.operations[size_t(b.producer)].delay + radius);
         reach[i] = std::max(reach[i], reach[size_t(b.producer)] + double(j ? 0 : op.side) / b.rate);
       }
     }
     m_.radius = int(reach.back() + 0.999);
-    std::vector<int> lag(m_.operations.size());
-    for (size_t i = 1; i < m_.operations.size(); i++)
-      for (size_t j = 0; j < m_.operations[i].inputs.size(); j++)
-        lag[i] = std::max(lag[i], lag[size_t(m_.buffers[size_t(m_.operations[i].inputs[j])].producer)] +
-                                      (j ? 0 : m_.operations[i].radius));
-    m_.lag = lag.back();
+    m_.lag = m_.operations.back().delay;
 
     /* Storage: an operation works in place on its skip (or on what it adds to) when nobody else reads it. */
     for (size_t i = 0; i < m_.buffers.size(); i++) {
@@ -610,18 +605,17 @@ class Builder {
       }
     for (Storage& s : m_.storages) {
       for (const int r : s.readers)
-        s.ticks = std::max(s.ticks, m_.operations[size_t(r)].delay + std::max(m_.operations[size_t(r)].radius, 1) -
-                                        m_.operations[size_t(s.writer)].delay);
-      s.ticks += 4; /* one to make progress, three so that threads do not wait for each other */
+        s.rows = std::max(s.rows, m_.operations[size_t(r)].delay + m_.operations[size_t(r)].radius -
+                                      m_.operations[size_t(s.writer)].delay);
     }
-    uint64_t column = 0, ticks = 0;
+    uint64_t column = 0, rows = 0;
     for (const Storage& s : m_.storages) {
-      column += uint64_t(s.stride) * (s.bits ? 8 : 2) * uint64_t(s.rate * s.rate) * uint64_t(s.ticks);
-      ticks = std::max(ticks, uint64_t(s.ticks));
+      column += uint64_t(s.stride) * (s.bits ? 8 : 2) * uint64_t(s.rate * s.rate) * uint64_t(s.rows + MAX_PASS);
+      rows = std::max(rows, uint64_t(s.rows + MAX_PASS));
     }
     if (column > COLUMN_FLOOR + COLUMN_FACTOR * file_bytes_)
       fail("the rows in flight need more memory than a file of its size may");
-    charge(4 * ticks * m_.operations.size() * sizeof(int)); /* a stream's progress */
+    charge(4 * rows * m_.operations.size() * sizeof(int)); /* a stream's progress */
   }
 
   Model& m_;

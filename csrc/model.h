@@ -32,7 +32,7 @@ struct Operation {
   int bits = -1;           /* bconv: buffer of the sign fused into it */
   int side = 0;            /* pixels to each side that the first input is read at */
   int radius = 0;          /* the same in LR rows, rounded up */
-  int delay = 0;           /* it makes row y at tick y + delay, when all it reads is made (see ops.cpp) */
+  int delay = 0;           /* rows that it is behind the input (see ops.cpp) */
   Conv conv;
   Bconv bconv;
   Array<int16_t> threshold; /* sign */
@@ -45,8 +45,11 @@ struct Storage {
   int margin = 1;           /* columns of zeros to each side of a row */
   int writer = 0;           /* first operation that writes it */
   std::vector<int> readers; /* operations that must be done with a row before it is written anew */
-  int ticks = 0;            /* ring size in LR rows, when the picture is tall enough */
+  int rows = 0;             /* LR rows between the writer and the last reader: the ring holds them and a pass */
 };
+
+/* LR rows that one pass may take all operations further (see ops.cpp). */
+constexpr int MAX_PASS = 64;
 
 struct Model {
   const Kernels* kernels = nullptr;

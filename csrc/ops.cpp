@@ -1,12 +1,12 @@
 /* A picture on its way through a model, a row at a time.
  *
- * Each operation makes its row y at tick y + delay; the delays are such that all it reads was made at an earlier
- * tick. A tick is one row of every operation, so a picture runs depth first: the rows in flight stay in the cache,
- * the memory grows with the width alone, and SR rows come out soon after their LR rows went in.
+ * A pass takes every operation a few rows further, one operation after the other, each behind its input by the rows
+ * that it reads below its own. So a picture runs depth first: what an operation makes is read in the same pass, while
+ * it is in the cache; the memory grows with the width alone, and SR rows come out soon after their LR rows went in.
  *
- * Threads take the pairs (tick, operation) in that order from one counter and wait for what a pair needs: the rows
- * it reads to be made, and the readers of the row it overwrites in a ring to be done. Everything needed comes
- * earlier in the order, so the first unfinished pair can always go on: no deadlock, and no barrier. They are
+ * Threads take the triples (pass, operation, row) in that order from one counter and wait for what a row needs: the
+ * rows it reads to be made, and the readers of the row it overwrites in a ring to be done. Everything needed comes
+ * earlier in the order, so the first unfinished row can always go on: no deadlock, and no barrier. They are
  * started for a push and joined at its end: nothing to clean up at exit or after a fork.
  */
 #include <algorithm>
@@ -49,7 +49,7 @@ struct Ring {
 struct Progress {
   std::unique_ptr<std::atomic<int>[]> made; /* slot y & mask holds y + 1 once row y is made */
   int mask = 0;
-  int next = 0; /* first tick's row that no push has asked for yet */
+  int next = 0; /* first row that no push has asked for yet */
 };
 
 void sign_row(const int16_t* x, const int16_t* threshold, uint64_t* bits, int w, int stride) {
@@ -98,13 +98,15 @@ class Stream {
     if (h < 1 || w < 1) throw std::runtime_error("an empty picture");
     if (w > INT_MAX / 64 / m_.scale || h > INT_MAX / 2 / m_.scale) throw std::runtime_error("the picture is too large");
     if (threads < 1 || threads > 1024) throw std::runtime_error("threads must be from 1 to 1024");
+    /* What a row waits for lies about as many tickets back as a pass has rows. */
+    pass_ = std::min(4 * threads, MAX_PASS);
     size_t widest = 0;
     for (const Storage& s : m_.storages) {
       Ring ring;
       const size_t cell = s.bits ? 8 : 2;
       ring.row_bytes = (size_t(w_) * size_t(s.rate) + 2 * size_t(s.margin)) * size_t(s.stride) * cell + 63;
       ring.row_bytes -= ring.row_bytes % 64;
-      ring.rows = std::min(s.ticks, h_) * s.rate;
+      ring.rows = std::min(s.rows + pass_, h_) * s.rate;
       widest = std::max(widest, ring.row_bytes);
       if (ring.row_bytes > SIZE_MAX / 2 / size_t(ring.rows) || !ring.bytes.resize(ring.row_bytes * size_t(ring.rows)))
         throw std::bad_alloc();
@@ -112,9 +114,9 @@ class Stream {
     }
     if (!zeros_.resize(widest)) throw std::bad_alloc();
     /* Nobody runs further ahead of an unfinished row than the longest ring lets him. */
-    int ticks = 0, size = 16;
-    for (const Storage& s : m_.storages) ticks = std::max(ticks, s.ticks);
-    while (size < 2 * ticks) size *= 2;
+    int rows = 0, size = 16;
+    for (const Storage& s : m_.storages) rows = std::max(rows, s.rows + pass_);
+    while (size < 2 * rows) size *= 2;
     for (size_t i = 0; i < m_.operations.size(); i++) {
       Progress p;
       p.made.reset(new std::atomic<int>[size_t(size)]);
@@ -163,8 +165,8 @@ class Stream {
       }
     }
     next_ticket_.store(0, std::memory_order_relaxed);
-    first_tick_ = first;
-    tickets_ = (int64_t(last) - first + 1) * operations;
+    first_pass_ = first / pass_;
+    tickets_ = int64_t(last / pass_ - first_pass_ + 1) * operations * pass_;
 
     for (size_t t = 1; t < scratch_.size(); t++) {
       try {
@@ -200,9 +202,10 @@ class Stream {
     for (;;) {
       const int64_t ticket = next_ticket_.fetch_add(1, std::memory_order_relaxed);
       if (ticket >= tickets_) return;
-      const int i = int(ticket % operations);
+      const int i = int(ticket / pass_ % operations), k = int(ticket % pass_);
       const Operation& op = m_.operations[size_t(i)];
-      const int y = int(first_tick_ + ticket / operations) - op.delay;
+      /* Rows in the order of y % pass_: a thread that keeps in step meets the rows it has made itself. */
+      const int y = int(first_pass_ + ticket / pass_ / operations) * pass_ - op.delay + (k + op.delay) % pass_;
       if (y < from_[size_t(i)] || y >= to_[size_t(i)]) continue;
       for (size_t j = 0; j < op.inputs.size(); j++) {
         const int radius = j ? 0 : op.radius;
@@ -239,13 +242,13 @@ class Stream {
   int16_t* pixels(int buffer, int y) { return reinterpret_cast<int16_t*>(line(buffer, y)) + offset(buffer); }
   uint64_t* bits(int buffer, int y) { return reinterpret_cast<uint64_t*>(line(buffer, y)) + offset(buffer); }
 
-  void run_row(const Operation& op, int tick, int r, uint64_t* scratch) {
+  void run_row(const Operation& op, int lr_row, int r, uint64_t* scratch) {
     if (op.kind == Kind::input) {
-      std::memcpy(pixels(0, tick), lr_ + size_t(tick - lr_base_) * size_t(w_), size_t(w_) * 2);
+      std::memcpy(pixels(0, lr_row), lr_ + size_t(lr_row - lr_base_) * size_t(w_), size_t(w_) * 2);
       return;
     }
     const Buffer& in = m_.buffers[size_t(op.inputs[0])];
-    const int y = tick * in.rate + r, w = w_ * in.rate, h = h_ * in.rate;
+    const int y = lr_row * in.rate + r, w = w_ * in.rate, h = h_ * in.rate;
     switch (op.kind) {
       case Kind::conv:
         conv_row(op, y, w, scratch);
@@ -329,6 +332,7 @@ class Stream {
 
   const Model& m_;
   const int h_, w_;
+  int pass_ = 0; /* LR rows of a pass */
   int fed_ = 0;
   std::vector<Ring> rings_;
   Array<uint8_t> zeros_;
@@ -338,7 +342,7 @@ class Stream {
   /* of the push in progress */
   const int16_t* lr_ = nullptr;
   int16_t* out_ = nullptr;
-  int lr_base_ = 0, out_base_ = 0, first_tick_ = 0;
+  int lr_base_ = 0, out_base_ = 0, first_pass_ = 0;
   std::vector<int> from_, to_;
   int64_t tickets_ = 0;
   std::atomic<int64_t> next_ticket_{0};
