@@ -19,7 +19,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
   int16_t* out = row.out ? row.out + at : nullptr;
   uint64_t* bits = row.bits ? row.bits + size_t(from) * (stride / 64) + block : nullptr;
   for (int i = 0; i < n; i++) {
-    uint64_t word = 0;
+    __mmask32 below[2];
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
       V r = _mm512_adds_epi16(_mm512_mulhrs_epi16(sums(i, half), v[half]), v[2 + half]);
@@ -31,7 +31,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
       if (SLOPE) r = _mm512_mask_mulhrs_epi16(r, _mm512_movepi16_mask(r), r, v[8 + half]);
       if (SLOPE_ADD) r = _mm512_adds_epi16(r, v[12 + half]);
       if (out) _mm512_store_si512(out + 32 * half, r);
-      word |= uint64_t(_mm512_cmplt_epi16_mask(r, v[10 + half])) << (32 * half);
+      below[half] = _mm512_cmplt_epi16_mask(r, v[10 + half]);
     }
     if (skip) {
       /* The next chunk's sums take about a microsecond: time for its skip to come from any cache. */
@@ -41,7 +41,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
     }
     if (out) out += stride;
     if (bits) {
-      *bits = word;
+      *bits = _mm512_kunpackd(below[1], below[0]); /* GCC 12 widens a spilled mask wrongly: no uint64_t(mask) */
       bits += stride / 64;
     }
   }

@@ -329,6 +329,9 @@ class Builder {
     } else if (kind == "add") {
       if (args.size() < 4) fail("operation 'add' has one input");
       op.inputs.push_back(buffer(args[used++]));
+    } else if (kind == "concat") {
+      if (args.size() < 4) fail("operation 'concat' has one input");
+      while (used < args.size() && args[used].find('=') == std::string::npos) op.inputs.push_back(buffer(args[used++]));
     } else if (kind == "sign" && args.size() > 3) {
       op.name = args[used++];
     }
@@ -344,7 +347,8 @@ class Builder {
       if (it != keys.end()) keys.erase(it);
       return v;
     };
-    if (in.bits != (kind == "bconv")) fail("operation '" + kind + "' reads the wrong kind of buffer");
+    if (in.bits != (kind == "bconv" || kind == "concat"))
+      fail("operation '" + kind + "' reads the wrong kind of buffer");
 
     if (kind == "conv") {
       op.kind = Kind::conv;
@@ -382,6 +386,18 @@ class Builder {
       const Buffer& b = m_.buffers[size_t(op.inputs[1])];
       if (b.bits || b.channels != in.channels || b.rate != in.rate) fail("the inputs of 'add' do not fit");
       op.output = make(out, false, in.channels, in.rate);
+    } else if (kind == "concat") {
+      op.kind = Kind::concat;
+      int channels = 0;
+      for (const int i : op.inputs) {
+        const Buffer& b = m_.buffers[size_t(i)];
+        if (!b.bits || b.rate != in.rate || channels % 64) fail("the inputs of 'concat' do not fit");
+        channels += b.channels;
+      }
+      op.output = make(out, true, channels, in.rate);
+    } else if (kind == "repeat") {
+      op.kind = Kind::repeat;
+      op.output = make(out, false, in.channels * number(key("times"), 1, MAX_CHANNELS, "a repeat"), in.rate);
     } else if (kind == "shuffle") {
       op.kind = Kind::shuffle;
       const int s = number(key("scale"), 1, MAX_SCALE, "a scale");

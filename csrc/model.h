@@ -22,12 +22,13 @@ struct Buffer {
   int stride() const { return bits ? round_up(channels, 64) / 64 : channels == 1 ? 1 : round_up(channels, 64); }
 };
 
-enum class Kind { input, conv, sign, bconv, add, shuffle };
+enum class Kind { input, conv, sign, bconv, add, concat, repeat, shuffle };
 
 struct Operation {
   Kind kind = Kind::input;
   std::string name;
-  std::vector<int> inputs; /* buffers: conv {x}, sign {x}, bconv {bits[, skip]}, add {a, b}, shuffle {x} */
+  std::vector<int> inputs; /* buffers: conv {x}, sign {x}, bconv {bits[, skip]}, add {a, b}, concat {bits, ...},
+                              repeat {x}, shuffle {x} */
   int output = -1;         /* buffer; bconv: -1 when only its bits are wanted */
   int bits = -1;           /* bconv: buffer of the sign fused into it */
   int side = 0;            /* pixels to each side that the first input is read at */

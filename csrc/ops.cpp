@@ -90,6 +90,20 @@ void add_row(const int16_t* a, const int16_t* b, int16_t* out, size_t n) {
   for (; i < n; i++) out[i] = sat16(int32_t(a[i]) + b[i]);
 }
 
+/* out (w, out_stride): channel c is channel c / times of x (w, stride). */
+void repeat_row(const int16_t* x, int16_t* out, int w, int channels, int times, int stride, int out_stride) {
+  for (int i = 0; i < w; i++) {
+    int16_t* o = out + size_t(i) * size_t(out_stride);
+    for (int c = 0; c < channels; c++) {
+      const int16_t v = x[size_t(i) * size_t(stride) + size_t(c)];
+      const uint64_t four = uint64_t(uint16_t(v)) * 0x0001000100010001;
+      int t = 0;
+      for (; t + 4 <= times; t += 4, o += 4) std::memcpy(o, &four, 8);
+      for (; t < times; t++) *o++ = v;
+    }
+  }
+}
+
 }  // namespace
 
 class Stream {
@@ -273,6 +287,23 @@ class Stream {
         add_row(pixels(op.inputs[0], y), pixels(op.inputs[1], y), pixels(op.output, y),
                 size_t(w) * size_t(in.stride()));
         break;
+      case Kind::concat: {
+        const size_t stride = size_t(m_.buffers[size_t(op.output)].stride());
+        uint64_t* out = bits(op.output, y);
+        for (const int input : op.inputs) {
+          const size_t words = size_t(m_.buffers[size_t(input)].stride());
+          const uint64_t* x = bits(input, y);
+          for (size_t px = 0; px < size_t(w); px++) std::memcpy(out + px * stride, x + px * words, words * 8);
+          out += words;
+        }
+        break;
+      }
+      case Kind::repeat: {
+        const Buffer& to = m_.buffers[size_t(op.output)];
+        repeat_row(pixels(op.inputs[0], y), pixels(op.output, y), w, in.channels, to.channels / in.channels,
+                   in.stride(), to.stride());
+        break;
+      }
       case Kind::shuffle: {
         const Buffer& to = m_.buffers[size_t(op.output)];
         const int s = to.rate / in.rate, stride = in.stride();
@@ -281,11 +312,11 @@ class Stream {
           int16_t* out = to.storage < 0
                              ? out_ + (size_t(y - out_base_ * in.rate) * size_t(s) + size_t(i)) * size_t(w) * size_t(s)
                              : pixels(op.output, y * s + i);
-          for (int c = 0; c < to.channels; c++)
-            for (int px = 0; px < w; px++)
-              for (int j = 0; j < s; j++)
-                out[(size_t(px) * size_t(s) + size_t(j)) * size_t(to.stride()) + size_t(c)] =
-                    x[size_t(px) * size_t(stride) + size_t((c * s + i) * s + j)];
+          for (int px = 0; px < w; px++)
+            for (int j = 0; j < s; j++, out += to.stride()) {
+              const int16_t* v = x + size_t(px) * size_t(stride) + i * s + j;
+              for (int c = 0; c < to.channels; c++) out[c] = v[c * s * s];
+            }
         }
         break;
       }

@@ -54,6 +54,11 @@ class Maker:
         self.ops.append(Op("bconv", out, (bits, skip) if skip else (bits,), name, {"shift": shift}))
         return out
 
+    def plain(self, kind: str, *inputs: str, **attrs: int) -> str:
+        """An operation without tensors."""
+        self.ops.append(Op(kind, f"{kind}{len(self.ops)}", inputs, "", attrs))
+        return self.ops[-1].out
+
     def end(self, x: str, cin: int, scale: int) -> Packed:
         tail = self.conv(x, cin, scale * scale, 3, 14)
         self.ops.append(Op("shuffle", "sr", (tail,), "", {"scale": scale}))
@@ -83,8 +88,9 @@ def everything(seed: int) -> Packed:
     e = m.sign(wide, 128, True)  # only the bits of `wide` are used
     z = m.bconv(e, 128, 96, 3, y, False, True, slope_add=True)
     z = m.bconv(m.sign(z, 96, False), 96, 96, 3, None, False, False)
-    w = m.bconv(d, 96, 96, 3, z, True, False)
-    m.ops.append(Op("add", "sum", (w, x)))
-    f = m.conv("sum", 96, 2 * 4, 1, 13)
-    m.ops.append(Op("shuffle", "up", (f,), "", {"scale": 2}))  # two channels at twice the size
-    return m.end(m.conv("up", 2, 2, 7, 16), 2, 2)
+    z = m.bconv(d, 96, 96, 3, z, True, False)
+    z = m.bconv(m.plain("concat", e, d), 224, 96, 1, z, False, False)
+    sum = m.plain("add", z, x)
+    f = m.plain("add", m.conv(sum, 96, 2 * 4, 1, 13), m.plain("repeat", m.conv(sum, 96, 2, 1, 13), times=4))
+    up = m.plain("shuffle", f, scale=2)  # two channels at twice the size
+    return m.end(m.conv(up, 2, 2, 7, 16), 2, 2)

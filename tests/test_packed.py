@@ -69,6 +69,16 @@ def made(build) -> bytes:
     return maker.end(build(maker), 4, 2).to_bytes()
 
 
+def of_bits(width: int, build, channels: int = 64) -> bytes:
+    """A net whose 1x1 binary convolution reads ``width`` channels that ``build`` makes from bits."""
+
+    def begin(m: Maker) -> str:
+        bits = build(m, m.sign(m.conv("lr", 1, channels, 1, 12), channels, False))
+        return m.bconv(bits, width, 4, 1, None, False, False)
+
+    return made(begin)
+
+
 def with_tensors(**more: np.ndarray) -> bytes:
     packed = srresnet(blocks=1)
     packed.tensors.update({name.replace("__", "."): value for name, value in more.items()})
@@ -113,6 +123,15 @@ HOSTILE = {
     "kernel of 11": made(lambda m: m.conv("lr", 1, 4, 11, 12)),
     "edge of channels": edited(ops(("shift=14", "shift=14 edge=1"))),
     "edge of two": edited(ops(("shift=12", "shift=12 edge=2"))),
+    "concat of values": of_bits(64 + 1, lambda m, b: m.plain("concat", b, "lr")),
+    "concat of values alone": of_bits(2, lambda m, b: m.plain("concat", "lr", "lr")),
+    "concat of half words": of_bits(2 * 32, lambda m, b: m.plain("concat", b, b), 32),
+    "concat too wide": of_bits(9 * 512, lambda m, b: m.plain("concat", *9 * [b]), 512),
+    "repeat of bits": made(lambda m: m.plain("repeat", m.sign(m.conv("lr", 1, 2, 1, 12), 2, False), times=2)),
+    "repeat of nothing": made(lambda m: m.plain("repeat", m.conv("lr", 1, 4, 1, 12), times=0)),
+    "repeat too often": made(
+        lambda m: m.conv(m.plain("repeat", m.conv("lr", 1, 2, 1, 12), times=4096), 8192, 4, 1, 12)
+    ),
     "scale too large": edited(ops(("scale=4", "scale=999999"))),
     "scale zero": edited(ops(("scale=4", "scale=0"))),
     "no end": edited(ops(("shuffle sr", "shuffle rs"))),
@@ -159,7 +178,10 @@ def test_reader_refuses_too(name):
         Packed.from_bytes(HOSTILE[name])
 
 
-@pytest.mark.parametrize("line", ["", "conv x lr", "add a b", "sign", "fly a b c", "conv x lr n shift=abc"])
+@pytest.mark.parametrize(
+    "line",
+    ["", "conv x lr", "add a b", "sign", "fly a b c", "conv x lr n shift=abc", "concat a b", "repeat a"],
+)
 def test_op_refuses(line):
     with pytest.raises(PackedError):
         Op.parse(line)

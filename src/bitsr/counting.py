@@ -135,6 +135,11 @@ def packed_layers(packed: Packed) -> list[Layer]:
                 channels = cout
             elif op.kind == "sign":
                 owned[op.out] = tensors
+            elif op.kind == "concat":
+                owned[op.out] = [t for name in op.inputs for t in owned.pop(name, [])]
+                channels = sum(values[name][0] for name in op.inputs)
+            elif op.kind == "repeat":
+                channels *= op.attrs["times"]
             elif op.kind == "shuffle":
                 s = op.attrs["scale"]
                 channels, rate = channels // (s * s), rate * s

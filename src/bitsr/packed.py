@@ -16,6 +16,18 @@ from numpy.typing import NDArray
 FORMAT = "bitsr 1"
 
 
+# How many words a line of each kind may have, without its arguments.
+_WORDS = {
+    "conv": (4,),
+    "sign": (3, 4),
+    "bconv": (4,),
+    "add": (4,),
+    "concat": range(4, 17),
+    "repeat": (3,),
+    "shuffle": (3,),
+}
+
+
 class PackedError(ValueError):
     """The file is no model that this version reads; the message is one line."""
 
@@ -24,8 +36,8 @@ class PackedError(ValueError):
 class Op:
     """One operation: ``kind out inputs... [name] [key=value ...]``.
 
-    kind: conv, sign, bconv, add or shuffle. inputs: buffers made by earlier operations, or ``lr``; a bconv's
-    skip is its second input. name: prefix of its tensors, "" where it has none.
+    kind: a key of ``_WORDS``. inputs: buffers made by earlier operations, or ``lr``; a bconv's skip is its
+    second input. name: prefix of its tensors, "" where it has none.
     """
 
     kind: str
@@ -41,11 +53,11 @@ class Op:
         plain = [w for w in words if "=" not in w]
         keys = dict(w.split("=", 1) for w in words if "=" in w)
         kind = plain[0] if plain else ""
-        count = {"conv": (4,), "bconv": (4,), "sign": (3, 4), "add": (4,), "shuffle": (3,)}.get(kind)
-        if count is None or len(plain) not in count:
+        if len(plain) not in _WORDS.get(kind, ()):
             raise PackedError(f"no operation: {line[:60]!r}")
-        inputs = plain[2:4] if kind == "add" else plain[2:3]
-        name = plain[3] if len(plain) == 4 and kind != "add" else ""
+        several = kind in ("add", "concat")
+        inputs = plain[2:] if several else plain[2:3]
+        name = plain[3] if len(plain) == 4 and not several else ""
         if skip := keys.pop("skip", None):
             inputs.append(skip)
         try:

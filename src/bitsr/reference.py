@@ -75,6 +75,10 @@ def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
         return v if (add := tensor("slope_add")) is None else sat(v.astype(np.int32) + add)
     if op.kind == "add":
         return sat(x[0].astype(np.int32) + x[1])
+    if op.kind == "concat":
+        return np.concatenate(x, -1)
+    if op.kind == "repeat":
+        return np.repeat(x[0], op.attrs["times"], -1)
     if op.kind == "shuffle":
         h, w, c = x[0].shape
         s = op.attrs["scale"]
