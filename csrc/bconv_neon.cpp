@@ -11,6 +11,7 @@
  * Two pixels share each load of weights, and their 4 x 3 activations stay in registers.
  */
 #include "epilogue_neon.h"
+#include "qconv.h"
 
 namespace bitsr {
 namespace {
@@ -175,6 +176,6 @@ void conv(const Conv& op, const ConvRow& row) {
 
 }  // namespace
 
-const Kernels neon_kernels = {"neon", available, prepare, bconv, conv};
+const Kernels neon_kernels = {"neon", available, prepare, bconv, conv, neon_quant, neon_qconv};
 
 }  // namespace bitsr

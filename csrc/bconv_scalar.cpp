@@ -1,5 +1,5 @@
 /* Plain C++: the reference of the other paths, and the path of CPUs without one of their own. */
-#include "kernels.h"
+#include "qconv.h"
 
 namespace bitsr {
 namespace {
@@ -54,6 +54,6 @@ bool available() {
 
 }  // namespace
 
-const Kernels scalar_kernels = {"scalar", available, prepare, bconv, conv};
+const Kernels scalar_kernels = {"scalar", available, prepare, bconv, conv, scalar_quant, scalar_qconv};
 
 }  // namespace bitsr

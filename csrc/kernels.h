@@ -10,10 +10,6 @@
 #include <memory>
 #include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 /* This header is compiled with the flags of every path. A function of it that were emitted as a shared symbol could be
  * linked in the form of the best path and run on a CPU without it: so free functions are static, members inlined. */
 #if defined(_MSC_VER)
@@ -36,13 +32,6 @@ class Array {
     if (n > SIZE_MAX / sizeof(T)) return false;
     data_.reset(static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64), std::nothrow)));
     if (!data_) return false;
-#if defined(__linux__)
-    /* The rings of a wide picture are more small pages than a TLB holds. */
-    const uintptr_t page = size_t(2) << 20, from = reinterpret_cast<uintptr_t>(data_.get()) + page - 1;
-    const uintptr_t first = from - from % page, last = reinterpret_cast<uintptr_t>(data_.get() + n);
-    if (first + page <= last)
-      madvise(reinterpret_cast<void*>(first), last - first - (last - first) % page, MADV_HUGEPAGE);
-#endif
     std::memset(data_.get(), 0, n * sizeof(T));
     size_ = n;
     return true;
@@ -76,7 +65,7 @@ static constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
  *   if slope_add:   v = sat(v + slope_add[c])           (only beside a slope)
  *   out[c] = v; bit c of bits = v < threshold[c]
  *
- * Arrays a channel have cout_pad = round_up(cout, 64) entries, zero in the padding.
+ * Arrays a channel have cout_pad = round_up(cout, 64) entries (1 of a plane), zero in the padding.
  */
 struct Epilogue {
   int cout_pad = 0;
@@ -140,12 +129,54 @@ struct ConvRow {
   int out_stride;
 };
 
+/* int16 to int8: q = clip(shift(mulh(x, mul[c]), s), -top, top), stored as q + 128. A pixel of bytes has
+ * round_up(channels, 4); what lies in the padding does not matter. */
+struct Quant {
+  int channels = 0, shift = 0, top = 127; /* shift 0: none */
+  Array<int16_t> mul;                     /* as long as a pixel of x: round_up(channels, 64), or 1 of a plane */
+  BITSR_INLINE int stride() const { return round_up(channels, 4); }
+};
+
+/* int8 convolution, k odd up to MAX_K, zero padding, stride 1, with its epilogue. For output channel c at one pixel:
+ *
+ *   acc = bias[c] + sum w * byte = sum w * q + the half of rounding     exact in 32 bits (checked)
+ *   a = sat(acc >> right), or sat(acc << left)
+ *
+ * and the epilogue of a. The bytes being q + 128, bias has -128 * sum w; taps outside the picture read 128.
+ * Weights lie in one of two orders, see at():
+ *   lanes (ceil(cout / 16), k * run / 4, 16, 4)                      four channels of 16 filters side by side
+ *   dots  (round_up(cout, 4), k, round_up(run, DOT))                 fewer than 16 filters, one after another
+ */
+constexpr int DOT = 64;
+struct Qconv : Epilogue {
+  int k = 3, cin = 0, cout = 0, left = 0, right = 0;
+  int stride = 0, run = 0;    /* bytes of a pixel, and of a tap's row: k * stride */
+  bool dots = false;          /* the order of the weights */
+  int pairs = 0, singles = 0; /* sums of two products (of the bytes), and products of q, that fit 16 bits */
+  Array<int8_t> weight;       /* zero in the padding */
+  Array<int32_t> bias;        /* round_up(cout, 16) */
+  BITSR_INLINE size_t at(int c, int dy, int i) const {
+    if (dots) return size_t(c * k + dy) * size_t(round_up(run, DOT)) + size_t(i);
+    return (size_t(c / 16) * size_t(k * run / 4) + size_t((dy * run + i) / 4)) * 64 + size_t(c % 16 * 4 + i % 4);
+  }
+};
+
+/* One output row. rows[i] points at column 0 of input row y - k / 2 + i; k / 2 columns to each side can be read, and
+ * DOT bytes beyond them; what lies outside the picture is 128. out and skip have cout_pad values a pixel. */
+struct QconvRow : EpilogueRow {
+  const uint8_t* rows[MAX_K];
+  int w;
+  uint64_t* scratch; /* SCRATCH words of this thread, 64-byte aligned */
+};
+
 struct Kernels {
   const char* name;
   bool (*available)();
   bool (*prepare)(Bconv&); /* fills packed; false: no memory */
   void (*bconv)(const Bconv&, const BconvRow&);
   void (*conv)(const Conv&, const ConvRow&);
+  void (*quant)(const Quant&, const int16_t* x, int w, uint8_t* out);
+  void (*qconv)(const Qconv&, const QconvRow&);
 };
 
 /* Rows are cut into chunks of CHUNK columns, whose intermediates (SCRATCH words of 64 bits, any path) stay in L1. */
@@ -179,6 +210,16 @@ static inline int16_t epilogue(const Epilogue& op, int c, int16_t a, const int16
   if (skip) v = sat16(v + skip[c]);
   if (op.slope.size() && v < 0) v = mulh(v, op.slope[c]);
   return op.slope_add.size() ? sat16(v + op.slope_add[c]) : v;
+}
+
+/* One byte, and one sum of an int8 convolution as `a`: the references too. */
+static inline uint8_t quantise(const Quant& op, int c, int16_t x) {
+  const int v = mulh(x, op.mul[c]);
+  const int q = op.shift ? (v + (1 << (op.shift - 1))) >> op.shift : v;
+  return uint8_t((q < -op.top ? -op.top : q > op.top ? op.top : q) + 128);
+}
+static inline int16_t narrow(const Qconv& op, int32_t acc) {
+  return op.left ? sat16(sat16(acc) * (1 << op.left)) : sat16(acc >> op.right);
 }
 
 }  // namespace bitsr

@@ -323,7 +323,7 @@ class Builder {
     op.inputs = {buffer(args[2])};
     const Buffer in = m_.buffers[size_t(op.inputs[0])];
     size_t used = 3;
-    if (kind == "conv" || kind == "bconv") {
+    if (kind == "conv" || kind == "bconv" || kind == "quant" || kind == "qconv") {
       if (args.size() < 4) fail("operation '" + kind + "' has no name");
       op.name = args[used++];
     } else if (kind == "add") {
@@ -347,7 +347,7 @@ class Builder {
       if (it != keys.end()) keys.erase(it);
       return v;
     };
-    if (in.bits != (kind == "bconv" || kind == "concat"))
+    if (in.bits != (kind == "bconv" || kind == "concat") || in.bytes != (kind == "qconv"))
       fail("operation '" + kind + "' reads the wrong kind of buffer");
 
     if (kind == "conv") {
@@ -372,19 +372,29 @@ class Builder {
       const std::string skip = key("skip"), shift = key("shift");
       op.bconv.shift = number(shift, 0, 14, "a shift");
       load_bconv(op, in);
-      if (!skip.empty()) {
-        const int s = buffer(skip);
-        const Buffer& b = m_.buffers[size_t(s)];
-        if (b.bits || b.channels != op.bconv.cout || b.channels == 1 || b.rate != in.rate)
-          fail("skip '" + skip.substr(0, 40) + "' does not fit");
-        op.inputs.push_back(s);
-      }
+      add_skip(op, skip, op.bconv.cout, in.rate);
       if (op.bconv.cout == 1) fail("a binary convolution makes one channel");
       op.output = make(out, false, op.bconv.cout, in.rate);
+    } else if (kind == "quant") {
+      op.kind = Kind::quant;
+      op.quant.channels = in.channels;
+      op.quant.shift = number_or(key("shift"), 0, 0, 14, "a shift");
+      op.quant.top = number_or(key("max"), 127, 1, 127, "a maximum");
+      channel_values(op.quant.mul, need(op.name + ".mul", "I16", {uint64_t(in.channels)}), in.stride(), op.name);
+      op.output = make(out, false, in.channels, in.rate);
+      m_.buffers.back().bytes = true;
+    } else if (kind == "qconv") {
+      op.kind = Kind::qconv;
+      const std::string skip = key("skip");
+      op.qconv.right = number_or(key("shift"), 0, 0, 24, "a shift");
+      op.qconv.left = number_or(key("left"), 0, 0, 14, "a shift");
+      load_qconv(op, in);
+      add_skip(op, skip, op.qconv.cout, in.rate);
+      op.output = make(out, false, op.qconv.cout, in.rate);
     } else if (kind == "add") {
       op.kind = Kind::add;
       const Buffer& b = m_.buffers[size_t(op.inputs[1])];
-      if (b.bits || b.channels != in.channels || b.rate != in.rate) fail("the inputs of 'add' do not fit");
+      if (!b.values() || b.channels != in.channels || b.rate != in.rate) fail("the inputs of 'add' do not fit");
       op.output = make(out, false, in.channels, in.rate);
     } else if (kind == "concat") {
       op.kind = Kind::concat;
@@ -411,6 +421,14 @@ class Builder {
       fail("operation '" + kind + "' has an unknown argument '" + keys.begin()->first.substr(0, 40) + "'");
     op.radius = (op.side + in.rate - 1) / in.rate;
     m_.operations.push_back(std::move(op));
+  }
+
+  void add_skip(Operation& op, const std::string& name, int channels, int rate) {
+    if (name.empty()) return;
+    const int skip = buffer(name);
+    const Buffer& b = m_.buffers[size_t(skip)];
+    if (!b.values() || b.channels != channels || b.rate != rate) fail("skip '" + name.substr(0, 40) + "' does not fit");
+    op.inputs.push_back(skip);
   }
 
   static void check_kernel(const std::vector<uint64_t>& shape, const std::string& name, uint64_t largest) {
@@ -506,6 +524,61 @@ class Builder {
       }
   }
 
+  void load_qconv(Operation& op, const Buffer& in) {
+    Qconv& q = op.qconv;
+    const std::string name = op.name + ".weight";
+    const auto& shape = shape_of(name);
+    check_kernel(shape, name, MAX_K);
+    q.cout = int(shape[0]);
+    q.k = int(shape[1]);
+    q.cin = in.channels;
+    q.cout_pad = q.cout == 1 ? 1 : round_up(q.cout, 64);
+    q.stride = in.stride();
+    q.run = q.k * q.stride;
+    op.side = q.k / 2;
+    const int taps = q.k * q.k, words = round_up(q.cin, 64) / 64;
+    const bool ones = file_.tensors.at(name).dtype == "U64";
+    const Tensor& w = need(name, ones ? "U64" : "I8", {shape[0], shape[1], shape[1], uint64_t(ones ? words : q.cin)});
+    if (q.left && q.right) fail(op.name + ": shifts both ways");
+    if (int64_t(taps) * q.cin * 128 * (ones ? 1 : 127) + (1 << q.right) > INT32_MAX)
+      fail(op.name + ": its sums do not fit 32 bits");
+    /* Few filters lie in the order that wastes fewer lanes; dots take them by fours, but a plane's alone. */
+    const int filters = q.cout == 1 ? 1 : round_up(q.cout, 4);
+    q.dots = q.cout < 16 && int64_t(filters) * round_up(q.run, DOT) < int64_t(round_up(q.cout, 16)) * q.run;
+    allocate(q.weight, q.dots ? size_t(filters * q.k) * size_t(round_up(q.run, DOT))
+                              : size_t(round_up(q.cout, 16)) * size_t(q.k * q.run));
+    allocate(q.bias, size_t(round_up(q.cout, 16)));
+    int single = 1, pair = 1; /* the largest weight, and sum of two neighbours */
+    for (int c = 0; c < q.cout; c++) {
+      int32_t sum = 0;
+      for (int tap = 0; tap < taps; tap++)
+        for (int i = 0, before = 0; i < q.cin; i++) {
+          const size_t pixel = size_t(c) * size_t(taps) + size_t(tap);
+          int v;
+          if (ones) {
+            uint64_t word;
+            std::memcpy(&word, w.data + 8 * (pixel * size_t(words) + size_t(i / 64)), 8);
+            v = word >> (i % 64) & 1 ? -1 : 1;
+            if (i == q.cin - 1 && i % 64 < 63 && word >> (i % 64 + 1))
+              fail("tensor " + name + " has bits beyond its channels");
+          } else {
+            v = int8_t(w.data[pixel * size_t(q.cin) + size_t(i)]);
+            if (v == -128) fail("tensor " + name + " holds -128");
+          }
+          q.weight[q.at(c, tap / q.k, tap % q.k * q.stride + i)] = int8_t(v);
+          sum += v;
+          const int size = v < 0 ? -v : v;
+          single = std::max(single, size);
+          pair = std::max(pair, size + (i % 2 ? before : 0));
+          before = size;
+        }
+      q.bias[size_t(c)] = (q.right ? 1 << (q.right - 1) : 0) - 128 * sum;
+    }
+    q.pairs = INT16_MAX / (255 * pair);
+    q.singles = INT16_MAX / (127 * single);
+    load_epilogue(q, op.name, q.cout);
+  }
+
   /* ---- the plan ---- */
 
   std::vector<int> readers(int buffer) const {
@@ -570,8 +643,10 @@ class Builder {
       fail("the last operation does not shuffle into 'sr'");
     m_.scale = sr.rate;
     fuse_signs();
-    for (Operation& op : m_.operations)
+    for (Operation& op : m_.operations) {
       if (op.kind == Kind::bconv) prepare(op.bconv);
+      if (op.kind == Kind::qconv && op.qconv.cout > 1) prepare(op.qconv);
+    }
     for (size_t i = 0; i + 1 < m_.buffers.size(); i++)
       if (m_.buffers[i].producer != -2 && readers(int(i)).empty())
         fail("nothing reads '" + m_.buffers[i].name.substr(0, 40) + "'");
@@ -595,9 +670,9 @@ class Builder {
       Buffer& b = m_.buffers[i];
       if (b.producer == -2 || i + 1 == m_.buffers.size()) continue; /* unused, or straight into the caller's rows */
       const Operation& op = m_.operations[size_t(b.producer)];
+      const bool summing = op.kind == Kind::bconv || op.kind == Kind::qconv;
       if (!b.bits)
-        for (size_t j = op.kind == Kind::bconv ? 1 : 0;
-             (op.kind == Kind::bconv || op.kind == Kind::add) && j < op.inputs.size(); j++) {
+        for (size_t j = summing ? 1 : 0; (summing || op.kind == Kind::add) && j < op.inputs.size(); j++) {
           const Buffer& source = m_.buffers[size_t(op.inputs[j])];
           if (source.storage >= 0 && source.producer > 0 && readers(op.inputs[j]).size() == 1 && b.storage < 0 &&
               source.channels > 1)
@@ -605,7 +680,7 @@ class Builder {
         }
       if (b.storage < 0) {
         Storage s;
-        s.bits = b.bits;
+        s.cell = b.cell();
         s.stride = b.stride();
         s.rate = b.rate;
         s.writer = b.producer;
@@ -626,7 +701,7 @@ class Builder {
     }
     uint64_t column = 0, rows = 0;
     for (const Storage& s : m_.storages) {
-      column += uint64_t(s.stride) * (s.bits ? 8 : 2) * uint64_t(s.rate * s.rate) * uint64_t(s.rows + MAX_PASS);
+      column += uint64_t(s.stride * s.cell) * uint64_t(s.rate * s.rate) * uint64_t(s.rows + MAX_PASS);
       rows = std::max(rows, uint64_t(s.rows + MAX_PASS));
     }
     if (column > COLUMN_FLOOR + COLUMN_FACTOR * file_bytes_)

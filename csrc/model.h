@@ -11,24 +11,30 @@
 
 namespace bitsr {
 
-/* What an operation makes: rows of `channels` int16 at `rate` rows (and columns) an LR pixel, or of bits. */
+/* What an operation makes: rows of `channels` int16 at `rate` rows (and columns) an LR pixel, or of bits, or of
+ * bytes. */
 struct Buffer {
   std::string name;
-  bool bits = false;
+  bool bits = false, bytes = false;
   int channels = 0;
   int rate = 1;
   int producer = -1; /* operation; -1: the LR luma that the caller feeds */
   int storage = -1;  /* index in Model::storages */
-  int stride() const { return bits ? round_up(channels, 64) / 64 : channels == 1 ? 1 : round_up(channels, 64); }
+  bool values() const { return !bits && !bytes; }
+  int cell() const { return bits ? 8 : bytes ? 1 : 2; } /* bytes; stride: cells of a pixel */
+  int stride() const {
+    if (bytes) return round_up(channels, 4);
+    return bits ? round_up(channels, 64) / 64 : channels == 1 ? 1 : round_up(channels, 64);
+  }
 };
 
-enum class Kind { input, conv, sign, bconv, add, concat, repeat, shuffle };
+enum class Kind { input, conv, sign, bconv, quant, qconv, add, concat, repeat, shuffle };
 
 struct Operation {
   Kind kind = Kind::input;
   std::string name;
-  std::vector<int> inputs; /* buffers: conv {x}, sign {x}, bconv {bits[, skip]}, add {a, b}, concat {bits, ...},
-                              repeat {x}, shuffle {x} */
+  std::vector<int> inputs; /* buffers: conv {x}, sign {x}, bconv {bits[, skip]}, quant {x}, qconv {bytes[, skip]},
+                              add {a, b}, concat {bits, ...}, repeat {x}, shuffle {x} */
   int output = -1;         /* buffer; bconv: -1 when only its bits are wanted */
   int bits = -1;           /* bconv: buffer of the sign fused into it */
   int side = 0;            /* pixels to each side that the first input is read at */
@@ -36,17 +42,18 @@ struct Operation {
   int delay = 0;           /* rows that it is behind the input (see ops.cpp) */
   Conv conv;
   Bconv bconv;
+  Quant quant;
+  Qconv qconv;
   Array<int16_t> threshold; /* sign */
 };
 
 /* Rows of one or more buffers (a chain of in-place operations) kept in a ring. */
 struct Storage {
-  bool bits = false;
-  int stride = 0, rate = 1;
-  int margin = 1;           /* columns of zeros to each side of a row */
-  int writer = 0;           /* first operation that writes it */
-  std::vector<int> readers; /* operations that must be done with a row before it is written anew */
-  int rows = 0;             /* LR rows between the writer and the last reader: the ring holds them and a pass */
+  int cell = 0, stride = 0, rate = 1; /* as of its buffers */
+  int margin = 1;                     /* columns of zeros (as bytes 128) to each side of a row */
+  int writer = 0;                     /* first operation that writes it */
+  std::vector<int> readers;           /* operations that must be done with a row before it is written anew */
+  int rows = 0; /* LR rows between the writer and the last reader: the ring holds them and a pass */
 };
 
 /* LR rows that one pass may take all operations further (see ops.cpp). */

@@ -114,19 +114,22 @@ class Stream {
     if (threads < 1 || threads > 1024) throw std::runtime_error("threads must be from 1 to 1024");
     /* What a row waits for lies about as many tickets back as a pass has rows. */
     pass_ = std::min(4 * threads, MAX_PASS);
-    size_t widest = 0;
+    size_t widest = 0, widest_bytes = 0;
     for (const Storage& s : m_.storages) {
       Ring ring;
-      const size_t cell = s.bits ? 8 : 2;
-      ring.row_bytes = (size_t(w_) * size_t(s.rate) + 2 * size_t(s.margin)) * size_t(s.stride) * cell + 63;
+      const bool bytes = s.cell == 1;
+      ring.row_bytes =
+          (size_t(w_) * size_t(s.rate) + 2 * size_t(s.margin)) * size_t(s.stride * s.cell) + (bytes ? DOT : 0) + 63;
       ring.row_bytes -= ring.row_bytes % 64;
       ring.rows = std::min(s.rows + pass_, h_) * s.rate;
-      widest = std::max(widest, ring.row_bytes);
+      (bytes ? widest_bytes : widest) = std::max(bytes ? widest_bytes : widest, ring.row_bytes);
       if (ring.row_bytes > SIZE_MAX / 2 / size_t(ring.rows) || !ring.bytes.resize(ring.row_bytes * size_t(ring.rows)))
         throw std::bad_alloc();
+      if (bytes) std::memset(ring.bytes.data(), 128, ring.bytes.size());
       rings_.push_back(std::move(ring));
     }
-    if (!zeros_.resize(widest)) throw std::bad_alloc();
+    if (!zeros_.resize(widest) || !zero_bytes_.resize(widest_bytes)) throw std::bad_alloc();
+    if (widest_bytes) std::memset(zero_bytes_.data(), 128, widest_bytes);
     /* Nobody runs further ahead of an unfinished row than the longest ring lets him. */
     int rows = 0, size = 16;
     for (const Storage& s : m_.storages) rows = std::max(rows, s.rows + pass_);
@@ -246,7 +249,7 @@ class Stream {
   /* Row y of a buffer from its margin (columns of zeros) on, or zeros outside the picture. */
   uint8_t* line(int buffer, int y) {
     const Buffer& b = m_.buffers[size_t(buffer)];
-    if (y < 0 || y >= h_ * b.rate) return zeros_.data();
+    if (y < 0 || y >= h_ * b.rate) return b.bytes ? zero_bytes_.data() : zeros_.data();
     return rings_[size_t(b.storage)].row(y);
   }
   size_t offset(int buffer) const {
@@ -254,6 +257,7 @@ class Stream {
     return size_t(m_.storages[size_t(b.storage)].margin) * size_t(b.stride());
   }
   int16_t* pixels(int buffer, int y) { return reinterpret_cast<int16_t*>(line(buffer, y)) + offset(buffer); }
+  uint8_t* bytes(int buffer, int y) { return line(buffer, y) + offset(buffer); }
   uint64_t* bits(int buffer, int y) { return reinterpret_cast<uint64_t*>(line(buffer, y)) + offset(buffer); }
 
   void run_row(const Operation& op, int lr_row, int r, uint64_t* scratch) {
@@ -281,6 +285,20 @@ class Stream {
         row.bits = op.bits >= 0 ? bits(op.bits, y) : nullptr;
         row.scratch = scratch;
         m_.kernels->bconv(op.bconv, row);
+        break;
+      }
+      case Kind::quant:
+        m_.kernels->quant(op.quant, pixels(op.inputs[0], y), w, bytes(op.output, y));
+        break;
+      case Kind::qconv: {
+        QconvRow row;
+        for (int i = 0; i < op.qconv.k; i++) row.rows[i] = bytes(op.inputs[0], y + i - op.side);
+        row.w = w;
+        row.skip = op.inputs.size() > 1 ? pixels(op.inputs[1], y) : nullptr;
+        row.out = pixels(op.output, y);
+        row.bits = nullptr;
+        row.scratch = scratch;
+        m_.kernels->qconv(op.qconv, row);
         break;
       }
       case Kind::add:
@@ -366,7 +384,7 @@ class Stream {
   int pass_ = 0; /* LR rows of a pass */
   int fed_ = 0;
   std::vector<Ring> rings_;
-  Array<uint8_t> zeros_;
+  Array<uint8_t> zeros_, zero_bytes_; /* a row outside the picture; a byte of 0 is 128 */
   std::vector<Progress> progress_;
   std::vector<Array<uint64_t>> scratch_; /* SCRATCH words a thread */
   std::vector<std::thread> others_;      /* empty between pushes */

@@ -31,16 +31,13 @@ class Maker:
         self.ops.append(Op("sign", out, (x,), name if threshold else ""))
         return out
 
-    def bconv(
-        self, bits: str, cin: int, cout: int, k: int, skip: str | None, inner: bool, slope: bool,
-        slope_add: bool = False,
-    ) -> str:  # fmt: skip
-        name, out = f"u{len(self.ops)}", f"x{len(self.ops)}"
-        words = -(-cin // 64)
-        weight = self.rng.integers(0, 2**64, (cout, k, k, words), np.uint64)
+    def signs(self, cin: int, cout: int, k: int) -> np.ndarray:
+        weight = self.rng.integers(0, 2**64, (cout, k, k, -(-cin // 64)), np.uint64)
         if cin % 64:
             weight[..., -1] &= np.uint64(2 ** (cin % 64) - 1)
-        self.tensors[f"{name}.weight"] = weight
+        return weight
+
+    def epilogue(self, name: str, cout: int, inner: bool, slope: bool, slope_add: bool) -> None:
         self.int16(f"{name}.mul", cout)
         self.int16(f"{name}.add", cout)
         if inner:
@@ -50,6 +47,42 @@ class Maker:
             self.int16(f"{name}.slope", cout)
         if slope_add:
             self.int16(f"{name}.slope_add", cout)
+
+    def quant(self, x: str, channels: int, top: int = 127) -> str:
+        """int8; many of the largest values are clipped."""
+        name, out = f"q{len(self.ops)}", f"i{len(self.ops)}"
+        shift = int(self.rng.integers(0, 15))
+        size = min(32767, top << shift + 1)
+        self.int16(f"{name}.mul", channels, -size, size)
+        self.ops.append(Op("quant", out, (x,), name, {"shift": shift, "max": top}))
+        return out
+
+    def qconv(
+        self, x: str, cin: int, cout: int, k: int, bits: int = 8, skip: str | None = None,
+        inner: bool = False, slope: bool = False, slope_add: bool = False,
+    ) -> str:  # fmt: skip
+        """Weights of ``bits`` bits, 1 being +-1."""
+        name, out = f"u{len(self.ops)}", f"x{len(self.ops)}"
+        most = 2 ** (bits - 1) - 1
+        self.tensors[f"{name}.weight"] = (
+            self.signs(cin, cout, k)
+            if bits == 1
+            else self.rng.integers(-most, most, (cout, k, k, cin), np.int8, endpoint=True)
+        )
+        self.epilogue(name, cout, inner, slope, slope_add)
+        typical = round(np.log2(127 * max(most, 1) * np.sqrt(cin * k * k)))  # bits of a sum
+        attrs = {"shift": typical - 14} if typical > 14 else {"left": 14 - typical} if typical < 14 else {}
+        self.ops.append(Op("qconv", out, (x, skip) if skip else (x,), name, attrs))
+        return out
+
+    def bconv(
+        self, bits: str, cin: int, cout: int, k: int, skip: str | None, inner: bool, slope: bool,
+        slope_add: bool = False,
+    ) -> str:  # fmt: skip
+        name, out = f"u{len(self.ops)}", f"x{len(self.ops)}"
+        weight = self.signs(cin, cout, k)
+        self.tensors[f"{name}.weight"] = weight
+        self.epilogue(name, cout, inner, slope, slope_add)
         shift = max(s for s in range(15) if cin * k * k << s <= 32767)
         self.ops.append(Op("bconv", out, (bits, skip) if skip else (bits,), name, {"shift": shift}))
         return out
@@ -77,7 +110,7 @@ def srresnet(channels: int = 64, blocks: int = 2, scale: int = 4, seed: int = 0)
 
 def everything(seed: int) -> Packed:
     """Thresholds, RPReLU, 1x1 to 9x9, both kinds of edges, widths that are no multiple of 64, two readers of one
-    sum, an unused sum."""
+    sum, an unused sum; int8 convolutions of weights of 1, 4 and 8 bits, one of them of a plane."""
     m = Maker(seed)
     x = m.conv("lr", 1, 96, 9, 14, edge=True)
     b = m.sign(x, 96, True)
@@ -92,5 +125,8 @@ def everything(seed: int) -> Packed:
     z = m.bconv(m.plain("concat", e, d), 224, 96, 1, z, False, False)
     sum = m.plain("add", z, x)
     f = m.plain("add", m.conv(sum, 96, 2 * 4, 1, 13), m.plain("repeat", m.conv(sum, 96, 2, 1, 13), times=4))
-    up = m.plain("shuffle", f, scale=2)  # two channels at twice the size
-    return m.end(m.conv(up, 2, 2, 7, 16), 2, 2)
+    ones = m.qconv(m.quant(f, 8), 8, 96, 5, 1, sum, True, True, True)
+    g = m.qconv(m.quant(ones, 96, 7), 96, 8, 3, 4, f, False, True)
+    up = m.plain("shuffle", g, scale=2)  # two channels at twice the size
+    plane = m.conv(m.conv(up, 2, 2, 7, 16), 2, 1, 1, 12)
+    return m.end(m.qconv(m.quant(plane, 1), 1, 1, 9, 8, plane), 1, 2)

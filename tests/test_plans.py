@@ -17,29 +17,40 @@ def graph(seed: int) -> Packed:
     m = Maker(seed)
     rng = m.rng
     widths = [int(c) for c in rng.choice([2, 8, 17, 64, 72, 128], 2, replace=False)]
-    buffers = [("lr", False, 1, 1)]  # name, bits, channels, rate
+    buffers: list[tuple[str, bool | str, int, int]] = [
+        ("lr", False, 1, 1)
+    ]  # name, bits (or "bytes"), channels, rate
 
     for _ in range(rng.integers(3, 30)):
         recent = buffers[-5:] if rng.integers(3) else buffers
         x, bits, c, rate = recent[rng.integers(len(recent))]
         cout = widths[rng.integers(2)]
         alike = [name for name, *rest in buffers if rest == [False, c, rate]]
-        kind = rng.integers(5)
-        if bits and kind == 0 and c % 64 == 0 and c < 512:
+        kind = rng.integers(6)
+        skips = [None] + [name for name, *rest in buffers if rest == [False, cout, rate]]
+        skip = skips[rng.integers(len(skips))]
+        inner, slope = bool(rng.integers(2)), bool(rng.integers(2))
+        slope_add = slope and bool(rng.integers(2))
+        if bits == "bytes":
+            k, size = int(rng.choice([1, 3, 5, 9])), int(rng.choice([1, 4, 8]))
+            if not rng.integers(4):
+                cout, skip = 1, None
+            y = m.qconv(x, c, cout, k, size, skip, inner, slope, slope_add)
+            buffers.append((y, False, cout, rate))
+        elif bits and kind == 0 and c % 64 == 0 and c < 512:
             others = [(name, cin) for name, *rest, cin, r in buffers if rest == [True] and r == rate]
             last, cin = others[rng.integers(len(others))]
             inputs = [x] * int(rng.integers(1, 3)) + [last]
             buffers.append((m.plain("concat", *inputs), True, c * (len(inputs) - 1) + cin, rate))
         elif bits:
-            skips = [None] + [name for name, *rest in buffers if rest == [False, cout, rate]]
-            skip = skips[rng.integers(len(skips))]
-            k, inner, slope = int(rng.choice([1, 3])), bool(rng.integers(2)), bool(rng.integers(2))
-            slope_add = slope and bool(rng.integers(2))
+            k = int(rng.choice([1, 3]))
             buffers.append((m.bconv(x, c, cout, k, skip, inner, slope, slope_add), False, cout, rate))
         elif kind == 0 and rate < 4 and c % 4 == 0:
             buffers.append((m.plain("shuffle", x, scale=2), False, c // 4, 2 * rate))
         elif kind == 1 and len(m.ops) > 1:
             buffers.append((m.plain("add", x, alike[rng.integers(len(alike))]), False, c, rate))
+        elif kind == 5:
+            buffers.append((m.quant(x, c, int(rng.choice([7, 127]))), "bytes", c, rate))
         elif kind == 4 and c < 256:
             times = int(rng.integers(1, 6))
             buffers.append((m.plain("repeat", x, times=times), False, times * c, rate))

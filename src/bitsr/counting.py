@@ -16,6 +16,8 @@ from fractions import Fraction
 from math import ceil, isinf
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from .packed import Packed
 
@@ -113,7 +115,8 @@ def count(layers: Iterable[Layer]) -> Count:
 def packed_layers(packed: Packed) -> list[Layer]:
     """The convolutions of a packed net in the order of its op list, each with the tensors it owns.
 
-    The threshold of a ``sign`` counts to the convolution that reads the bits. Raises ValueError where the op
+    The threshold of a ``sign`` counts to the convolution that reads the bits, the factors of a ``quant`` to the
+    first that reads the bytes. Raises ValueError where the op
     list names what is not there; the engine checks everything else.
     """
     values = {"lr": (1, 1)}  # channels, rows (and columns) an LR row
@@ -122,18 +125,21 @@ def packed_layers(packed: Packed) -> list[Layer]:
     for op in packed.ops:
         try:
             channels, rate = values[op.inputs[0]]
-            tensors = [t for t in packed.tensors if op.name and t.startswith(f"{op.name}.")]
-            if op.kind in ("conv", "bconv"):
+            tensors = [t for t in packed.tensors if op.name and t.rpartition(".")[0] == op.name]
+            if op.kind in ("conv", "bconv", "qconv"):
                 cout, k = packed.tensors[f"{op.name}.weight"].shape[:2]
                 tensors += owned.pop(op.inputs[0], [])
                 others = (
                     sum(packed.tensors[t].size for t in tensors) - packed.tensors[f"{op.name}.weight"].size
                 )
                 size = sum(packed.tensors[t].nbytes for t in tensors)
-                binary = op.kind == "bconv"
-                out.append(Layer(op.name, channels, cout, k, binary, rate * rate, others=others, bytes=size))
+                ones = packed.tensors[f"{op.name}.weight"].dtype == np.uint64
+                kind = {"binary": op.kind == "bconv", "weight_only": op.kind == "qconv" and ones}
+                out.append(
+                    Layer(op.name, channels, cout, k, pixels=rate * rate, others=others, bytes=size, **kind)
+                )
                 channels = cout
-            elif op.kind == "sign":
+            elif op.kind in ("sign", "quant"):
                 owned[op.out] = tensors
             elif op.kind == "concat":
                 owned[op.out] = [t for name in op.inputs for t in owned.pop(name, [])]
@@ -155,7 +161,7 @@ def packed_radius(packed: Packed) -> int:
     radius = Fraction(0)
     for op in packed.ops:
         radius, rate = seen[op.inputs[0]]
-        if op.kind in ("conv", "bconv"):
+        if op.kind in ("conv", "bconv", "qconv"):
             radius += Fraction(packed.tensors[f"{op.name}.weight"].shape[1] // 2, rate)
         elif op.kind == "shuffle":
             rate *= op.attrs["scale"]
@@ -185,7 +191,7 @@ def table(layers: Iterable[Layer]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def report(layers: Iterable[Layer], radius: Fraction | float) -> str:
+def report(layers: Iterable[Layer], radius: float) -> str:
     """Receptive field, parameters, OPs and a line a layer (Markdown).
 
     radius: LR pixels to each side that an SR pixel sees, infinite where it sees the whole picture.
@@ -213,7 +219,7 @@ def report(layers: Iterable[Layer], radius: Fraction | float) -> str:
 def describe(packed: Packed, file_bytes: int | None = None) -> str:
     """What ``bitsr info`` prints of a packed net: metadata, file size and ``report`` (Markdown).
 
-    Full-precision (FP) layers of a packed net run as int16; they count as the papers count floating point.
+    Full-precision (FP) layers of a packed net run as int16 or int8; they count as the papers count floating point.
     """
     lines = [f"- {key}: {value}" for key, value in packed.metadata.items()]
     if file_bytes is not None:

@@ -21,6 +21,8 @@ _WORDS = {
     "conv": (4,),
     "sign": (3, 4),
     "bconv": (4,),
+    "quant": (4,),
+    "qconv": (4,),
     "add": (4,),
     "concat": range(4, 17),
     "repeat": (3,),
@@ -36,8 +38,8 @@ class PackedError(ValueError):
 class Op:
     """One operation: ``kind out inputs... [name] [key=value ...]``.
 
-    kind: a key of ``_WORDS``. inputs: buffers made by earlier operations, or ``lr``; a bconv's skip is its
-    second input. name: prefix of its tensors, "" where it has none.
+    kind: a key of ``_WORDS``. inputs: buffers made by earlier operations, or ``lr``; the skip of a bconv or a
+    qconv is its second input. name: prefix of its tensors, "" where it has none.
     """
 
     kind: str
@@ -68,12 +70,12 @@ class Op:
 
     def __str__(self) -> str:
         words = [self.kind, self.out, *self.inputs]
-        if self.kind == "bconv":
+        if self.kind in ("bconv", "qconv"):
             words = words[:3]
         if self.name:
             words.append(self.name)
         words += [f"{k}={v}" for k, v in self.attrs.items()]
-        if self.kind == "bconv" and len(self.inputs) > 1:
+        if self.kind in ("bconv", "qconv") and len(self.inputs) > 1:
             words.append(f"skip={self.inputs[1]}")
         return " ".join(words)
 

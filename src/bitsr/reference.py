@@ -43,6 +43,20 @@ def unpack_signs(words: NDArray[np.uint64], channels: int) -> NDArray[np.int64]:
     return 1 - 2 * bits.reshape(*words.shape[:-1], -1)[..., :channels].astype(np.int64)
 
 
+def _epilogue(op: Op, a: Int, skip: list[NDArray], t: dict[str, NDArray]) -> Int:
+    """What follows the sum of a binary or an int8 convolution (csrc/kernels.h)."""
+    inner, slope, slope_add = (t.get(f"{op.name}.{s}") for s in ("inner_slope", "slope", "slope_add"))
+    v = sat(mulh(a, t[f"{op.name}.mul"]).astype(np.int32) + t[f"{op.name}.add"])
+    if inner is not None:
+        v = np.where(v < 0, mulh(v, inner), v)
+        v = sat(v.astype(np.int32) + t[f"{op.name}.inner_add"])
+    if skip:
+        v = sat(v.astype(np.int32) + skip[0])
+    if slope is not None:
+        v = np.where(v < 0, mulh(v, slope), v)
+    return v if slope_add is None else sat(v.astype(np.int32) + slope_add)
+
+
 def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
     def tensor(suffix: str) -> NDArray | None:
         return t.get(f"{op.name}.{suffix}") if op.name else None
@@ -62,17 +76,19 @@ def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
     if op.kind == "bconv":
         weight = unpack_signs(t[f"{op.name}.weight"], x[0].shape[-1])
         acc = np.einsum("hwijc,oijc->hwo", _patches(x[0], weight.shape[1]), weight)
-        v = mulh(sat(acc << op.attrs["shift"]), t[f"{op.name}.mul"])
-        v = sat(v.astype(np.int32) + t[f"{op.name}.add"])
-        inner, slope = tensor("inner_slope"), tensor("slope")
-        if inner is not None:
-            v = np.where(v < 0, mulh(v, inner), v)
-            v = sat(v.astype(np.int32) + t[f"{op.name}.inner_add"])
-        if len(x) > 1:
-            v = sat(v.astype(np.int32) + x[1])
-        if slope is not None:
-            v = np.where(v < 0, mulh(v, slope), v)
-        return v if (add := tensor("slope_add")) is None else sat(v.astype(np.int32) + add)
+        return _epilogue(op, sat(acc << op.attrs["shift"]), x[1:], t)
+    if op.kind == "quant":
+        q = mulh(x[0], t[f"{op.name}.mul"]).astype(np.int64)
+        shift, top = op.attrs.get("shift", 0), op.attrs.get("max", 127)
+        return np.clip((q + (1 << (shift - 1))) >> shift if shift else q, -top, top)
+    if op.kind == "qconv":
+        weight = t[f"{op.name}.weight"]
+        if weight.dtype == np.uint64:
+            weight = unpack_signs(weight, x[0].shape[-1])
+        acc = np.einsum("hwijc,oijc->hwo", _patches(x[0], weight.shape[1]), weight.astype(np.int64))
+        if right := op.attrs.get("shift", 0):
+            acc = (acc + (1 << (right - 1))) >> right
+        return _epilogue(op, sat(acc << op.attrs.get("left", 0)), x[1:], t)
     if op.kind == "add":
         return sat(x[0].astype(np.int32) + x[1])
     if op.kind == "concat":

@@ -1,0 +1,49 @@
+/* What the paths of the int8 convolution share. */
+#pragma once
+
+#include "kernels.h"
+
+namespace bitsr {
+
+void scalar_quant(const Quant&, const int16_t* x, int w, uint8_t* out);
+void scalar_qconv(const Qconv&, const QconvRow&);
+void avx2_quant(const Quant&, const int16_t* x, int w, uint8_t* out);
+void avx2_qconv(const Qconv&, const QconvRow&);
+void avx512_quant(const Quant&, const int16_t* x, int w, uint8_t* out);
+void avx512_qconv(const Qconv&, const QconvRow&);
+void neon_quant(const Quant&, const int16_t* x, int w, uint8_t* out);
+void neon_qconv(const Qconv&, const QconvRow&);
+
+static inline void quant_plane(const Quant& op, const int16_t* x, int w, uint8_t* out) {
+  for (int i = 0; i < w; i++) out[4 * i] = quantise(op, 0, x[i]);
+}
+
+/* Columns at a time; a multiple of the pixels that any path takes at once. */
+constexpr int QCHUNK = 48;
+static_assert(QCHUNK * 64 * sizeof(int16_t) <= SCRATCH * 8, "scratch is too small");
+
+/* A row in chunks of columns, whose sums (`a` of the epilogue) lie in scratch.
+ *   some(x, n, filter, filters, sums)  the sums of up to `filters` filters for n pixels from column x on, as
+ *                                      sums[i][filter % 64 ...]; returns of how many
+ *   plane(x, n, sums)                  those of the only filter
+ *   finish(block, x, n, sums)          the epilogue of 64 channels */
+template <class Some, class Plane, class Finish>
+static inline void qconv_chunks(const Qconv& op, const QconvRow& row, Some some, Plane plane, Finish finish) {
+  for (int x = 0; x < row.w; x += QCHUNK) {
+    const int n = row.w - x < QCHUNK ? row.w - x : QCHUNK;
+    if (op.cout == 1) {
+      auto* sums = reinterpret_cast<int16_t*>(row.scratch);
+      plane(x, n, sums);
+      for (int i = 0; i < n; i++) row.out[x + i] = epilogue(op, 0, sums[i], row.skip ? row.skip + x + i : nullptr);
+      continue;
+    }
+    auto* sums = reinterpret_cast<int16_t (*)[64]>(row.scratch);
+    for (int block = 0; block < op.cout; block += 64) {
+      const int end = block + 64 < op.cout ? block + 64 : op.cout;
+      for (int filter = block; filter < end;) filter += some(x, n, filter, end - filter, sums);
+      finish(block / 64, x, n, sums);
+    }
+  }
+}
+
+}  // namespace bitsr
