@@ -17,29 +17,34 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
   const auto leak = [zero](V v, V slope) {
     return _mm256_blendv_epi8(v, _mm256_mulhrs_epi16(v, slope), _mm256_cmpgt_epi16(zero, v));
   };
-  const V* v = reinterpret_cast<const V*>(op.values.data()) + 4 * VALUES * block;
-  const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
-  for (int i = 0; i < n; i++) {
-    const V* skip = row.skip ? reinterpret_cast<const V*>(row.skip + at + size_t(i) * stride) : nullptr;
-    V* out = row.out ? reinterpret_cast<V*>(row.out + at + size_t(i) * stride) : nullptr;
-    V below[4];
-#pragma GCC unroll 4
-    for (int q = 0; q < 4; q++) {
-      V r = _mm256_adds_epi16(_mm256_mulhrs_epi16(sums(i, q), v[q]), v[4 + q]);
-      if (INNER) r = _mm256_adds_epi16(leak(r, v[8 + q]), v[12 + q]);
-      if (skip) r = _mm256_adds_epi16(r, skip[q]);
-      if (SLOPE) r = leak(r, v[16 + q]);
-      if (SLOPE_ADD) r = _mm256_adds_epi16(r, v[24 + q]);
-      if (out) out[q] = r;
-      below[q] = _mm256_cmpgt_epi16(v[20 + q], r);
-    }
-    if (row.bits) {
-      const auto mask = [](V a, V b) {
-        const V bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xD8);
-        return uint64_t(uint32_t(_mm256_movemask_epi8(bytes)));
-      };
-      row.bits[size_t(from + i) * (stride / 64) + size_t(block)] = mask(below[0], below[1]) | mask(below[2], below[3])
-                                                                                                  << 32;
+  const V* values = reinterpret_cast<const V*>(op.values.data()) + 4 * VALUES * block;
+  const size_t stride = size_t(op.cout_pad);
+  /* 32 channels at a time, so that their values stay in registers; copies, for stores to out might change the array. */
+  for (int half = 0; half < 2; half++) {
+    V v[VALUES][2];
+#pragma GCC unroll 7
+    for (int i = 0; i < VALUES; i++) v[i][0] = values[4 * i + 2 * half], v[i][1] = values[4 * i + 2 * half + 1];
+    const size_t at = size_t(from) * stride + 64 * size_t(block) + 32 * size_t(half);
+    for (int i = 0; i < n; i++) {
+      const V* skip = row.skip ? reinterpret_cast<const V*>(row.skip + at + size_t(i) * stride) : nullptr;
+      V* out = row.out ? reinterpret_cast<V*>(row.out + at + size_t(i) * stride) : nullptr;
+      V below[2];
+#pragma GCC unroll 2
+      for (int q = 0; q < 2; q++) {
+        V r = _mm256_adds_epi16(_mm256_mulhrs_epi16(sums(i, 2 * half + q), v[0][q]), v[1][q]);
+        if (INNER) r = _mm256_adds_epi16(leak(r, v[2][q]), v[3][q]);
+        if (skip) r = _mm256_adds_epi16(r, skip[q]);
+        if (SLOPE) r = leak(r, v[4][q]);
+        if (SLOPE_ADD) r = _mm256_adds_epi16(r, v[6][q]);
+        if (out) out[q] = r;
+        below[q] = _mm256_cmpgt_epi16(v[5][q], r);
+      }
+      if (row.bits) {
+        const V bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(below[0], below[1]), 0xD8);
+        const int32_t mask = _mm256_movemask_epi8(bytes);
+        auto* word = reinterpret_cast<char*>(row.bits + size_t(from + i) * (stride / 64) + size_t(block));
+        std::memcpy(word + 4 * half, &mask, 4);
+      }
     }
   }
 }

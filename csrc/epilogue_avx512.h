@@ -13,7 +13,10 @@ using V = __m512i;
 template <bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
 static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op, const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
-  const V* v = reinterpret_cast<const V*>(op.values.data()) + 2 * VALUES * block;
+  /* Copies, for stores to out might change the array. */
+  V v[2 * VALUES];
+#pragma GCC unroll 14
+  for (int i = 0; i < 2 * VALUES; i++) v[i] = _mm512_load_si512(op.values.data() + 32 * (2 * VALUES * block + i));
   const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
   const int16_t* skip = row.skip ? row.skip + at : nullptr;
   int16_t* out = row.out ? row.out + at : nullptr;

@@ -10,6 +10,10 @@
 #include <memory>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 /* This header is compiled with the flags of every path. A function of it that were emitted as a shared symbol could be
  * linked in the form of the best path and run on a CPU without it: so free functions are static, members inlined. */
 #if defined(_MSC_VER)
@@ -32,6 +36,13 @@ class Array {
     if (n > SIZE_MAX / sizeof(T)) return false;
     data_.reset(static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64), std::nothrow)));
     if (!data_) return false;
+#if defined(__linux__)
+    /* The rings of a wide picture are more small pages than a TLB holds. */
+    const uintptr_t page = size_t(2) << 20, from = reinterpret_cast<uintptr_t>(data_.get()) + page - 1;
+    const uintptr_t first = from - from % page, last = reinterpret_cast<uintptr_t>(data_.get() + n);
+    if (first + page <= last)
+      madvise(reinterpret_cast<void*>(first), last - first - (last - first) % page, MADV_HUGEPAGE);
+#endif
     std::memset(data_.get(), 0, n * sizeof(T));
     size_ = n;
     return true;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,12 @@ def test_packaged(name: str) -> None:
 def test_published_settings() -> None:
     """E2FIF, released train.sh: HR patch 192, batch 16, 300 epochs of 1000, Adam 2e-4 halved at epoch 200,
     L1."""
-    for scale in (2, 3, 4):
-        r = load(f"e2fif-srresnet-x{scale}")
+    nets = {"srresnet": (64, 16), "edsr": (256, 32), "rcan": (64, 5), "rdn": (64, 8)}
+    for scale, name in itertools.product((2, 3, 4), nets):
+        r = load(f"e2fif-{name}-x{scale}")
         assert (r.scale, r.scale * r.data.patch, r.data.batch, r.data.colour) == (scale, 192, 16, "y")
         assert (r.iterations, r.train.betas, r.train.eps, r.train.loss) == (300_000, (0.9, 0.999), 1e-8, "l1")
-        assert r.net.args["channels"] == 64 and r.net.args["blocks"] == 16
+        assert (r.net.name, r.net.args["channels"], r.net.args["blocks"]) == (name, *nets[name])
         (stage,) = r.stages
         rates = [r.rate(stage, i) for i in (0, 199_999, 200_000, 299_999)]
         assert rates == pytest.approx([2e-4, 2e-4, 1e-4, 1e-4])
@@ -110,6 +112,27 @@ def test_mistakes(minimal: Path, assignment: str, words: str) -> None:
     message = str(caught.value)
     assert words in message and "\n" not in message
     assert str(minimal) in message or "--set" in message
+
+
+def test_a_base(tmp_path: Path, minimal: Path) -> None:
+    """What a recipe leaves out comes from its base, key by key; assignments come last."""
+    middle, top = tmp_path / "middle.toml", tmp_path / "top.toml"
+    middle.write_text('base = "minimal.toml"\nscale = 2\nnet.args.blocks = 3\ndata.repeats = [4]\n')
+    top.write_text('base = "middle.toml"\ntrain.lr = 1e-4\n')
+    r = load(top, ["net.args.channels=4"])
+    assert (r.scale, r.net.args, r.train.lr) == (2, {"channels": 4, "blocks": 3}, 1e-4)
+    assert (r.train.iterations, r.data.repeats) == (100, [4])
+    top.write_text('base = "e2fif-srresnet-x4"\n')
+    assert load(top) == load("e2fif-srresnet-x4")
+    minimal.write_text('base = "top.toml"\n' + MINIMAL)
+    for wrong, words in (
+        ("middle.toml", "leads back"),
+        ("absent", "no such recipe file"),
+        (3, "name of a recipe"),
+    ):
+        top.write_text(f"base = {wrong!r}\n")
+        with pytest.raises(RecipeError, match=words):
+            load(top)
 
 
 def test_mistakes_in_the_file(tmp_path: Path, minimal: Path) -> None:

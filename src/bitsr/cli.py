@@ -384,6 +384,69 @@ def evaluate(
 
 
 @app.command()
+def table(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="NET...", help="Recipes, checkpoints, packed nets: names or files.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder of the runs and of the table.")
+    ],
+    sets: Annotated[
+        str, typer.Option("--sets", metavar="SET,SET...", help="Test sets: names in --data, or folders.")
+    ] = "Set5,Set14,B100",
+    budget: Annotated[
+        str | None,
+        typer.Option("--train", metavar="N|Nm", help="Train each recipe N iterations, or N minutes a call."),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every recipe; repeatable."),
+    ] = None,
+    protocol: Annotated[str, typer.Option("--protocol", help="matlab-y, e2fif, srcnn or rgb.")] = "matlab-y",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of the sets. [default: $BITSR_DATA, else ../shared/data]"),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="HR pictures to calibrate with, as in `bitsr pack`.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
+    threads: Annotated[int, typer.Option("-j", "--threads", min=0, help="Of the CPU, 0 automatic.")] = 0,
+) -> None:
+    """Compare nets, trained under one budget or loaded, with each other and with published figures.
+
+    The same command goes on where it was stopped; table.md and table.csv grow in FOLDER.
+    """
+    from rich.console import Console
+
+    try:
+        from .train.table import FAILED
+        from .train.table import table as compare
+    except ImportError as error:
+        raise ImportError(f"{error}; the table wants: pip install 'bitsr[train]'") from error
+
+    with Console(stderr=True).status("") as status:
+        made = compare(
+            sources,
+            output,
+            sets=sets.split(","),
+            protocol=protocol,
+            budget=budget,
+            assignments=assignments or (),
+            data=data,
+            pictures=pictures,
+            device=device,
+            threads=threads or None,
+            report=lambda name, iteration, row: status.update(f"{name}: iteration {iteration}"),
+        )
+    print(made.markdown(), end="")
+    if made.signal:
+        raise typer.Exit(128 + made.signal)
+    if any(row.how == FAILED for row in made.rows):
+        raise typer.Exit(1)
+
+
+@app.command()
 def bench(
     net: Annotated[
         str, typer.Argument(help="Name of a net (see `bitsr models`) or .bsr file.")

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from torch import nn
 
+from .rcan import RCAN
+from .rdn import RDN
 from .small import ESPCN, FSRCNN
 from .srresnet import EDSR, SRResNet
 
 NETS: dict[str, type[nn.Module]] = {
     "srresnet": SRResNet,
     "edsr": EDSR,
+    "rcan": RCAN,
+    "rdn": RDN,
     "fsrcnn": FSRCNN,
     "espcn": ESPCN,
 }

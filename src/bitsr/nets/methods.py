@@ -47,6 +47,10 @@ class Unit(nn.Module):
         stands between the convolutions of a block follows."""
         raise NotImplementedError
 
+    def over(self, x: Any) -> Any:
+        """x for a method whose skips go over each convolution, else None: the skip of a unit outside of blocks."""
+        return x if self.skips == "conv" else None
+
 
 class E2FIF(Unit):
     """bn(conv(sign(x), sign(w))) + skip, then LeakyReLU(slope).
@@ -104,10 +108,25 @@ class BNN(Unit):
         return g.bconv(name, self.conv, x, bn=self.bn, skip=skip)
 
 
+class Plain(Unit):
+    """conv(sign(x), sign(w)) + bias, with E2FIF's binarizers and nothing around it.
+
+    Source: the convolutions that E2FIF's ablation calls Bi-Real and leaves without batch norm and skip (released code).
+    """
+
+    def __init__(self, cin: int, cout: int, k: int = 3) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(cin, cout, k, act="triangle", weight="identity", bias=True)
+
+    def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
+        return g.bconv(name, self.conv, x, skip=skip)
+
+
 METHODS: dict[str, type[Unit]] = {
     "e2fif": E2FIF,
     "house": House,
     "bnn": BNN,
+    "plain": Plain,
 }
 
 MakeUnit = Callable[..., Unit]
@@ -152,7 +171,6 @@ class Block(nn.Module):
         self.unit2 = make(channels, channels)
 
     def build(self, g: Any, x: Any, name: str) -> Any:
-        first = x if self.unit1.skips == "conv" else None
-        y = self.unit1.build(g, x, f"{name}.unit1", skip=first)
+        y = self.unit1.build(g, x, f"{name}.unit1", skip=self.unit1.over(x))
         second = y if self.unit2.skips == "conv" else x
         return self.unit2.build(g, y, f"{name}.unit2", skip=second, act=False)

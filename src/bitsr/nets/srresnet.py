@@ -6,19 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from .graph import Net
 from .methods import Block, units
+from .tails import Tailed
 
-TAILS = ("light", "repeat", "bireal")
 
-
-class SRResNet(Net):
+class SRResNet(Tailed):
     """16 residual blocks of 64 channels on the Y channel, each of two binary convolutions.
 
-    head: float 3x3, 1 -> C; body: ``blocks`` blocks, global skip around it; tail, of the paper's ablation:
-    "light", float 3x3, C -> scale^2, then PixelShuffle (E2FIF's);
-    "bireal", a unit C -> C * scale^2 without skip, PixelShuffle, float 3x3, C -> 1 at the size of the SR;
-    "repeat", the same with each channel of its input, repeated, as the unit's skip.
+    head: float 3x3, 1 -> C; body: ``blocks`` blocks, global skip around it; tail: see ``Tailed``; the paper's ablation
+    has "bireal", "repeat" and "light".
 
     Input and output: (N, 1, h, w) -> (N, 1, scale*h, scale*w), Y in [0, 255].
 
@@ -43,28 +39,17 @@ class SRResNet(Net):
         super().__init__()
         if scale < 1 or channels < 1 or blocks < 1:
             raise ValueError("scale, channels and blocks must be at least 1")
-        if tail not in TAILS:
-            raise ValueError(f"unknown tail {tail!r}; known: {', '.join(TAILS)}")
-        self.scale, self.mean, self.form = scale, mean, tail
+        self.scale, self.mean = scale, mean
         make = units(method, options, binary=binary, act=act, weight=weight)
         self.head = nn.Conv2d(1, channels, 3, padding=1)
         self.body = nn.Sequential(*(Block(make, channels) for _ in range(blocks)))
-        if tail == "light":
-            self.tail = nn.Conv2d(channels, scale * scale, 3, padding=1)
-        else:
-            self.up = make(channels, channels * scale * scale)
-            self.tail = nn.Conv2d(channels, 1, 3, padding=1)
+        self._add_tail(tail, make, channels)
 
     def build(self, g: Any, x: Any) -> Any:
         x = head = g.conv("head", self.head, x)
         for i, block in enumerate(self.body):
             x = block.build(g, x, f"body.{i}")  # type: ignore[union-attr]
-        x = g.add(x, head)
-        if self.form == "light":
-            return g.shuffle(g.conv("tail", self.tail, x), self.scale)
-        skip = g.repeat(x, self.scale**2) if self.form == "repeat" else None
-        x = self.up.build(g, x, "up", skip=skip, act=False)
-        return g.conv("tail", self.tail, g.shuffle(x, self.scale))
+        return self._build_tail(g, g.add(x, head))
 
 
 class EDSR(SRResNet):

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..folders import data_folder
 from ..nets.binary import WEIGHTS, BinaryConv2d, WeightBinaryConv2d
-from ..nets.graph import Activation, Eager, Net
+from ..nets.graph import Activation, Eager, Net, activate
 from ..packed import Op, Packed
 from . import data
 from .checkpoint import load_net
@@ -97,12 +97,19 @@ class _Range:
         return self._make(self._eager.conv(name, conv, x.tensor))
 
     def bconv(
-        self, name: str, conv: BinaryConv2d, x: _Value, *, skip: _Value | None = None, **kw: Any
+        self,
+        name: str,
+        conv: BinaryConv2d,
+        x: _Value,
+        *,
+        bn: nn.BatchNorm2d | None = None,
+        threshold: Tensor | None = None,
+        **after: Any,
     ) -> _Value:
-        scale, _ = _folded(conv, _signs(name, conv), kw.get("bn"))
-        floor = np.abs(scale) * 2.0 ** (15 - _shift(conv)) / 32767
-        return self._joined(
-            self._eager.bconv(name, conv, x.tensor, skip=skip.tensor if skip else None, **kw), skip, floor
+        scale, bias = _folded(conv, _signs(name, conv), bn)
+        floor = np.maximum(np.abs(scale) * 2.0 ** (15 - _shift(conv)), np.abs(bias)) / 32767
+        return self._after(
+            self._eager.bconv(name, conv, x.tensor, bn=bn, threshold=threshold), floor, **after
         )
 
     def qconv(
@@ -111,25 +118,46 @@ class _Range:
         conv: nn.Conv2d | nn.ConvTranspose2d,
         x: _Value,
         *,
-        skip: _Value | None = None,
-        **kw: Any,
+        bn: nn.BatchNorm2d | None = None,
+        **after: Any,
     ) -> _Value:
         if isinstance(conv, nn.ConvTranspose2d):
-            if skip is not None or any(v is not None for v in kw.values()):
+            if bn is not None or any(v is not None for v in after.values()):
                 raise PackError(
                     f"{name}: a transposed convolution packs without batch norm, skip and activation"
                 )
             return self.shuffle(self.qconv(name, as_conv(conv), x), 2)
         _, size = integers(conv)
-        scale, _ = _folded(conv, size, kw.get("bn"))
+        scale, bias = _folded(conv, size, bn)
         self._see(f"{name}.in", x.tensor)
         plain = F.conv2d(x.tensor, conv_weight(conv), None, padding=conv.padding)
         sums = float((plain.abs().amax(dim=(0, 2, 3)) / torch.as_tensor(size)).max())
         self.seen[f"{name}.sum"] = max(self.seen.get(f"{name}.sum", 0.0), sums)
-        floor = np.abs(scale) * self.seen[f"{name}.sum"] * 2 * HEADROOM / 32767
-        return self._joined(
-            self._eager.qconv(name, conv, x.tensor, skip=skip.tensor if skip else None, **kw), skip, floor
-        )
+        sums = np.abs(scale) * self.seen[f"{name}.sum"] * 2 * HEADROOM
+        floor = np.maximum(sums, np.abs(bias)) / 32767
+        return self._after(self._eager.qconv(name, conv, x.tensor, bn=bn), floor, **after)
+
+    def _after(
+        self,
+        v: Tensor,
+        floor: NDArray[np.float64],
+        *,
+        inner: Activation | None = None,
+        skip: _Value | None = None,
+        act: Activation | None = None,
+    ) -> _Value:
+        """act(inner(v) + skip). The unit must hold what comes before the activations too: a slope makes it small."""
+        before = []
+        if inner is not None:
+            before = [_shifted(v, inner), v := activate(v, inner)]
+        if skip is not None:
+            v = v + skip.tensor
+        if act is not None:
+            before.append(_shifted(v, act))
+            v = activate(v, act)
+        for x in before:
+            floor = np.maximum(floor, _numpy(x.abs().amax(dim=(0, 2, 3))) * HEADROOM / 32767)
+        return self._joined(v, skip, floor)
 
     def _joined(self, x: Tensor, skip: _Value | None, floor: NDArray[np.float64]) -> _Value:
         out = self._make(x, floor)
@@ -168,6 +196,11 @@ class _Range:
         shared[0] = 1 / LUMA
         out = [shared[[roots[i] for i in nodes]] for nodes in self._values]
         return [np.where(unit > 0, unit, unit.max() or 1.0) for unit in out]
+
+
+def _shifted(v: Tensor, act: Activation) -> Tensor:
+    """What the slope of an activation is taken of."""
+    return v - act[0].view(1, -1, 1, 1) if isinstance(act, tuple) else v
 
 
 def _numpy(x: Tensor) -> NDArray[np.float64]:

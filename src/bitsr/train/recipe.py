@@ -236,6 +236,15 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
+def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """table with changes on top, section by section."""
+    out = dict(table)
+    for key, value in changes.items():
+        old = out.get(key)
+        out[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out
+
+
 def _set(table: dict[str, Any], assignment: str) -> None:
     """Apply ``a.b=value``; the value is read as TOML, else taken as a string."""
     key, equals, text = assignment.partition("=")
@@ -268,20 +277,38 @@ def parse(table: Mapping[str, Any], name: str) -> Recipe:
         raise RecipeError(f"{name}: {where + ': ' if where else ''}{fault}") from error
 
 
-def load(recipe: str | Path, assignments: Iterable[str] = ()) -> Recipe:
-    """Read a recipe file or a packaged recipe by name, with ``a.b=value`` assignments on top.
-
-    Raises RecipeError with one line for a name that is neither, bad TOML, and any key or value that is wrong.
-    """
-    path = Path(recipe)
+def _read(recipe: str | Path, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """(file, table) of a recipe file, relative to ``folder``, or of a packaged recipe by name."""
+    path = folder / recipe
     if not path.is_file():
         path = FOLDER / f"{recipe}.toml"
         if Path(recipe).name != str(recipe) or not path.is_file():
             raise RecipeError(f"{recipe}: no such recipe file; packaged recipes: {', '.join(names())}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: {error}") from error
+
+
+def load(recipe: str | Path, assignments: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file or a packaged recipe by name, with ``a.b=value`` assignments on top.
+
+    A recipe may name another as ``base = "NAME"``, a packaged one or a file beside it, and hold only what differs:
+    sections are merged key by key, lists replaced.
+
+    Raises RecipeError with one line for a name that is neither, bad TOML, and any key or value that is wrong.
+    """
+    path, table = _read(recipe, Path())
+    file, seen = path, {path}
+    while "base" in table:
+        base = table.pop("base")
+        if not isinstance(base, str):
+            raise RecipeError(f"{file}: base: the name of a recipe is wanted")
+        file, below = _read(base, file.parent)
+        if file in seen:
+            raise RecipeError(f"{path}: base: {base!r} leads back to itself")
+        seen.add(file)
+        table = _merge(below, table)
     for assignment in assignments:
         _set(table, assignment)
     return parse(table, str(path))

@@ -1,0 +1,145 @@
+"""The backbones' wiring, against the papers' written out in plain torch."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from bitsr.nets.rcan import RCAN, VARIANTS, WIRINGS  # noqa: E402
+from bitsr.nets.rdn import RDN  # noqa: E402
+from bitsr.nets.srresnet import SRResNet  # noqa: E402
+from bitsr.nets.tails import TAILS, steps  # noqa: E402
+
+
+def settled(net: nn.Module) -> nn.Module:
+    """Evaluation mode, with batch norm that is not the identity."""
+    g = torch.Generator().manual_seed(3)
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            n = m.num_features
+            m.running_mean.copy_(torch.randn(n, generator=g))
+            m.running_var.copy_(torch.rand(n, generator=g) * 50 + 1)
+            m.weight.data.copy_(torch.randn(n, generator=g))
+            m.bias.data.copy_(torch.randn(n, generator=g))
+    return net.eval()
+
+
+def picture(h: int = 7, w: int = 9) -> Tensor:
+    return torch.rand(2, 1, h, w, generator=torch.Generator().manual_seed(4)) * 255
+
+
+def conv(unit: nn.Module, x: Tensor) -> Tensor:
+    """bn(conv(sign(x), sign(w))), or the convolution alone where there is no batch norm."""
+    c = unit.conv
+    y = F.conv2d(
+        torch.where(x < 0, -1.0, 1.0), torch.where(c.weight < 0, -1.0, 1.0), c.bias, padding=c.padding
+    )
+    return unit.bn(y) if hasattr(unit, "bn") else y
+
+
+def same(net: nn.Module, expected: Tensor, x: Tensor) -> None:
+    torch.testing.assert_close(net(x), expected + 127.5, rtol=1e-4, atol=1e-3)
+
+
+def test_steps() -> None:
+    assert [steps(s) for s in (1, 2, 3, 4, 8)] == [[], [2], [3], [2, 2], [2, 2, 2]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("form", TAILS)
+def test_tails(form: str, scale: int) -> None:
+    torch.manual_seed(0)
+    net = settled(SRResNet(scale, 8, 1, tail=form))
+    x = picture()
+    head = net.head(x - 127.5)
+    y = F.leaky_relu(conv(net.body[0].unit1, head) + head, 0.1)
+    y = conv(net.body[0].unit2, y) + y + head
+    if form == "light":
+        return same(net, F.pixel_shuffle(net.tail(y), scale), x)
+    for unit, s in zip(net.up, steps(scale) if form == "steps" else [scale], strict=True):
+        skip = F.interpolate(y, scale_factor=s, mode="nearest") if form == "repeat" else 0
+        y = F.pixel_shuffle(conv(unit, y), s) + skip
+    same(net, net.tail(y), x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("wiring", WIRINGS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rcan(variant: str, wiring: str) -> None:
+    torch.manual_seed(0)
+    net = settled(RCAN(3, 32, 2, 2, variant=variant, wiring=wiring))
+    x = picture()
+    y = head = net.head(x - 127.5)
+    for group in net.body:
+        start = y
+        for block in group.blocks:
+            z = F.leaky_relu(conv(block.unit1, y) + y, 0.1)
+            z = conv(block.unit2, z if wiring == "corrected" else y) + z
+            gate = F.leaky_relu(block.down(F.adaptive_avg_pool2d(z, 1)), 0.01)
+            assert gate.shape[1] == 2  # 32 / 16
+            y = z * torch.sigmoid(block.up(gate))
+        y = conv(group.end, y) + (y if variant != "bireal" else 0) + start
+        assert hasattr(group.end, "bn") == (variant != "bireal")
+    if variant in ("bireal", "variant1"):
+        assert not hasattr(net.end, "bn")
+        y = conv(net.end, y)
+    y = y + head
+    if variant == "e2fif":
+        return same(net, F.pixel_shuffle(net.tail(y), 3), x)
+    assert not hasattr(net.up[0], "bn")
+    same(net, net.tail(F.pixel_shuffle(conv(net.up[0], y), 3)), x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rdn(variant: str) -> None:
+    torch.manual_seed(0)
+    net = settled(RDN(2, 8, blocks=2, convs=3, variant=variant))
+    x = picture()
+    head = net.head(x - 127.5)
+    y, outs = conv(net.first, head) + head, []
+    for block in net.body:
+        dense = [y]
+        for i, unit in enumerate(block.units):
+            z = conv(unit, torch.cat(dense, 1)) + (y if i == 0 else 0)
+            dense.append(F.leaky_relu(z, 0.1))
+        y = conv(block.fusion, torch.cat(dense, 1)) + y + (dense[-1] if variant != "bireal" else 0)
+        outs.append(y)
+    z = conv(net.fusion1, torch.cat(outs, 1))
+    z = conv(net.fusion2, z) + z + head + (y if variant in ("variant2", "e2fif") else 0)
+    if variant == "e2fif":
+        return same(net, F.pixel_shuffle(net.tail(z), 2), x)
+    same(net, net.tail(F.pixel_shuffle(conv(net.up[0], z), 2)), x)
+
+
+def test_published_sizes() -> None:
+    """Binary weights of the nets as published: 10 x (5 x 2 + 1) convolutions; dense blocks of growing width."""
+    body = 64 * 64
+    sizes = {}
+    for name, net in (("rcan", RCAN()), ("rdn", RDN())):
+        sizes[name] = sum(m.weight.numel() for m in net.modules() if type(m).__name__ == "BinaryConv2d")
+    assert sizes["rcan"] == 110 * 9 * body
+    dense = sum(range(1, 9)) * 9 + 9
+    assert sizes["rdn"] == (8 * dense + 2 * 9 + 8) * body
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: RCAN(variant="best"), "unknown 'best'; known: bireal"),
+        (lambda: RCAN(wiring="odd"), "unknown 'odd'; known: corrected"),
+        (lambda: RCAN(groups=0), "at least 1"),
+        (lambda: RDN(variant="best"), "unknown variant"),
+        (lambda: RDN(convs=0), "at least 1"),
+        (lambda: SRResNet(tail="none"), "unknown tail 'none'"),
+        (lambda: SRResNet(method="none"), "unknown 'none'"),
+    ],
+)
+def test_mistakes(make, words: str) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match=words):
+        make()
