@@ -46,8 +46,9 @@ BITSR_API int bitsr_model_scale(const bitsr_model* model);  /* SR pixels an LR p
 BITSR_API int bitsr_model_radius(const bitsr_model* model); /* LR pixels that an SR pixel sees to each side */
 BITSR_API const char* bitsr_model_isa(const bitsr_model* model);
 
-/* Begin a picture of h x w LR pixels. threads >= 1. NULL on error (impossible size, no memory). */
-BITSR_API bitsr_stream* bitsr_stream_open(const bitsr_model* model, int h, int w, int threads, char* err,
+/* Begin a picture of h x w LR pixels. threads >= 1. pass: LR rows that one operation makes before the next one's turn,
+ * for measurements (h: layer by layer); 0 for the engine's choice. NULL on error (impossible size, no memory). */
+BITSR_API bitsr_stream* bitsr_stream_open(const bitsr_model* model, int h, int w, int threads, int pass, char* err,
                                           size_t err_cap);
 /* Feed the next n LR rows (int16 luma, w values each, contiguous) and take every SR row that they complete:
  * out has room for out_rows rows of scale * w values. Returns the SR rows written (a multiple of scale, possibly

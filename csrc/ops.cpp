@@ -108,12 +108,13 @@ void repeat_row(const int16_t* x, int16_t* out, int w, int channels, int times, 
 
 class Stream {
  public:
-  Stream(const Model& model, int h, int w, int threads) : m_(model), h_(h), w_(w) {
+  Stream(const Model& model, int h, int w, int threads, int pass) : m_(model), h_(h), w_(w) {
     if (h < 1 || w < 1) throw std::runtime_error("an empty picture");
     if (w > INT_MAX / 64 / m_.scale || h > INT_MAX / 2 / m_.scale) throw std::runtime_error("the picture is too large");
     if (threads < 1 || threads > 1024) throw std::runtime_error("threads must be from 1 to 1024");
+    if (pass < 0 || pass > h) throw std::runtime_error("a pass must have from 1 to all rows");
     /* What a row waits for lies about as many tickets back as a pass has rows. */
-    pass_ = std::min(4 * threads, MAX_PASS);
+    pass_ = pass ? pass : std::min(4 * threads, MAX_PASS);
     size_t widest = 0, widest_bytes = 0;
     for (const Storage& s : m_.storages) {
       Ring ring;
@@ -405,8 +406,9 @@ struct bitsr_stream : bitsr::Stream {
 
 extern "C" {
 
-bitsr_stream* bitsr_stream_open(const bitsr_model* model, int h, int w, int threads, char* err, size_t cap) {
-  return bitsr::guarded<bitsr_stream*>(nullptr, err, cap, [&] { return new bitsr_stream(*model, h, w, threads); });
+bitsr_stream* bitsr_stream_open(const bitsr_model* model, int h, int w, int threads, int pass, char* err, size_t cap) {
+  return bitsr::guarded<bitsr_stream*>(nullptr, err, cap,
+                                       [&] { return new bitsr_stream(*model, h, w, threads, pass); });
 }
 int bitsr_stream_push(bitsr_stream* stream, const int16_t* lr, int n, int16_t* out, int out_rows, char* err,
                       size_t cap) {

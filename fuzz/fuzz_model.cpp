@@ -32,7 +32,7 @@ std::vector<int16_t> run(const uint8_t* data, size_t size, const char* isa, int 
     return sr;
   }
   const size_t wide = size_t(w) * size_t(bitsr_model_scale(model));
-  if (bitsr_stream* stream = bitsr_stream_open(model, h, w, threads, err, sizeof err)) {
+  if (bitsr_stream* stream = bitsr_stream_open(model, h, w, threads, 0, err, sizeof err)) {
     for (int y = 0; y < h; y += portion) {
       const int n = std::min(portion, h - y), ready = bitsr_stream_ready(stream, n);
       const std::vector<int16_t> rows(lr.begin() + y * w, lr.begin() + (y + n) * w);

@@ -16,6 +16,7 @@ if not (ROOT / "bench").is_dir():
 sys.path.insert(0, str(ROOT))
 
 from bench import race as module  # noqa: E402
+from bench import sizes  # noqa: E402
 from bench.contenders import NETS, Contender, contenders  # noqa: E402
 from bench.nets import layers, random_packed  # noqa: E402
 from bench.task import Task  # noqa: E402
@@ -42,6 +43,15 @@ def test_the_random_net_runs_on_the_engine():
     packed = random_packed(3, 64, 2)
     sr = Engine(packed, threads=1).run(np.zeros((5, 7), np.int16))
     assert sr.shape == (15, 21) and sr.dtype == np.int16
+
+
+def test_sizes():
+    text = sizes.report([(16, 12), (33, 7)], [1, 2], 1)
+    rows = [line for line in text.splitlines() if line.startswith(("| 16x12", "| 33x7"))]
+    assert [line.split(" | ")[:2] for line in rows] == [
+        [f"| {s}", n] for s in ("16x12", "33x7") for n in ("1", "2")
+    ]
+    assert all(float(cell.rstrip(" |%")) >= 0 for line in rows for cell in line.split(" | ")[1:])
 
 
 def test_a_race(tmp_path, monkeypatch):

@@ -82,7 +82,7 @@ def test_any_graph_equals_the_reference(part):
             engine = Engine(packed, isa=isa, threads=int(rng.integers(1, 4)))
             np.testing.assert_array_equal(engine.run(lr), expected, f"seed {seed}, {isa}")
         portion = int(rng.integers(1, h + 1))
-        with engine.stream(h, w) as stream:
+        with engine.stream(h, w, pass_rows=int(rng.integers(h + 1))) as stream:
             parts = [stream.push(lr[y : y + portion]) for y in range(0, h, portion)]
         np.testing.assert_array_equal(
             np.concatenate(parts), expected, f"seed {seed}, {portion} rows at a time"

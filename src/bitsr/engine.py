@@ -30,7 +30,7 @@ lib.bitsr_model_isa.argtypes = [ctypes.c_void_p]
 lib.bitsr_model_isa.restype = ctypes.c_char_p
 lib.bitsr_stream_open.restype = ctypes.c_void_p
 lib.bitsr_stream_open.argtypes = [
-    ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t,
+    ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t,
 ]  # fmt: skip
 lib.bitsr_stream_push.argtypes = [
     ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t,
@@ -94,9 +94,13 @@ class Engine:
             lib.bitsr_model_close(self._handle)
             self._handle = None
 
-    def stream(self, h: int, w: int) -> Stream:
-        """Begin a picture of h x w LR pixels that is fed by rows. Raises EngineError for an impossible size."""
-        return Stream(self, h, w)
+    def stream(self, h: int, w: int, *, pass_rows: int = 0) -> Stream:
+        """Begin a picture of h x w LR pixels that is fed by rows. Raises EngineError for an impossible size.
+
+        pass_rows: LR rows that one operation makes before the next one's turn; 0 is the engine's choice, h the
+        order layer by layer. It changes time and memory, not the picture.
+        """
+        return Stream(self, h, w, pass_rows)
 
     def run(self, lr: NDArray[np.int16]) -> NDArray[np.int16]:
         """LR luma (h, w) int16 -> SR luma (scale*h, scale*w) int16, q = round(128 * (Y - 127.5))."""
@@ -110,13 +114,15 @@ class Engine:
 class Stream:
     """One picture on its way through an engine; one thread at a time. A context manager."""
 
-    def __init__(self, engine: Engine, h: int, w: int) -> None:
+    def __init__(self, engine: Engine, h: int, w: int, pass_rows: int = 0) -> None:
         self._engine, self.w = engine, w  # the engine must outlive the handle
         self._handle = None
         if not (0 < h < 2**31 and 0 < w < 2**31):
             raise EngineError(f"impossible size: {h} x {w}")
+        if not 0 <= pass_rows <= h:
+            raise EngineError(f"a pass has from 1 to {h} rows, not {pass_rows}")
         err = ctypes.create_string_buffer(_ERR)
-        self._handle = lib.bitsr_stream_open(engine._handle, h, w, engine.threads, err, _ERR)
+        self._handle = lib.bitsr_stream_open(engine._handle, h, w, engine.threads, pass_rows, err, _ERR)
         if not self._handle:
             raise EngineError(err.value.decode(errors="replace"))
 

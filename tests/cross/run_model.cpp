@@ -42,7 +42,7 @@ Bytes read(const std::string& name) {
 std::vector<int16_t> run(const bitsr_model* model, const std::vector<int16_t>& lr, int h, int w, int threads,
                          int portion) {
   char err[256] = "";
-  bitsr_stream* stream = bitsr_stream_open(model, h, w, threads, err, sizeof err);
+  bitsr_stream* stream = bitsr_stream_open(model, h, w, threads, 0, err, sizeof err);
   if (!stream) fail(std::string("to begin: ") + err);
   const size_t wide = size_t(w) * size_t(bitsr_model_scale(model));
   std::vector<int16_t> sr;

@@ -1,0 +1,90 @@
+"""Does the time of a pixel grow with the picture? Depth first against layer by layer; what colour adds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from bitsr import colour
+from bitsr.engine import Engine, isas
+
+from . import machine
+from .nets import random_packed
+
+SCALE, CHANNELS, BLOCKS = 4, 64, 16
+
+# Bytes an LR pixel that each order takes through memory where maps do not fit a cache. Layer by layer, each binary
+# layer reads and writes 64 int16 and 64 bits, the head writes both, the sum before the tail reads two maps and writes
+# one, the tail reads one. Depth first, only LR and SR.
+LAYERS = 2 * BLOCKS * 2 * (2 * CHANNELS + CHANNELS // 8) + 2 * CHANNELS + CHANNELS // 8 + 4 * 2 * CHANNELS
+DEPTH_FIRST = 2 + 2 * SCALE**2
+MOST = 2 << 30
+"""Bytes of maps that layer by layer may hold; larger pictures are not tried."""
+
+
+def timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def by_layers(engine: Engine, lr: np.ndarray) -> None:
+    with engine.stream(*lr.shape, pass_rows=len(lr)) as stream:
+        stream.push(lr)
+
+
+def report(sizes: list[tuple[int, int]], threads: list[int], rounds: int) -> str:
+    """Markdown: every size and number of threads, all of a round in turn; medians over the rounds."""
+    before = machine.load()
+    packed = random_packed(SCALE, CHANNELS, BLOCKS)
+    rng = np.random.default_rng(0)
+    jobs: dict[tuple[str, int, tuple[int, int]], Callable[[], object]] = {}
+    for size in sizes:
+        w, h = size
+        lr = rng.integers(-16320, 16321, (h, w), np.int16)
+        for n in threads:
+            engine = Engine(packed, threads=n)
+            jobs["depth", n, size] = lambda e=engine, x=lr: e.run(x)
+            if w * h * (4 * CHANNELS + 2 * BLOCKS * CHANNELS // 8) <= MOST:
+                jobs["layers", n, size] = lambda e=engine, x=lr: by_layers(e, x)
+        rgb = rng.integers(0, 256, (h, w, 3), np.uint8)
+        sr = rng.integers(-16320, 16321, (SCALE * h, SCALE * w), np.int16)
+        jobs["colour", 1, size] = lambda x=rgb, y=sr, h=h: (
+            colour.luma(x),
+            colour.merge(x, y, SCALE, height=h),
+        )
+    seen: dict[tuple[str, int, tuple[int, int]], list[float]] = {key: [] for key in jobs}
+    for i in range(rounds + 1):
+        for key, job in jobs.items():
+            seconds = timed(job)
+            if i:  # the first round warms up
+                seen[key].append(seconds)
+    lines = [
+        f"# SRResNet-E2FIF {CHANNELS}x{BLOCKS} x{SCALE}, {isas()[0]}, {rounds} rounds",
+        "",
+        *(f"- {line}" for line in machine.describe()),
+        f"- load average before {before}, after {machine.load()}",
+        "",
+        "Depth first is the engine's order, layer by layer the same kernels with passes as high as the picture. MB is"
+        " what an order takes through memory where maps do not fit a cache. Colour is RGB to luma, bicubic chroma and"
+        " SR to RGB, one thread; its share is of both together.",
+        "",
+        "| LR | threads | depth first ms | ns an LR pixel | MB | layer by layer ms | MB | colour ms | share |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for size in sizes:
+        for n in threads:
+            pixels = size[0] * size[1]
+            depth = statistics.median(seen["depth", n, size])
+            layers = seen.get(("layers", n, size))
+            rgb = statistics.median(seen["colour", 1, size])
+            lines.append(
+                f"| {size[0]}x{size[1]} | {n} | {1e3 * depth:.1f} | {1e9 * depth / pixels:.0f} |"
+                f" {1e-6 * pixels * DEPTH_FIRST:.0f} |"
+                f" {f'{1e3 * statistics.median(layers):.1f}' if layers else ''} | {1e-6 * pixels * LAYERS:.0f} |"
+                f" {1e3 * rgb:.1f} | {rgb / (rgb + depth):.0%} |"
+            )
+    return "\n".join(lines) + "\n"
