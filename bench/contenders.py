@@ -124,6 +124,31 @@ def openvino(net: str, kind: str = "onnx", precision: str = "f32") -> Callable[[
     return build
 
 
+def tflite(net: str, kind: str = "tflite") -> Callable[[Task], Run]:
+    """TensorFlow Lite (LiteRT) with its XNNPACK delegate."""
+
+    def build(task: Task) -> Run:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(prepared(task, kind, net)), num_threads=task.threads)
+        interpreter.allocate_tensors()
+        feed, fetch = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        x = task.luma()[None, None]
+        scale, zero = feed["quantization"]
+        if scale:
+            x = np.clip(np.round(x / scale + zero), -128, 127).astype(np.int8)
+
+        def run() -> NDArray:
+            interpreter.set_tensor(feed["index"], x)
+            interpreter.invoke()
+            y, (step, origin) = interpreter.get_tensor(fetch["index"]), fetch["quantization"]
+            return ((y.astype(np.float32) - origin) * step if step else y)[0, 0]
+
+        return run
+
+    return build
+
+
 def contenders(isas: list[str]) -> list[Contender]:
     """Every contender; ``isas`` are the engine's paths on this machine."""
     binary, twin, fsrcnn, espcn = NETS
@@ -151,6 +176,8 @@ def contenders(isas: list[str]) -> list[Contender]:
         Contender("OpenVINO fp32", twin, "openvino", openvino("srresnet")),
         Contender("OpenVINO bf16", twin, "openvino", openvino("srresnet", precision="bf16")),
         Contender("OpenVINO int8", twin, "openvino", openvino("srresnet", "openvino-int8")),
+        Contender("TFLite fp32", twin, "ai_edge_litert", tflite("srresnet")),
+        Contender("TFLite int8", twin, "ai_edge_litert", tflite("srresnet", "tflite-int8")),
         Contender(
             "PyTorch fp32 BN folded channels_last, AVX2",
             twin,

@@ -79,11 +79,37 @@ def make_openvino_int8(path: Path, net: str, task: Task) -> None:
     ov.save_model(nncf.quantize(model, data, subset_size=16), str(path), compress_to_fp16=False)
 
 
+def make_tflite(path: Path, net: str, task: Task) -> None:
+    """Convert by LiteRT's own torch exporter, batch norm folded, fixed size."""
+    import litert_torch
+    import torch
+
+    module = torch_net(net, task.scale)
+    if net == "srresnet":
+        module = fold_batch_norm(module)
+    litert_torch.convert(module, (torch.from_numpy(task.luma()[None, None]),)).export(str(path))
+
+
+def make_tflite_int8(path: Path, net: str, task: Task) -> None:
+    """Static quantisation by LiteRT's quantiser: weights int8 per channel, activations int8."""
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import quantizer, recipe
+
+    source = str(prepared(task, "tflite", net))
+    key, signature = next(iter(Interpreter(source).get_signature_list().items()))
+    name = signature["inputs"][0]
+    quantiser = quantizer.Quantizer(source, recipe.static_wi8_ai8())
+    found = quantiser.calibrate({key: [{name: x} for x in calibration(task)]})
+    quantiser.quantize(found).export_model(str(path), overwrite=True)
+
+
 MAKERS = {
     "bsr": make_bsr,
     "onnx": make_onnx,
     "ort-int8": make_ort_int8,
     "openvino-int8": make_openvino_int8,
+    "tflite": make_tflite,
+    "tflite-int8": make_tflite_int8,
 }
 
 if __name__ == "__main__":

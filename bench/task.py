@@ -42,11 +42,13 @@ class Task:
 
 
 def prepared(task: Task, kind: str, net: str) -> Path:
-    """File of ``net`` of a kind ("onnx", "ort-int8", "openvino-int8", "bsr"), made anew if missing or old.
+    """File of ``net`` of a kind (a key of MAKERS in bench.prepare), made anew if missing or old.
 
     bench.prepare makes it in a process of its own: no worker is to carry a library that it does not measure.
     """
-    suffix = {"openvino-int8": "xml", "bsr": "bsr"}.get(kind, "onnx")
+    suffix = {"openvino-int8": "xml", "bsr": "bsr", "tflite": "tflite", "tflite-int8": "tflite"}.get(
+        kind, "onnx"
+    )
     size = "" if kind == "bsr" else f"-{task.width}x{task.height}"
     path = Path(task.cache) / f"{net}-x{task.scale}{size}-{kind}.{suffix}"
     makers = [Path(__file__).with_name(name).stat().st_mtime for name in ("nets.py", "prepare.py")]

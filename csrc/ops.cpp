@@ -90,6 +90,13 @@ void add_row(const int16_t* a, const int16_t* b, int16_t* out, size_t n) {
   for (; i < n; i++) out[i] = sat16(int32_t(a[i]) + b[i]);
 }
 
+/* out (w, s): the first s values of each pixel of x (w, stride). S is s, or 0 where it is not known beforehand. */
+template <int S>
+void interleave(const int16_t* x, int stride, int w, int s, int16_t* out) {
+  const size_t n = size_t(S ? S : s);
+  for (size_t i = 0; i < size_t(w); i++) std::memcpy(out + i * n, x + i * size_t(stride), n * 2);
+}
+
 /* out (w, out_stride): channel c is channel c / times of x (w, stride). */
 void repeat_row(const int16_t* x, int16_t* out, int w, int channels, int times, int stride, int out_stride) {
   for (int i = 0; i < w; i++) {
@@ -331,6 +338,13 @@ class Stream {
           int16_t* out = to.storage < 0
                              ? out_ + (size_t(y - out_base_ * in.rate) * size_t(s) + size_t(i)) * size_t(w) * size_t(s)
                              : pixels(op.output, y * s + i);
+          if (to.channels == 1) {
+            (s == 2   ? interleave<2>
+             : s == 3 ? interleave<3>
+             : s == 4 ? interleave<4>
+                      : interleave<0>)(x + i * s, stride, w, s, out);
+            continue;
+          }
           for (int px = 0; px < w; px++)
             for (int j = 0; j < s; j++, out += to.stride()) {
               const int16_t* v = x + size_t(px) * size_t(stride) + i * s + j;
