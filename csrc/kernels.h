@@ -121,7 +121,8 @@ struct BconvRow : EpilogueRow {
   uint64_t* scratch; /* SCRATCH words of this thread, 64-byte aligned */
 };
 
-/* int16 convolution, k odd up to MAX_K: out = sat(shift(bias + sum w * x, s)), sums modulo 2^32.
+/* int16 convolution, k odd up to MAX_K: out = sat(shift(bias + sum w * x, s)), sums modulo 2^32. Its slope, if it has
+ * one, comes in a pass of its own (prelu_row in ops.cpp): one input channel makes few of these, and no path repeats it.
  * weight: (ceil(cout / 16), pairs, 16, 2): pair p holds the taps 2p and 2p + 1 of the patch, which is `segments`
  * runs of `run` contiguous int16 (one run an input row; run is even). */
 constexpr int MAX_K = 9;
@@ -130,7 +131,8 @@ struct Conv {
   int segments = 0, run = 0;
   bool edge = false; /* outside the picture lies the nearest pixel, not 0; only where cin = 1 */
   Array<int16_t> weight;
-  Array<int32_t> bias; /* round_up(cout, 16) */
+  Array<int32_t> bias;  /* round_up(cout, 16) */
+  Array<int16_t> slope; /* the output's stride, or empty */
 };
 
 struct ConvRow {

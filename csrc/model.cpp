@@ -456,6 +456,8 @@ class Builder {
     allocate(c.weight, size_t(round_up(c.cout, 16)) * size_t(pairs) * 2);
     allocate(c.bias, size_t(round_up(c.cout, 16)));
     std::memcpy(c.bias.data(), b.data, b.bytes);
+    if (const Tensor* t = find(op.name + ".slope", "I16", {shape[0]}))
+      channel_values(c.slope, *t, c.cout == 1 ? 1 : round_up(c.cout, 64), op.name + ".slope");
     for (int o = 0; o < c.cout; o++)
       for (int tap = 0; tap < c.k * c.k; tap++)
         for (int i = 0; i < c.cin; i++) {

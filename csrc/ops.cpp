@@ -111,6 +111,12 @@ void repeat_row(const int16_t* x, int16_t* out, int w, int channels, int times, 
   }
 }
 
+/* x = x < 0 ? mulh(x, slope) : x over a row of w pixels. */
+void prelu_row(int16_t* x, const int16_t* slope, int w, int stride) {
+  for (int i = 0; i < w; i++, x += stride)
+    for (int c = 0; c < stride; c++) x[c] = x[c] < 0 ? mulh(x[c], slope[c]) : x[c];
+}
+
 }  // namespace
 
 class Stream {
@@ -278,6 +284,8 @@ class Stream {
     switch (op.kind) {
       case Kind::conv:
         conv_row(op, y, w, scratch);
+        if (op.conv.slope.size())
+          prelu_row(pixels(op.output, y), op.conv.slope.data(), w, m_.buffers[size_t(op.output)].stride());
         break;
       case Kind::sign:
         sign_row(pixels(op.inputs[0], y), op.threshold.data(), bits(op.output, y), w, in.stride());

@@ -16,10 +16,14 @@ class Maker:
     def int16(self, name: str, n: int, low: int = -32767, high: int = 32767) -> None:
         self.tensors[name] = self.rng.integers(low, high, n, np.int16, endpoint=True)
 
-    def conv(self, x: str, cin: int, cout: int, k: int, shift: int, edge: bool = False) -> str:
+    def conv(
+        self, x: str, cin: int, cout: int, k: int, shift: int, edge: bool = False, slope: bool = False
+    ) -> str:
         name, out = f"c{len(self.ops)}", f"x{len(self.ops)}"
         self.tensors[f"{name}.weight"] = self.rng.integers(-3000, 3000, (cout, k, k, cin), np.int16)
         self.tensors[f"{name}.bias"] = self.rng.integers(-(2**20), 2**20, cout, np.int32)
+        if slope:
+            self.int16(f"{name}.slope", cout)
         attrs = {"shift": shift, "edge": 1} if edge else {"shift": shift}
         self.ops.append(Op("conv", out, (x,), name, attrs))
         return out
@@ -124,9 +128,10 @@ def everything(seed: int) -> Packed:
     z = m.bconv(d, 96, 96, 3, z, True, False)
     z = m.bconv(m.plain("concat", e, d), 224, 96, 1, z, False, False)
     sum = m.plain("add", z, x)
-    f = m.plain("add", m.conv(sum, 96, 2 * 4, 1, 13), m.plain("repeat", m.conv(sum, 96, 2, 1, 13), times=4))
+    f = m.conv(sum, 96, 2 * 4, 1, 13, slope=True)
+    f = m.plain("add", f, m.plain("repeat", m.conv(sum, 96, 2, 1, 13), times=4))
     ones = m.qconv(m.quant(f, 8), 8, 96, 5, 1, sum, True, True, True)
     g = m.qconv(m.quant(ones, 96, 7), 96, 8, 3, 4, f, False, True)
     up = m.plain("shuffle", g, scale=2)  # two channels at twice the size
-    plane = m.conv(m.conv(up, 2, 2, 7, 16), 2, 1, 1, 12)
+    plane = m.conv(m.conv(up, 2, 2, 7, 16), 2, 1, 1, 12, slope=True)
     return m.end(m.qconv(m.quant(plane, 1), 1, 1, 9, 8, plane), 1, 2)

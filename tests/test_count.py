@@ -113,7 +113,7 @@ def small(name: str) -> dict:
     """Arguments that keep a net small, where it has them."""
     import inspect
 
-    wanted = {"channels": 16, "blocks": 1, "groups": 2, "layers": 2, "growth": 16}
+    wanted = {"channels": 16, "blocks": 1, "groups": 2, "layers": 2, "growth": 16, "depth": 2}
     return {k: v for k, v in wanted.items() if k in inspect.signature(NETS[name]).parameters}
 
 

@@ -138,6 +138,8 @@ HOSTILE = {
     "unknown argument": edited(ops(("scale=4", "scale=4 gain=3"))),
     "unread": edited(ops(("sign b1 x0", "sign b1 x0\nsign extra x0"))),
     "slope_add without slope": with_tensors(u4__slope_add=np.zeros(64, np.int16)),
+    "slope of conv that breaks mulh": with_tensors(c0__slope=np.full(64, -32768, np.int16)),
+    "short slope of conv": with_tensors(c0__slope=np.zeros(63, np.int16)),
     "short slope_add": with_tensors(u2__slope_add=np.zeros(63, np.int16)),
     "the value that breaks mulh": edited(
         lambda h: split(GOOD)[1].replace(

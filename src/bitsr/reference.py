@@ -68,8 +68,9 @@ def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
             _patches(x[0].astype(np.int64), weight.shape[1], bool(op.attrs.get("edge"))),
             weight,
         )
-        shift = op.attrs["shift"]
-        return sat(_wrap32(acc + t[f"{op.name}.bias"] + (1 << (shift - 1))) >> shift)
+        shift, slope = op.attrs["shift"], tensor("slope")
+        v = sat(_wrap32(acc + t[f"{op.name}.bias"] + (1 << (shift - 1))) >> shift)
+        return v if slope is None else np.where(v < 0, mulh(v, slope), v)
     if op.kind == "sign":
         threshold = tensor("threshold")
         return np.where(x[0] < (0 if threshold is None else threshold), -1, 1).astype(np.int64)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from .lapsrn import LapSRN
 from .rcan import RCAN
 from .rdn import RDN
 from .small import ESPCN, FSRCNN
+from .srgan import LedigSRResNet
 from .srresnet import EDSR, SRResNet
 
 NETS: dict[str, type[nn.Module]] = {
@@ -21,4 +23,6 @@ NETS: dict[str, type[nn.Module]] = {
     "rdn": RDN,
     "fsrcnn": FSRCNN,
     "espcn": ESPCN,
+    "ledig-srresnet": LedigSRResNet,
+    "lapsrn": LapSRN,
 }

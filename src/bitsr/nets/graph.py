@@ -32,10 +32,17 @@ def activate(v: Tensor, act: Activation) -> Tensor:
 class Eager:
     """The operations in float32 torch; tensors are (N, C, H, W)."""
 
-    def conv(self, name: str, conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
-        """Float k x k convolution, k odd, at most 9, zero padding ("replicate" for one channel); or a transposed
-        one, 4 x 4, stride 2, padding 1. Packed: int16 weights and activations."""
-        return conv(x)
+    def conv(
+        self,
+        name: str,
+        conv: nn.Conv2d | nn.ConvTranspose2d,
+        x: Tensor,
+        *,
+        act: float | Tensor | None = None,
+    ) -> Tensor:
+        """act(conv(x)): float k x k convolution, k odd, at most 9, zero padding ("replicate" for one channel); or
+        a transposed one, 4 x 4, stride 2, padding 1. Packed: int16 weights and activations."""
+        return self._epilogue(conv(x), None, None, None, act)
 
     def bconv(
         self,
@@ -114,18 +121,20 @@ EAGER = Eager()
 class Net(nn.Module):
     """Base of the nets: Y in [0, 255], (N, 1, h, w) -> (N, 1, scale*h, scale*w).
 
-    Subclasses set ``scale`` and write ``build``; ``mean`` is subtracted before it and added after it.
+    Subclasses set ``scale`` and write ``build``, which gets (Y - ``mean``) / ``span`` and gives as much back. A span
+    of 127.5 is for nets of papers that train on [-1, 1]: published rates and initialisations keep their meaning.
     """
 
     scale: int
     mean: float = 127.5
+    span: float = 1.0
 
     def build(self, g: Any, x: Any) -> Any:
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         # Under autocast build gives bfloat16, whose steps near 200 are whole levels: add the mean in float32.
-        return self.build(EAGER, x - self.mean).to(x.dtype) + self.mean
+        return self.build(EAGER, (x - self.mean) / self.span).to(x.dtype) * self.span + self.mean
 
     @torch.no_grad()
     def upscale(self, y: Tensor) -> Tensor:

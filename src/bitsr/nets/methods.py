@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .binary import ACTIVATIONS, WEIGHTS, BinaryConv2d
+from .binary import ACTIVATIONS, WEIGHTS, BinaryConv2d, WeightBinaryConv2d
 from .graph import Activation
 
 
@@ -122,10 +122,32 @@ class Plain(Unit):
         return g.bconv(name, self.conv, x, skip=skip)
 
 
+class Ma(Unit):
+    """bn(conv(x, scale * sign(w))), one learned scale a filter, float activations (W1A32), one skip over two, then
+    LeakyReLU(slope).
+
+    Gradients: see ``WeightBinaryConv2d``. Source: Ma et al. 2018 (arXiv 1812.06378) for the filters; before batch norm
+    their scale is redundant, and kept as published. ``nets.srgan`` has their own net, with a learned PReLU. Packed with
+    8-bit activations (W1A8).
+    """
+
+    skips = "block"
+
+    def __init__(self, cin: int, cout: int, k: int = 3, *, slope: float = 0.25) -> None:
+        super().__init__()
+        self.conv = WeightBinaryConv2d(cin, cout, k)
+        self.bn = nn.BatchNorm2d(cout)
+        self.slope = slope
+
+    def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
+        return g.qconv(name, self.conv, x, bn=self.bn, skip=skip, act=self.slope if act else None)
+
+
 METHODS: dict[str, type[Unit]] = {
     "e2fif": E2FIF,
     "house": House,
     "bnn": BNN,
+    "ma": Ma,
     "plain": Plain,
 }
 
@@ -154,7 +176,10 @@ def units(
     def make(cin: int, cout: int, k: int = 3) -> Unit:
         unit = METHODS[method](cin, cout, k, **(options or {}))
         for conv in unit.modules():
-            if isinstance(conv, BinaryConv2d):
+            if isinstance(conv, WeightBinaryConv2d):
+                conv.weight_mode = weight or conv.weight_mode
+                conv.binarize(binary)
+            elif isinstance(conv, BinaryConv2d):
                 conv.act, conv.weight_mode = act or conv.act, weight or conv.weight_mode
                 conv.binarize(binary)
         return unit

@@ -48,10 +48,11 @@ class _Range:
     """Runs the net and gathers what the packed numbers need, over any number of calibration pictures.
 
     Channels that skips, additions and shuffles tie together share a unit: a union-find over nodes, one a channel of
-    every value. Node 0 is luma, whose unit is given.
+    every value. Node 0 is luma, whose unit is given: ``luma``, in the net's own numbers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, luma: float) -> None:
+        self.luma = luma
         self._eager = Eager()
         self._parent = [0]
         self._unit = [0.0]  # of a node: the finest that fits
@@ -88,13 +89,20 @@ class _Range:
     def run(self, net: Net, y: NDArray) -> None:
         self._next = 0
         lr = torch.as_tensor(y, dtype=torch.float32)[None, None] - net.mean
-        sr = net.build(self, _Value(lr, np.zeros(1, np.int64)))
+        sr = net.build(self, _Value(lr / net.span, np.zeros(1, np.int64)))
         self._join(sr.nodes, np.zeros(1, np.int64))
 
-    def conv(self, name: str, conv: nn.Conv2d | nn.ConvTranspose2d, x: _Value) -> _Value:
+    def conv(
+        self,
+        name: str,
+        conv: nn.Conv2d | nn.ConvTranspose2d,
+        x: _Value,
+        *,
+        act: float | Tensor | None = None,
+    ) -> _Value:
         if isinstance(conv, nn.ConvTranspose2d):
-            return self.shuffle(self.conv(name, as_conv(conv), x), 2)
-        return self._make(self._eager.conv(name, conv, x.tensor))
+            return self.shuffle(self.conv(name, as_conv(conv), x, act=_phases(act)), 2)
+        return self._after(self._eager.conv(name, conv, x.tensor), np.zeros(1), act=act)
 
     def bconv(
         self,
@@ -122,11 +130,10 @@ class _Range:
         **after: Any,
     ) -> _Value:
         if isinstance(conv, nn.ConvTranspose2d):
-            if bn is not None or any(v is not None for v in after.values()):
-                raise PackError(
-                    f"{name}: a transposed convolution packs without batch norm, skip and activation"
-                )
-            return self.shuffle(self.qconv(name, as_conv(conv), x), 2)
+            act = after.pop("act", None)
+            if bn is not None or any(v is not None for v in after.values()) or isinstance(act, tuple):
+                raise PackError(f"{name}: a transposed convolution packs with a PReLU alone")
+            return self.shuffle(self.qconv(name, as_conv(conv), x, act=_phases(act)), 2)
         _, size = integers(conv)
         scale, bias = _folded(conv, size, bn)
         self._see(f"{name}.in", x.tensor)
@@ -193,7 +200,7 @@ class _Range:
         roots = [self._find(i) for i in range(len(self._parent))]
         shared = np.zeros(len(roots))
         np.maximum.at(shared, roots, self._unit)
-        shared[0] = 1 / LUMA
+        shared[0] = self.luma
         out = [shared[[roots[i] for i in nodes]] for nodes in self._values]
         return [np.where(unit > 0, unit, unit.max() or 1.0) for unit in out]
 
@@ -278,6 +285,11 @@ def as_conv(deconv: nn.ConvTranspose2d) -> nn.Conv2d:
     return conv
 
 
+def _phases(slope: float | Tensor | None) -> float | Tensor | None:
+    """The slopes of C channels as those of the 4 C before a shuffle by 2."""
+    return slope.repeat_interleave(4) if isinstance(slope, Tensor) and slope.numel() > 1 else slope
+
+
 def _folded(
     conv: nn.Conv2d, size: NDArray[np.float64], bn: nn.BatchNorm2d | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -312,7 +324,7 @@ class _Emit:
         self.ops: list[Op] = []
         self.tensors: dict[str, NDArray] = {}
         self._walk, self._seen = iter(seen.units()), seen.seen
-        self._units: dict[str, NDArray[np.float64]] = {"lr": np.array([1 / LUMA])}
+        self._units: dict[str, NDArray[np.float64]] = {"lr": np.array([seen.luma])}
         self._made: dict[tuple[Any, ...], str] = {}  # signs, concatenations and roundings are shared
 
     def _emit(
@@ -330,13 +342,22 @@ class _Emit:
             self._units[out] = unit
         return out
 
-    def conv(self, name: str, conv: nn.Conv2d | nn.ConvTranspose2d, x: str) -> str:
+    def conv(
+        self,
+        name: str,
+        conv: nn.Conv2d | nn.ConvTranspose2d,
+        x: str,
+        *,
+        act: float | Tensor | None = None,
+    ) -> str:
         if isinstance(conv, nn.ConvTranspose2d):
-            return self.shuffle(self.conv(name, as_conv(conv), x), 2)
+            return self.shuffle(self.conv(name, as_conv(conv), x, act=_phases(act)), 2)
         unit, t = next(self._walk), self.tensors
         w = _numpy(conv.weight).transpose(0, 2, 3, 1) * self._units[x] / unit[:, None, None, None]
         b = np.zeros(len(w)) if conv.bias is None else _numpy(conv.bias) / unit
         t[f"{name}.weight"], t[f"{name}.bias"], shift = _fixed(name, w, b)
+        if act is not None:
+            _, t[f"{name}.slope"], _ = self._triple(act, np.zeros(len(w)), name)
         edge = {"edge": 1} if conv.padding_mode == "replicate" else {}
         return self._emit("conv", (x,), name, unit, shift=shift, **edge)
 
@@ -400,7 +421,7 @@ class _Emit:
         act: Activation | None = None,
     ) -> str:
         if isinstance(conv, nn.ConvTranspose2d):
-            return self.shuffle(self.qconv(name, as_conv(conv), x), 2)
+            return self.shuffle(self.qconv(name, as_conv(conv), x, act=_phases(act)), 2)  # type: ignore[arg-type]
         w, size = integers(conv)
         top = 127
         step = self._seen[f"{name}.in"] / top or 1.0
@@ -507,7 +528,7 @@ def pack(
     if net.mean != 127.5:
         raise PackError("the engine's luma is centred on 127.5")
     net = net.eval().float().cpu()
-    seen = _Range()
+    seen = _Range(1 / (LUMA * net.span))
     for y in calibration:
         seen.run(net, y)
     if not (0 < seen.largest < float("inf")):
