@@ -406,7 +406,8 @@ class _Emit:
         shift = _shift(conv)
         bits = self._bits(name, x, None if threshold is None else _numpy(threshold))
         self.tensors[f"{name}.weight"] = pack_signs(_numpy(conv.weight))
-        unit = self._epilogue(name, scale * 2.0**-shift, bias, inner, act)
+        unit = next(self._walk)
+        self._epilogue(name, scale * 2.0**-shift, bias, unit, inner, act)
         return self._emit("bconv", (bits, skip) if skip else (bits,), name, unit, shift=shift)
 
     def qconv(
@@ -431,7 +432,11 @@ class _Emit:
         sums = self._seen[f"{name}.sum"] / step * HEADROOM
         shift = max(-14, min(15, int(np.ceil(np.log2(max(sums, 1.0) / 32767)))))
         scale, bias = _folded(conv, size * step, bn)
-        unit = self._epilogue(name, scale * 2.0**shift, bias, inner, act)
+        unit = next(self._walk)
+        # Luma's unit is given: where a sum is larger than luma can be, it saturates here as it would there.
+        while shift > -14 and np.abs(scale / unit).max() * 2.0**shift * 2**15 > 32767:
+            shift -= 1
+        self._epilogue(name, scale * 2.0**shift, bias, unit, inner, act)
         q = self._quant(name, x, step, top)
         attrs = {"shift": shift} if shift > 0 else {"left": -shift} if shift < 0 else {}
         return self._emit("qconv", (q, skip) if skip else (q,), name, unit, **attrs)
@@ -450,11 +455,12 @@ class _Emit:
         name: str,
         scale: NDArray[np.float64],
         bias: NDArray[np.float64],
+        unit: NDArray[np.float64],
         inner: Activation | None,
         act: Activation | None,
-    ) -> NDArray[np.float64]:
-        """The tensors of act(inner(scale * sum + bias) + skip); returns the unit of the result."""
-        unit, t = next(self._walk), self.tensors
+    ) -> None:
+        """The tensors of act(inner(scale * sum + bias) + skip), whose unit is ``unit``."""
+        t = self.tensors
         zeros = np.zeros(len(scale))
         shift_in, inner_slope, inner_add = self._triple(inner, zeros, name)
         outer_in, slope, slope_add = self._triple(act, zeros, name)
@@ -472,7 +478,6 @@ class _Emit:
             t[f"{name}.slope"] = slope
             if slope_add.any():
                 t[f"{name}.slope_add"] = _int16(slope_add / unit, f"{name}.slope_add")
-        return unit
 
     @staticmethod
     def _triple(
