@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,15 @@ class TableError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One net's line. figures: set -> (PSNR in dB, SSIM); ops in G; None where there is no such number."""
+    """One net's line. figures: set -> (PSNR in dB, SSIM), published ones with the digits printed; ops in G; None where
+    there is no such number."""
 
     method: str
     backbone: str
     scale: int
     how: str
     """PACKED, SIMULATED, IN_PRINT or FAILED."""
-    figures: dict[str, tuple[float, float]] = field(default_factory=dict)
+    figures: Mapping[str, tuple[float, float] | tuple[Decimal, Decimal]] = field(default_factory=dict)
     ops: float | None = None
     kib: float | None = None
     """Of the packed file; where there is none, with one bit a binary weight and 32 any other parameter."""
@@ -74,7 +76,7 @@ def published() -> tuple[Row, ...]:
         for name in ("Set5", "Set14", "B100", "Urban100", "Manga109"):
             if line[name]:
                 psnr, _, ssim = line[name].partition("/")
-                figures[name] = float(psnr), float(ssim)
+                figures[name] = Decimal(psnr), Decimal(ssim)
         about = f"{line['bits']}, {line['source']}"
         if line["grade"] != "P":
             about += f", {GRADES[line['grade']]}"
@@ -238,7 +240,8 @@ class Table:
             cells = [row.method, row.backbone, f"x{row.scale}"]
             for name in self.sets:
                 psnr, ssim = row.figures.get(name, (None, None))
-                cells.append("-" if psnr is None else f"{psnr:.2f} / {ssim:.4f}")
+                ours = isinstance(psnr, float)
+                cells.append(f"{psnr:.2f} / {ssim:.4f}" if ours else f"{psnr} / {ssim}" if psnr else "-")
             kib = (
                 None if row.kib is None else f"{row.kib:.0f}" + ("" if row.how == PACKED else " (1 + 32 bit)")
             )
