@@ -140,9 +140,16 @@ def test_every_net_is_counted_whole(name: str) -> None:
     assert len({row.name for row in rows}) == len(rows) and radius > 0
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if not METHODS[m].packs])
-def test_the_same_rows_as_the_packed_file(method: str) -> None:
-    net = trained_like(SRResNet(2, channels=16, blocks=1, method=method))
+PACKABLE = {
+    **{m: lambda m=m: SRResNet(2, channels=16, blocks=1, method=m) for m in METHODS if not METHODS[m].packs},
+    "repeat": lambda: SRResNet(2, channels=16, blocks=1, tail="repeat"),
+    "rdn": lambda: NETS["rdn"](2, channels=64, blocks=2, convs=2),
+}
+
+
+@pytest.mark.parametrize("name", PACKABLE)
+def test_the_same_rows_as_the_packed_file(name: str) -> None:
+    net = trained_like(PACKABLE[name]())
     rows, radius = layers(net)
     packed = pack(net, [scene(20, 24)], "net")
     facts = ("name", "cin", "cout", "k", "binary", "weight_only", "pixels")

@@ -191,7 +191,7 @@ def table(layers: Iterable[Layer]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def report(layers: Iterable[Layer], radius: Fraction | float) -> str:
+def report(layers: Iterable[Layer], radius: float) -> str:
     """Receptive field, parameters, OPs and a line a layer (Markdown).
 
     radius: LR pixels to each side that an SR pixel sees, infinite where it sees the whole picture.

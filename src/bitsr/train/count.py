@@ -121,7 +121,7 @@ def _walk(g: Layers, net: nn.Sequential, x: Size) -> Size:
     return x
 
 
-def layers(net: nn.Module, colours: int = 1) -> tuple[list[Layer], Fraction | float]:
+def layers(net: nn.Module, colours: int = 1) -> tuple[list[Layer], float]:
     """(rows, radius) of a net: one row a convolution, in the order of its walk, and the LR pixels to each side that
     an SR pixel sees, infinite where it sees the whole picture.
 
@@ -135,7 +135,7 @@ def layers(net: nn.Module, colours: int = 1) -> tuple[list[Layer], Fraction | fl
             sr = _walk(g, net, lr)
         else:
             raise CountError(f"a net of class {type(net).__name__} has no walk to count")
-    return g.rows, sr.radius
+    return g.rows, sr.radius if sr.radius == inf else ceil(sr.radius)
 
 
 def describe(source: str) -> str:
