@@ -211,7 +211,7 @@ constexpr int MAX_CHANNELS = 4096, MAX_SCALE = 16, MAX_OPERATIONS = 4096;
 /* A few bytes can ask for much memory: operations may share tensors, and channels are padded. A model may take
  * OPEN_FLOOR bytes and OPEN_FACTOR times its file, its rows in flight COLUMN_FLOOR and COLUMN_FACTOR times its
  * file for each LR column. Real nets stay far below: E2FIF-SRResNet x4 takes 2.6 times its file, 0.1 times a column. */
-constexpr uint64_t OPEN_FLOOR = 64u << 20, OPEN_FACTOR = 8, COLUMN_FLOOR = 8u << 20, COLUMN_FACTOR = 4;
+constexpr uint64_t OPEN_FLOOR = 64u << 20, OPEN_FACTOR = 8, COLUMN_FLOOR = 5u << 20, COLUMN_FACTOR = 4;
 constexpr size_t MAX_WORDS = 16; /* of an operation's line */
 
 class Builder {
