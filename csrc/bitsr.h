@@ -43,7 +43,8 @@ BITSR_API const char* bitsr_isa(int i);
 BITSR_API bitsr_model* bitsr_model_open(const void* bytes, size_t n, const char* isa, char* err, size_t err_cap);
 BITSR_API void bitsr_model_close(bitsr_model* model);
 BITSR_API int bitsr_model_scale(const bitsr_model* model);  /* SR pixels an LR pixel, each way */
-BITSR_API int bitsr_model_radius(const bitsr_model* model); /* LR pixels that an SR pixel sees to each side */
+BITSR_API int bitsr_model_radius(const bitsr_model* model); /* LR pixels that an SR pixel sees to each side;
+                                                              -1: the whole picture (channel attention) */
 BITSR_API const char* bitsr_model_isa(const bitsr_model* model);
 
 /* Begin a picture of h x w LR pixels. threads >= 1. pass: LR rows that one operation makes before the next one's turn,
@@ -52,7 +53,8 @@ BITSR_API bitsr_stream* bitsr_stream_open(const bitsr_model* model, int h, int w
                                           size_t err_cap);
 /* Feed the next n LR rows (int16 luma, w values each, contiguous) and take every SR row that they complete:
  * out has room for out_rows rows of scale * w values. Returns the SR rows written (a multiple of scale, possibly
- * 0; after the last LR row nothing is left behind), or a negative number on error (too many rows, no room). */
+ * 0; after the last LR row nothing is left behind), or a negative number on error (too many rows, no room). Where an
+ * SR pixel sees the whole picture, all rows come with the last LR row, and memory grows with the picture. */
 BITSR_API int bitsr_stream_push(bitsr_stream* stream, const int16_t* lr, int n, int16_t* out, int out_rows, char* err,
                                 size_t err_cap);
 /* SR rows that the next push of n LR rows will write. */

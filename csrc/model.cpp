@@ -210,8 +210,10 @@ File parse(const uint8_t* bytes, size_t n) {
 constexpr int MAX_CHANNELS = 4096, MAX_SCALE = 16, MAX_OPERATIONS = 4096;
 /* A few bytes can ask for much memory: operations may share tensors, and channels are padded. A model may take
  * OPEN_FLOOR bytes and OPEN_FACTOR times its file, its rows in flight COLUMN_FLOOR and COLUMN_FACTOR times its
- * file for each LR column. Real nets stay far below: E2FIF-SRResNet x4 takes 2.6 times its file, 0.1 times a column. */
+ * file for each LR column. Of a net with channel attention each LR pixel may keep PIXEL_MOST. Real nets stay far below:
+ * E2FIF-SRResNet x4 takes 2.6 times its file, 0.1 times a column. */
 constexpr uint64_t OPEN_FLOOR = 64u << 20, OPEN_FACTOR = 8, COLUMN_FLOOR = 5u << 20, COLUMN_FACTOR = 4;
+constexpr uint64_t PIXEL_MOST = 64u << 10;
 constexpr size_t MAX_WORDS = 16; /* of an operation's line */
 
 class Builder {
@@ -323,7 +325,7 @@ class Builder {
     op.inputs = {buffer(args[2])};
     const Buffer in = m_.buffers[size_t(op.inputs[0])];
     size_t used = 3;
-    if (kind == "conv" || kind == "bconv" || kind == "quant" || kind == "qconv") {
+    if (kind == "conv" || kind == "bconv" || kind == "quant" || kind == "qconv" || kind == "attend") {
       if (args.size() < 4) fail("operation '" + kind + "' has no name");
       op.name = args[used++];
     } else if (kind == "add") {
@@ -408,6 +410,18 @@ class Builder {
     } else if (kind == "repeat") {
       op.kind = Kind::repeat;
       op.output = make(out, false, in.channels * number(key("times"), 1, MAX_CHANNELS, "a repeat"), in.rate);
+    } else if (kind == "attend") {
+      if (in.channels == 1) fail("attention to a plane");
+      Operation pool;
+      pool.kind = Kind::pool;
+      pool.name = op.name;
+      pool.inputs = op.inputs;
+      load_attend(pool.attend, op.name, in.channels);
+      pool.attend.down_shift = number(key("down"), 1, 30, "a shift");
+      pool.attend.up_shift = number(key("up"), 1, 30, "a shift");
+      m_.operations.push_back(std::move(pool));
+      op.kind = Kind::attend;
+      op.output = make(out, false, in.channels, in.rate);
     } else if (kind == "shuffle") {
       op.kind = Kind::shuffle;
       const int s = number(key("scale"), 1, MAX_SCALE, "a scale");
@@ -581,6 +595,26 @@ class Builder {
     load_epilogue(q, op.name, q.cout);
   }
 
+  void load_attend(Attend& a, const std::string& name, int channels) {
+    const auto& shape = shape_of(name + ".down.weight");
+    if (shape.size() != 2 || shape[0] < 1 || shape[0] > MAX_CHANNELS)
+      fail("tensor " + name + ".down.weight has an impossible shape");
+    a.channels = channels;
+    a.hidden = int(shape[0]);
+    charge(uint64_t(round_up(channels, 64)) * (sizeof(int64_t) + 2 * sizeof(int16_t))); /* of a stream */
+    const uint64_t c = uint64_t(channels), h = shape[0];
+    const auto load = [&](auto& to, const char* suffix, const char* dtype, const std::vector<uint64_t>& wanted) {
+      const Tensor& t = need(name + suffix, dtype, wanted);
+      allocate(to, t.bytes / sizeof(to[0]));
+      std::memcpy(to.data(), t.data, t.bytes);
+    };
+    load(a.down, ".down.weight", "I16", {h, c});
+    load(a.down_bias, ".down.bias", "I32", {h});
+    channel_values(a.slope, need(name + ".slope", "I16", {h}), a.hidden, name + ".slope");
+    load(a.up, ".up.weight", "I16", {c, h});
+    load(a.up_bias, ".up.bias", "I32", {c});
+  }
+
   /* ---- the plan ---- */
 
   std::vector<int> readers(int buffer) const {
@@ -661,28 +695,34 @@ class Builder {
         const Buffer& b = m_.buffers[size_t(op.inputs[j])];
         const int radius = j ? 0 : op.radius;
         op.delay = std::max(op.delay, m_.operations[size_t(b.producer)].delay + radius);
+        op.level = std::max(op.level, m_.operations[size_t(b.producer)].level + (op.kind == Kind::attend ? 1 : 0));
         reach[i] = std::max(reach[i], reach[size_t(b.producer)] + double(j ? 0 : op.side) / b.rate);
       }
     }
-    m_.radius = int(reach.back() + 0.999);
+    m_.levels.resize(size_t(m_.operations.back().level) + 1);
+    for (size_t i = 0; i < m_.operations.size(); i++) m_.levels[size_t(m_.operations[i].level)].push_back(int(i));
+    m_.radius = m_.levels.size() > 1 ? -1 : int(reach.back() + 0.999);
     m_.lag = m_.operations.back().delay;
 
-    /* Storage: an operation works in place on its skip (or on what it adds to) when nobody else reads it. */
+    /* Storage: an operation works in place on its skip (or on what it adds to, or attends to once it is pooled) when
+     * nobody else reads it. */
     for (size_t i = 0; i < m_.buffers.size(); i++) {
       Buffer& b = m_.buffers[i];
       if (b.producer == -2 || i + 1 == m_.buffers.size()) continue; /* unused, or straight into the caller's rows */
       const Operation& op = m_.operations[size_t(b.producer)];
       const bool summing = op.kind == Kind::bconv || op.kind == Kind::qconv;
+      const bool attend = op.kind == Kind::attend;
       if (!b.bits)
-        for (size_t j = summing ? 1 : 0; (summing || op.kind == Kind::add) && j < op.inputs.size(); j++) {
+        for (size_t j = summing ? 1 : 0; (summing || op.kind == Kind::add || attend) && j < op.inputs.size(); j++) {
           const Buffer& source = m_.buffers[size_t(op.inputs[j])];
-          if (source.storage >= 0 && source.producer > 0 && readers(op.inputs[j]).size() == 1 && b.storage < 0 &&
-              source.channels > 1)
+          if (source.storage >= 0 && source.producer > 0 && readers(op.inputs[j]).size() == (attend ? 2 : 1) &&
+              b.storage < 0 && source.channels > 1)
             b.storage = source.storage;
         }
       if (b.storage < 0) {
         Storage s;
         s.cell = b.cell();
+        s.channels = b.channels;
         s.stride = b.stride();
         s.rate = b.rate;
         s.writer = b.producer;
@@ -696,18 +736,45 @@ class Builder {
         Storage& s = m_.storages[size_t(m_.buffers[size_t(op.inputs[0])].storage)];
         s.margin = std::max(s.margin, op.side);
       }
-    for (Storage& s : m_.storages) {
-      for (const int r : s.readers)
-        s.rows = std::max(s.rows, m_.operations[size_t(r)].delay + m_.operations[size_t(r)].radius -
-                                      m_.operations[size_t(s.writer)].delay);
+    for (size_t i = 0; i < m_.storages.size(); i++) {
+      Storage& s = m_.storages[i];
+      const Operation& writer = m_.operations[size_t(s.writer)];
+      int last = 0;
+      for (const int r : s.readers) {
+        const Operation& reader = m_.operations[size_t(r)];
+        s.rows = std::max(s.rows, reader.delay + reader.radius - writer.delay);
+        last = std::max(last, reader.level);
+      }
+      s.whole = last > writer.level;
+      s.memory = int(m_.memories.size());
+      if (s.whole)
+        for (size_t k = 0; k < m_.memories.size(); k++) {
+          const Storage& old = m_.storages[size_t(m_.memories[k].storage)];
+          if (old.whole && m_.memories[k].level < writer.level && old.cell == s.cell && old.channels == s.channels &&
+              old.rate == s.rate && old.margin == s.margin) {
+            s.memory = int(k);
+            s.before = old.readers;
+            break;
+          }
+        }
+      m_.memories.resize(std::max(m_.memories.size(), size_t(s.memory) + 1));
+      m_.memories[size_t(s.memory)].storage = int(i);
+      m_.memories[size_t(s.memory)].level = last;
     }
-    uint64_t column = 0, rows = 0;
-    for (const Storage& s : m_.storages) {
-      column += uint64_t(s.stride * s.cell) * uint64_t(s.rate * s.rate) * uint64_t(s.rows + MAX_PASS);
+    uint64_t column = 0, pixel = 0, rows = 0;
+    for (const Memory& memory : m_.memories) {
+      const Storage& s = m_.storages[size_t(memory.storage)];
+      const uint64_t cells = uint64_t(s.stride * s.cell) * uint64_t(s.rate * s.rate);
+      if (s.whole) {
+        pixel += cells;
+        continue;
+      }
+      column += cells * uint64_t(s.rows + MAX_PASS);
       rows = std::max(rows, uint64_t(s.rows + MAX_PASS));
     }
     if (column > COLUMN_FLOOR + COLUMN_FACTOR * file_bytes_)
       fail("the rows in flight need more memory than a file of its size may");
+    if (pixel > PIXEL_MOST) fail("what attention keeps of each pixel needs more memory than it may");
     charge(4 * rows * m_.operations.size() * sizeof(int)); /* a stream's progress */
   }
 

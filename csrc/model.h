@@ -28,44 +28,65 @@ struct Buffer {
   }
 };
 
-enum class Kind { input, conv, sign, bconv, quant, qconv, add, concat, repeat, shuffle };
+enum class Kind { input, conv, sign, bconv, quant, qconv, add, concat, repeat, pool, attend, shuffle };
+
+/* Channel attention of C channels through H: see gate() in ops.cpp. */
+struct Attend {
+  int channels = 0, hidden = 0, down_shift = 1, up_shift = 1;
+  Array<int16_t> down, slope, up; /* (H, C), (H), (C, H) */
+  Array<int32_t> down_bias, up_bias;
+};
 
 struct Operation {
   Kind kind = Kind::input;
   std::string name;
   std::vector<int> inputs; /* buffers: conv {x}, sign {x}, bconv {bits[, skip]}, quant {x}, qconv {bytes[, skip]},
-                              add {a, b}, concat {bits, ...}, repeat {x}, shuffle {x} */
+                              add {a, b}, concat {bits, ...}, repeat {x}, pool {x}, attend {x},
+                              shuffle {x} */
   int output = -1;         /* buffer; bconv: -1 when only its bits are wanted */
   int bits = -1;           /* bconv: buffer of the sign fused into it */
   int side = 0;            /* pixels to each side that the first input is read at */
   int radius = 0;          /* the same in LR rows, rounded up */
   int delay = 0;           /* rows that it is behind the input (see ops.cpp) */
+  int level = 0;           /* poolings that lie before it on its longest way from the input */
   Conv conv;
   Bconv bconv;
   Quant quant;
   Qconv qconv;
   Array<int16_t> threshold; /* sign */
+  Attend attend;            /* pool; the attend that reads its gate is the next operation */
 };
 
 /* Rows of one or more buffers (a chain of in-place operations) kept in a ring. */
 struct Storage {
-  int cell = 0, stride = 0, rate = 1; /* as of its buffers */
-  int margin = 1;                     /* columns of zeros (as bytes 128) to each side of a row */
-  int writer = 0;                     /* first operation that writes it */
-  std::vector<int> readers;           /* operations that must be done with a row before it is written anew */
-  int rows = 0; /* LR rows between the writer and the last reader: the ring holds them and a pass */
+  int cell = 0, channels = 0, stride = 0, rate = 1; /* as of its buffers */
+  int margin = 1;                                   /* columns of zeros (as bytes 128) to each side of a row */
+  int writer = 0;                                   /* first operation that writes it */
+  std::vector<int> readers; /* operations that must be done with a row before it is written anew */
+  int rows = 0;             /* LR rows between the writer and the last reader: the ring holds them and a pass */
+  bool whole = false;       /* read at a later level than written: it holds the whole picture */
+  int memory = 0;           /* index in Model::memories */
+  std::vector<int> before;  /* operations that must be done with a row of the storage that had its memory before */
 };
 
 /* LR rows that one pass may take all operations further (see ops.cpp). */
 constexpr int MAX_PASS = 64;
 
+/* Of storages that hold the whole picture, one may follow another in its memory. */
+struct Memory {
+  int storage = 0; /* the last one in it */
+  int level = 0;   /* the last at which that one is read */
+};
+
 struct Model {
   const Kernels* kernels = nullptr;
-  int scale = 0, radius = 0;
-  int lag = 0; /* LR rows that must follow a row before its SR rows are complete */
+  int scale = 0, radius = 0; /* radius -1: the whole picture */
+  int lag = 0;               /* LR rows that must follow a row before its SR rows are complete */
   std::vector<Buffer> buffers;
-  std::vector<Operation> operations; /* operations[0] is the input */
+  std::vector<Operation> operations;    /* operations[0] is the input */
+  std::vector<std::vector<int>> levels; /* the operations of each level */
   std::vector<Storage> storages;
+  std::vector<Memory> memories;
 };
 
 /* Throws std::runtime_error with one line, or std::bad_alloc. */

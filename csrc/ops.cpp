@@ -8,12 +8,18 @@
  * rows it reads to be made, and the readers of the row it overwrites in a ring to be done. Everything needed comes
  * earlier in the order, so the first unfinished row can always go on: no deadlock, and no barrier. They are
  * started for a push and joined at its end: nothing to clean up at exit or after a fork.
+ *
+ * Channel attention needs the whole picture before its first row: a net with it is cut into levels, of which one begins
+ * when all tickets of the one before are given out. What is read at a later level than it is written is kept for
+ * the whole picture.
  */
 #include <algorithm>
 #include <atomic>
 #include <climits>
+#include <cmath>
 #include <cstdio>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <system_error>
@@ -40,10 +46,16 @@ inline void relax() {
 }
 
 struct Ring {
-  Array<uint8_t> bytes;
+  uint8_t* bytes = nullptr;
   size_t row_bytes = 0;
   int rows = 0;
-  uint8_t* row(int y) { return bytes.data() + size_t(y % rows) * row_bytes; }
+  uint8_t* row(int y) { return bytes + size_t(y % rows) * row_bytes; }
+};
+
+/* Of a level: its first ticket in a push and the pass that it belongs to. */
+struct Start {
+  int64_t ticket = 0;
+  int pass = 0;
 };
 
 struct Progress {
@@ -117,6 +129,118 @@ void prelu_row(int16_t* x, const int16_t* slope, int w, int stride) {
     for (int c = 0; c < stride; c++) x[c] = x[c] < 0 ? mulh(x[c], slope[c]) : x[c];
 }
 
+/* Adds n pixels of 64 channels to their sums. */
+void sum_pixels(const int16_t* x, size_t n, size_t stride, int64_t* sums) {
+  constexpr size_t MOST = 1 << 15; /* pixels whose sum fits 32 bits */
+  for (size_t from = 0; from < n; from += MOST) {
+    alignas(16) int32_t sum[64] = {};
+    const int16_t* v = x + from * stride;
+    size_t i = 0, end = std::min(MOST, n - from);
+#if defined(__SSE2__)
+    const __m128i ones = _mm_set1_epi16(1);
+    for (int c = 0; c < 64; c += 32) {
+      __m128i acc[8] = {};
+      for (i = 0; i + 2 <= end; i += 2)
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++) {
+          const __m128i a = _mm_load_si128(reinterpret_cast<const __m128i*>(v + i * stride + c + 8 * q));
+          const __m128i b = _mm_load_si128(reinterpret_cast<const __m128i*>(v + (i + 1) * stride + c + 8 * q));
+          acc[2 * q] = _mm_add_epi32(acc[2 * q], _mm_madd_epi16(_mm_unpacklo_epi16(a, b), ones));
+          acc[2 * q + 1] = _mm_add_epi32(acc[2 * q + 1], _mm_madd_epi16(_mm_unpackhi_epi16(a, b), ones));
+        }
+      for (int q = 0; q < 8; q++) _mm_store_si128(reinterpret_cast<__m128i*>(sum + c + 4 * q), acc[q]);
+    }
+#endif
+    for (; i < end; i++)
+      for (size_t c = 0; c < 64; c++) sum[c] += v[i * stride + c];
+    for (int c = 0; c < 64; c++) sums[c] += sum[c];
+  }
+}
+
+/* out = mulh(x, gate), `stride` channels a pixel. A gate is from 0 to 32767. */
+void scale_row(const int16_t* x, const int16_t* gate, int16_t* out, size_t n, size_t stride) {
+  for (size_t i = 0; i < n; i++)
+    for (size_t c = 0; c < stride; c += 8, x += 8, out += 8) {
+#if defined(__SSE2__)
+      /* mulh is 2 high + (low >> 14, rounded), of the 32-bit product's halves */
+      const __m128i v = _mm_load_si128(reinterpret_cast<const __m128i*>(x));
+      const __m128i g = _mm_load_si128(reinterpret_cast<const __m128i*>(gate + c));
+      const __m128i low = _mm_srli_epi16(_mm_mullo_epi16(v, g), 14), high = _mm_mulhi_epi16(v, g);
+      const __m128i up = _mm_srli_epi16(_mm_add_epi16(low, _mm_set1_epi16(1)), 1);
+      _mm_store_si128(reinterpret_cast<__m128i*>(out), _mm_add_epi16(_mm_add_epi16(high, high), up));
+#elif defined(__aarch64__)
+      vst1q_s16(out, vqrdmulhq_s16(vld1q_s16(x), vld1q_s16(gate + c)));
+#else
+      for (size_t k = 0; k < 8; k++) out[k] = mulh(x[k], gate[c + k]);
+#endif
+    }
+}
+
+/* One layer of the gate's perceptron: sat(shift(bias + sum w x, s)), sums modulo 2^32. */
+int16_t neuron(const int16_t* weight, const int16_t* x, int n, int32_t bias, int shift) {
+  uint32_t sum = uint32_t(bias) + (uint32_t(1) << (shift - 1));
+  for (int i = 0; i < n; i++) sum += uint32_t(weight[i] * x[i]);
+  return sat16(int32_t(sum) >> shift);
+}
+
+/* 32767 / (1 + exp(-z / 2048)), linear between multiples of 128. */
+int16_t sigmoid(int16_t z) {
+  struct Table {
+    int at[513];
+    Table() {
+      for (int i = 0; i <= 512; i++) at[i] = int(std::lround(32767 / (1 + std::exp(-(128 * i - 32768) / 2048.0))));
+    }
+  };
+  static const Table table;
+  const int i = (z + 32768) >> 7, f = (z + 32768) & 127;
+  return int16_t(table.at[i] + (((table.at[i + 1] - table.at[i]) * f + 64) >> 7));
+}
+
+/* Sums of a picture's channels and the gate that channel attention (squeeze and excitation) makes of them. */
+struct Pool {
+  std::mutex mutex;
+  Array<int64_t> sums;
+  Array<int16_t> mean, hidden, gate;
+  int rows = 0;
+  std::atomic<bool> done{false}; /* the gate is made */
+
+  Pool(const Attend& a) {
+    const size_t padded = size_t(round_up(a.channels, 64));
+    if (!sums.resize(padded) || !mean.resize(padded) || !gate.resize(padded) || !hidden.resize(size_t(a.hidden)))
+      throw std::bad_alloc();
+  }
+
+  /* A row of w pixels of an h x w picture; the last one makes the gate. */
+  void add(const Attend& a, const int16_t* x, int h, int w) {
+    for (size_t c = 0; c < sums.size(); c += 64) {
+      int64_t sum[64] = {};
+      sum_pixels(x + c, size_t(w), sums.size(), sum);
+      const std::lock_guard<std::mutex> lock(mutex);
+      for (size_t i = 0; i < 64; i++) sums[c + i] += sum[i];
+      if (c + 64 == sums.size() && ++rows == h) make_gate(a, int64_t(h) * w);
+    }
+  }
+
+  void make_gate(const Attend& a, int64_t n) {
+    for (int c = 0; c < a.channels; c++) {
+      const int64_t v = sums[size_t(c)] + n / 2;
+      mean[size_t(c)] = int16_t(v / n - (v % n < 0)); /* rounded down */
+    }
+    for (int i = 0; i < a.hidden; i++) {
+      const size_t at = size_t(i);
+      const int16_t v =
+          neuron(a.down.data() + at * size_t(a.channels), mean.data(), a.channels, a.down_bias[at], a.down_shift);
+      hidden[at] = v < 0 ? mulh(v, a.slope[at]) : v;
+    }
+    for (int c = 0; c < a.channels; c++) {
+      const size_t at = size_t(c);
+      gate[at] =
+          sigmoid(neuron(a.up.data() + at * size_t(a.hidden), hidden.data(), a.hidden, a.up_bias[at], a.up_shift));
+    }
+    done.store(true, std::memory_order_release);
+  }
+};
+
 }  // namespace
 
 class Stream {
@@ -129,32 +253,39 @@ class Stream {
     /* What a row waits for lies about as many tickets back as a pass has rows. */
     pass_ = pass ? pass : std::min(4 * threads, MAX_PASS);
     size_t widest = 0, widest_bytes = 0;
+    memories_.resize(m_.memories.size());
     for (const Storage& s : m_.storages) {
       Ring ring;
       const bool bytes = s.cell == 1;
       ring.row_bytes =
           (size_t(w_) * size_t(s.rate) + 2 * size_t(s.margin)) * size_t(s.stride * s.cell) + (bytes ? DOT : 0) + 63;
       ring.row_bytes -= ring.row_bytes % 64;
-      ring.rows = std::min(s.rows + pass_, h_) * s.rate;
+      ring.rows = (s.whole ? h_ : std::min(s.rows + pass_, h_)) * s.rate;
       (bytes ? widest_bytes : widest) = std::max(bytes ? widest_bytes : widest, ring.row_bytes);
-      if (ring.row_bytes > SIZE_MAX / 2 / size_t(ring.rows) || !ring.bytes.resize(ring.row_bytes * size_t(ring.rows)))
-        throw std::bad_alloc();
-      if (bytes) std::memset(ring.bytes.data(), 128, ring.bytes.size());
-      rings_.push_back(std::move(ring));
+      Array<uint8_t>& memory = memories_[size_t(s.memory)];
+      if (!memory.size()) {
+        if (ring.row_bytes > SIZE_MAX / 2 / size_t(ring.rows) || !memory.resize(ring.row_bytes * size_t(ring.rows)))
+          throw std::bad_alloc();
+        if (bytes) std::memset(memory.data(), 128, memory.size());
+      }
+      ring.bytes = memory.data();
+      rings_.push_back(ring);
     }
     if (!zeros_.resize(widest) || !zero_bytes_.resize(widest_bytes)) throw std::bad_alloc();
     if (widest_bytes) std::memset(zero_bytes_.data(), 128, widest_bytes);
     /* Nobody runs further ahead of an unfinished row than the longest ring lets him. */
     int rows = 0, size = 16;
     for (const Storage& s : m_.storages) rows = std::max(rows, s.rows + pass_);
-    while (size < 2 * rows) size *= 2;
+    while (size < (m_.levels.size() > 1 ? h_ : 2 * rows)) size *= 2;
     for (size_t i = 0; i < m_.operations.size(); i++) {
       Progress p;
       p.made.reset(new std::atomic<int>[size_t(size)]);
       for (int j = 0; j < size; j++) p.made[size_t(j)].store(0, std::memory_order_relaxed);
       p.mask = size - 1;
       progress_.push_back(std::move(p));
+      pools_.emplace_back(m_.operations[i].kind == Kind::pool ? new Pool(m_.operations[i].attend) : nullptr);
     }
+    starts_.resize(m_.levels.size() + 1);
     from_.resize(m_.operations.size());
     to_.resize(m_.operations.size());
     scratch_.resize(size_t(threads));
@@ -164,7 +295,7 @@ class Stream {
   }
 
   /* LR rows [0, fed) complete how many rows of an operation? */
-  int limit(int fed) const { return fed == h_ ? h_ : std::max(0, fed - m_.lag); }
+  int limit(int fed) const { return fed == h_ ? h_ : m_.levels.size() > 1 ? 0 : std::max(0, fed - m_.lag); }
   int ready(int n) const { return n < 0 || n > h_ - fed_ ? 0 : (limit(fed_ + n) - limit(fed_)) * m_.scale; }
 
   int push(const int16_t* lr, int n, int16_t* out, int out_rows) {
@@ -179,7 +310,6 @@ class Stream {
     const int fed = fed_ + n, operations = int(m_.operations.size());
 
     /* Rows of each operation in this push: [from, to), from the rows that its inputs have by then. */
-    int first = INT_MAX, last = INT_MIN;
     for (int i = 0; i < operations; i++) {
       const Operation& op = m_.operations[size_t(i)];
       from_[size_t(i)] = progress_[size_t(i)].next;
@@ -188,16 +318,24 @@ class Stream {
         const int have = to_[size_t(m_.buffers[size_t(op.inputs[j])].producer)];
         to = std::min(to, have == h_ ? h_ : std::max(0, have - (j ? 0 : op.radius)));
       }
+      if (op.kind == Kind::attend && to < h_) to = 0;
       to_[size_t(i)] = to;
       progress_[size_t(i)].next = to;
-      if (from_[size_t(i)] < to) {
-        first = std::min(first, from_[size_t(i)] + op.delay);
-        last = std::max(last, to - 1 + op.delay);
-      }
     }
+    int64_t tickets = 0;
+    for (size_t level = 0; level < m_.levels.size(); level++) {
+      int first = INT_MAX, last = INT_MIN;
+      for (const int i : m_.levels[level])
+        if (from_[size_t(i)] < to_[size_t(i)]) {
+          const int delay = m_.operations[size_t(i)].delay;
+          first = std::min(first, (from_[size_t(i)] + delay) / pass_);
+          last = std::max(last, (to_[size_t(i)] - 1 + delay) / pass_);
+        }
+      starts_[level] = {tickets, first};
+      if (first <= last) tickets += int64_t(last - first + 1) * int64_t(m_.levels[level].size()) * pass_;
+    }
+    starts_.back().ticket = tickets;
     next_ticket_.store(0, std::memory_order_relaxed);
-    first_pass_ = first / pass_;
-    tickets_ = int64_t(last / pass_ - first_pass_ + 1) * operations * pass_;
 
     for (size_t t = 1; t < scratch_.size(); t++) {
       try {
@@ -218,45 +356,55 @@ class Stream {
     const Progress& p = progress_[size_t(op)];
     return p.made[size_t(y & p.mask)].load(std::memory_order_acquire) > y;
   }
+  template <class F>
+  static void await(F done) {
+    for (int spins = 0; !done(); spins++) {
+      if (spins < 2000)
+        relax();
+      else
+        std::this_thread::yield();
+    }
+  }
   void await(int op, int low, int high) const {
-    for (int y = std::max(low, 0); y <= std::min(high, h_ - 1); y++)
-      for (int spins = 0; !is_made(op, y); spins++) {
-        if (spins < 2000)
-          relax();
-        else
-          std::this_thread::yield();
-      }
+    for (int y = std::max(low, 0); y <= std::min(high, h_ - 1); y++) await([&] { return is_made(op, y); });
   }
 
   void work(uint64_t* scratch) {
-    const int operations = int(m_.operations.size());
-    for (;;) {
-      const int64_t ticket = next_ticket_.fetch_add(1, std::memory_order_relaxed);
-      if (ticket >= tickets_) return;
-      const int i = int(ticket / pass_ % operations), k = int(ticket % pass_);
+    for (size_t level = 0;;) {
+      int64_t ticket = next_ticket_.fetch_add(1, std::memory_order_relaxed);
+      if (ticket >= starts_.back().ticket) return;
+      while (ticket >= starts_[level + 1].ticket) level++;
+      ticket -= starts_[level].ticket;
+      const int operations = int(m_.levels[level].size());
+      const int i = m_.levels[level][size_t(ticket / pass_ % operations)], k = int(ticket % pass_);
       const Operation& op = m_.operations[size_t(i)];
       /* Rows in the order of y % pass_: a thread that keeps in step meets the rows it has made itself. */
-      const int y = int(first_pass_ + ticket / pass_ / operations) * pass_ - op.delay + (k + op.delay) % pass_;
+      const int y = int(starts_[level].pass + ticket / pass_ / operations) * pass_ - op.delay + (k + op.delay) % pass_;
       if (y < from_[size_t(i)] || y >= to_[size_t(i)]) continue;
       for (size_t j = 0; j < op.inputs.size(); j++) {
         const int radius = j ? 0 : op.radius;
         await(m_.buffers[size_t(op.inputs[j])].producer, y - radius, y + radius);
       }
+      if (op.kind == Kind::attend) await([&] { return pools_[size_t(i - 1)]->done.load(std::memory_order_acquire); });
       for (const int buffer : {op.output, op.bits}) {
         if (buffer < 0 || m_.buffers[size_t(buffer)].storage < 0) continue;
         const int storage = m_.buffers[size_t(buffer)].storage;
         const Storage& s = m_.storages[size_t(storage)];
         const int ring = rings_[size_t(storage)].rows / s.rate;
-        if (s.writer == i && y >= ring)
-          for (const int reader : s.readers) {
-            const int radius = m_.operations[size_t(reader)].radius;
-            await(reader, y - ring - radius, y - ring + radius);
-          }
+        if (s.writer != i) continue;
+        if (y >= ring) await_readers(s.readers, y - ring);
+        await_readers(s.before, y);
       }
-      for (int r = 0; r < m_.buffers[op.inputs.empty() ? 0 : size_t(op.inputs[0])].rate; r++)
-        run_row(op, y, r, scratch);
+      for (int r = 0; r < m_.buffers[op.inputs.empty() ? 0 : size_t(op.inputs[0])].rate; r++) run_row(i, y, r, scratch);
       Progress& p = progress_[size_t(i)];
       p.made[size_t(y & p.mask)].store(y + 1, std::memory_order_release);
+    }
+  }
+
+  void await_readers(const std::vector<int>& readers, int y) const {
+    for (const int reader : readers) {
+      const int radius = m_.operations[size_t(reader)].radius;
+      await(reader, y - radius, y + radius);
     }
   }
 
@@ -274,7 +422,8 @@ class Stream {
   uint8_t* bytes(int buffer, int y) { return line(buffer, y) + offset(buffer); }
   uint64_t* bits(int buffer, int y) { return reinterpret_cast<uint64_t*>(line(buffer, y)) + offset(buffer); }
 
-  void run_row(const Operation& op, int lr_row, int r, uint64_t* scratch) {
+  void run_row(int index, int lr_row, int r, uint64_t* scratch) {
+    const Operation& op = m_.operations[size_t(index)];
     if (op.kind == Kind::input) {
       std::memcpy(pixels(0, lr_row), lr_ + size_t(lr_row - lr_base_) * size_t(w_), size_t(w_) * 2);
       return;
@@ -338,6 +487,13 @@ class Stream {
                    in.stride(), to.stride());
         break;
       }
+      case Kind::pool:
+        pools_[size_t(index)]->add(op.attend, pixels(op.inputs[0], y), h, w);
+        break;
+      case Kind::attend:
+        scale_row(pixels(op.inputs[0], y), pools_[size_t(index - 1)]->gate.data(), pixels(op.output, y), size_t(w),
+                  size_t(in.stride()));
+        break;
       case Kind::shuffle: {
         const Buffer& to = m_.buffers[size_t(op.output)];
         const int s = to.rate / in.rate, stride = in.stride();
@@ -406,17 +562,19 @@ class Stream {
   const int h_, w_;
   int pass_ = 0; /* LR rows of a pass */
   int fed_ = 0;
-  std::vector<Ring> rings_;
-  Array<uint8_t> zeros_, zero_bytes_; /* a row outside the picture; a byte of 0 is 128 */
+  std::vector<Array<uint8_t>> memories_;
+  std::vector<Ring> rings_;                  /* of each storage, in its memory */
+  std::vector<std::unique_ptr<Pool>> pools_; /* null: the operation pools nothing */
+  Array<uint8_t> zeros_, zero_bytes_;        /* a row outside the picture; a byte of 0 is 128 */
   std::vector<Progress> progress_;
   std::vector<Array<uint64_t>> scratch_; /* SCRATCH words a thread */
   std::vector<std::thread> others_;      /* empty between pushes */
   /* of the push in progress */
   const int16_t* lr_ = nullptr;
   int16_t* out_ = nullptr;
-  int lr_base_ = 0, out_base_ = 0, first_pass_ = 0;
+  int lr_base_ = 0, out_base_ = 0;
   std::vector<int> from_, to_;
-  int64_t tickets_ = 0;
+  std::vector<Start> starts_; /* of each level, and where the last one ends */
   std::atomic<int64_t> next_ticket_{0};
 };
 

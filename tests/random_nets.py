@@ -91,6 +91,15 @@ class Maker:
         self.ops.append(Op("bconv", out, (bits, skip) if skip else (bits,), name, {"shift": shift}))
         return out
 
+    def attend(self, x: str, channels: int, hidden: int) -> str:
+        name, out = f"a{len(self.ops)}", f"x{len(self.ops)}"
+        for part, shape in (("down", (hidden, channels)), ("up", (channels, hidden))):
+            self.tensors[f"{name}.{part}.weight"] = self.rng.integers(-32768, 32767, shape, np.int16)
+            self.tensors[f"{name}.{part}.bias"] = self.rng.integers(-(2**26), 2**26, shape[0], np.int32)
+        self.int16(f"{name}.slope", hidden)
+        self.ops.append(Op("attend", out, (x,), name, {"down": 14, "up": 15}))
+        return out
+
     def plain(self, kind: str, *inputs: str, **attrs: int) -> str:
         """An operation without tensors."""
         self.ops.append(Op(kind, f"{kind}{len(self.ops)}", inputs, "", attrs))
@@ -110,6 +119,18 @@ def srresnet(channels: int = 64, blocks: int = 2, scale: int = 4, seed: int = 0)
         x = m.bconv(m.sign(x, channels, False), channels, channels, 3, x, False, i % 2 == 0)
     m.ops.append(Op("add", "sum", (x, head)))
     return m.end("sum", channels, scale)
+
+
+def attention(seed: int, channels: int = 64, blocks: int = 3) -> Packed:
+    """Residual blocks with channel attention (RCAN), the last one at twice the size."""
+    m = Maker(seed)
+    x = head = m.conv("lr", 1, channels, 3, 12)
+    for _ in range(blocks):
+        y = m.bconv(m.sign(x, channels, False), channels, channels, 3, None, False, True)
+        y = m.bconv(m.sign(y, channels, True), channels, channels, 3, None, False, False)
+        x = m.plain("add", x, m.attend(y, channels, 4))
+    up = m.plain("shuffle", m.conv(m.plain("add", x, head), channels, 8, 1, 13), scale=2)
+    return m.end(m.attend(up, 2, 1), 2, 1)
 
 
 def everything(seed: int) -> Packed:

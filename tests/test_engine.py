@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_nets import everything, srresnet
+from random_nets import attention, everything, srresnet
 
 from bitsr import reference
 from bitsr.engine import Engine, EngineError, isas
@@ -26,7 +26,7 @@ def test_paths_end_with_scalar():
 
 
 @pytest.mark.parametrize("isa", isas())
-@pytest.mark.parametrize("make", [srresnet, everything], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("make", [srresnet, everything, attention], ids=lambda f: f.__name__)
 def test_every_path_equals_the_reference(isa, make):
     packed = make(seed=1)
     for h, w in SIZES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 from native import Jobs, build, need
-from random_nets import everything, srresnet
+from random_nets import attention, everything, srresnet
 
 SIZES = [(1, 1), (1, 2), (2, 1), (3, 3), (1, 33), (17, 3), (5, 35), (2, 66)]
 
@@ -27,7 +27,7 @@ def test_neon_equals_the_reference(tmp_path):
         "-DCMAKE_EXE_LINKER_FLAGS=-static",
     )
     jobs = Jobs(tmp_path / "jobs")
-    for make in (srresnet, everything):
+    for make in (srresnet, everything, attention):
         packed = make(seed=1)
         for h, w in SIZES:
             jobs.run(packed, plane(h, w), (1, 0), (2, 2))

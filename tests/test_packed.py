@@ -42,8 +42,8 @@ def test_round_trip(tmp_path):
 GOOD = srresnet(blocks=1).to_bytes()
 
 
-def edited(change) -> bytes:
-    header, buffer = split(GOOD)
+def edited(change, data: bytes = GOOD) -> bytes:
+    header, buffer = split(data)
     buffer = change(header) or buffer
     return with_header(header, buffer)
 
@@ -77,6 +77,14 @@ def of_bits(width: int, build, channels: int = 64) -> bytes:
         return m.bconv(bits, width, 4, 1, None, False, False)
 
     return made(begin)
+
+
+def attending(change=lambda tensors: None) -> bytes:
+    """A net with attention to 4 channels through 2, its tensors changed."""
+    m = Maker(0)
+    x = m.attend(m.conv("lr", 1, 4, 1, 12), 4, 2)
+    change(m.tensors)
+    return m.end(x, 4, 2).to_bytes()
 
 
 def with_tensors(**more: np.ndarray) -> bytes:
@@ -132,6 +140,22 @@ HOSTILE = {
     "repeat too often": made(
         lambda m: m.conv(m.plain("repeat", m.conv("lr", 1, 2, 1, 12), times=4096), 8192, 4, 1, 12)
     ),
+    "attention to a plane": made(lambda m: m.conv(m.attend("lr", 1, 2), 1, 4, 1, 12)),
+    "attention to bits": made(lambda m: m.attend(m.sign(m.conv("lr", 1, 4, 1, 12), 4, False), 4, 2)),
+    **{
+        f"attention without {name}": attending(lambda t, name=name: t.pop(f"a1.{name}"))
+        for name in ("down.weight", "down.bias", "slope", "up.weight", "up.bias")
+    },
+    "attention through none": attending(
+        lambda t: t.update(
+            {"a1.down.weight": np.zeros((0, 4), np.int16), "a1.up.weight": np.zeros((4, 0), np.int16)}
+        )
+    ),
+    "attention turned around": attending(lambda t: t.update({"a1.up.weight": t["a1.down.weight"]})),
+    "slope of attention that breaks mulh": attending(lambda t: t["a1.slope"].fill(-32768)),
+    "attention without shift": edited(ops((" up=15", "")), attending()),
+    "attention shifted by none": edited(ops(("down=14", "down=0")), attending()),
+    "attention shifted too far": edited(ops(("down=14", "down=31")), attending()),
     "scale too large": edited(ops(("scale=4", "scale=999999"))),
     "scale zero": edited(ops(("scale=4", "scale=0"))),
     "no end": edited(ops(("shuffle sr", "shuffle rs"))),

@@ -3,13 +3,21 @@ no small file makes it take absurd memory."""
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
 import numpy as np
 import pytest
-from random_nets import Maker
+from random_nets import Maker, attention
 
 from bitsr import reference
 from bitsr.engine import Engine, EngineError, isas
 from bitsr.packed import Op, Packed
+
+
+def resident() -> int:
+    """Bytes of memory that this process has in use now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def graph(seed: int) -> Packed:
@@ -26,7 +34,7 @@ def graph(seed: int) -> Packed:
         x, bits, c, rate = recent[rng.integers(len(recent))]
         cout = widths[rng.integers(2)]
         alike = [name for name, *rest in buffers if rest == [False, c, rate]]
-        kind = rng.integers(6)
+        kind = rng.integers(7)
         skips = [None] + [name for name, *rest in buffers if rest == [False, cout, rate]]
         skip = skips[rng.integers(len(skips))]
         inner, slope = bool(rng.integers(2)), bool(rng.integers(2))
@@ -54,6 +62,8 @@ def graph(seed: int) -> Packed:
         elif kind == 4 and c < 256:
             times = int(rng.integers(1, 6))
             buffers.append((m.plain("repeat", x, times=times), False, times * c, rate))
+        elif kind == 6 and c > 1:
+            buffers.append((m.attend(x, c, int(rng.integers(1, 9))), False, c, rate))
         elif kind == 2 or c == 1:
             cout = 1 if c > 1 and not rng.integers(4) else cout
             k, edge = int(rng.choice([1, 3, 5, 9])), c == 1 and bool(rng.integers(2))
@@ -87,6 +97,34 @@ def test_any_graph_equals_the_reference(part):
         np.testing.assert_array_equal(
             np.concatenate(parts), expected, f"seed {seed}, {portion} rows at a time"
         )
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_attention_reuses_the_memory_of_whole_pictures():
+    """The high-water mark of a deep net is that of a shallow one: a whole picture each for the blocks' two readers."""
+    h, w = 200, 300
+
+    def grown(blocks: int) -> int:
+        engine = Engine(attention(0, blocks=blocks), threads=1)
+        before = resident()
+        with engine.stream(h, w):
+            return resident() - before
+
+    shallow, deep = grown(3), grown(24)
+    picture = h * w * 128
+    assert deep - shallow < 2 * picture
+    assert shallow > picture
+
+
+def test_many_whole_pictures_are_too_many():
+    """Sums over every block's attention would keep them all."""
+    m = Maker(0)
+    x = m.conv("lr", 1, 1024, 1, 12)
+    names = [x := m.attend(x, 1024, 1) for _ in range(40)]
+    for name in names:
+        x = m.plain("add", x, name)
+    with pytest.raises(EngineError, match="attention"):
+        Engine(m.end(x, 1024, 1))
 
 
 def test_shared_tensors_do_not_multiply_memory():

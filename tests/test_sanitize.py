@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from native import Jobs, build, need
-from random_nets import everything, srresnet
+from random_nets import attention, everything, srresnet
 from test_packed import GOOD, HOSTILE
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sanitizers of g++ on Linux")
@@ -44,7 +44,7 @@ def sanitized(tmp_path, kinds: str):
 def test_addresses_and_undefined_behaviour(tmp_path):
     program = sanitized(tmp_path, "address,undefined")
     jobs = Jobs(tmp_path / "jobs")
-    for make in (srresnet, everything):
+    for make in (srresnet, everything, attention):
         packed = make(seed=1)
         for h, w in SIZES:
             jobs.run(packed, plane(h, w), (1, 0), (2, 3), (5, 1))
@@ -69,7 +69,7 @@ def test_addresses_and_undefined_behaviour(tmp_path):
 def test_races(tmp_path):
     program = sanitized(tmp_path, "thread")
     jobs = Jobs(tmp_path / "jobs")
-    for packed in (srresnet(blocks=2, seed=1), everything(seed=1)):
+    for packed in (srresnet(blocks=2, seed=1), everything(seed=1), attention(seed=1)):
         for h, w in ((1, 1), (9, 5), (60, 3)):  # the last one through the rings
             jobs.run(packed, plane(h, w), (2, 0), (5, 4), (3, 0))
     jobs.done(str(program))

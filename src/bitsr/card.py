@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf
 from typing import Any
 
 from .counting import LR_SIZE, count, packed_layers, packed_radius
@@ -51,7 +52,7 @@ def card(packed: Packed, file_bytes: int) -> str:
     radius = packed_radius(packed)
     _, _, ops = total.at()
     width, height = LR_SIZE
-    field = f"{2 * radius + 1} x {2 * radius + 1} LR pixels" if radius >= 0 else "the whole picture"
+    field = f"{2 * radius + 1} x {2 * radius + 1} LR pixels" if radius < inf else "the whole picture"
     lines = [
         f"# {packed.name}",
         "",

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, isinf
+from math import ceil, inf, isinf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -144,6 +144,15 @@ def packed_layers(packed: Packed) -> list[Layer]:
             elif op.kind == "concat":
                 owned[op.out] = [t for name in op.inputs for t in owned.pop(name, [])]
                 channels = sum(values[name][0] for name in op.inputs)
+            elif op.kind == "attend":
+                hidden = packed.tensors[f"{op.name}.down.weight"].shape[0]
+                for part, cin, cout, names in (
+                    ("down", channels, hidden, ("down.weight", "down.bias", "slope")),
+                    ("up", hidden, channels, ("up.weight", "up.bias")),
+                ):
+                    own = [packed.tensors[f"{op.name}.{t}"] for t in names]
+                    others, size = sum(t.size for t in own[1:]), sum(t.nbytes for t in own)
+                    out.append(Layer(f"{op.name}.{part}", cin, cout, 1, pixels=0, others=others, bytes=size))
             elif op.kind == "repeat":
                 channels *= op.attrs["times"]
             elif op.kind == "shuffle":
@@ -155,8 +164,13 @@ def packed_layers(packed: Packed) -> list[Layer]:
     return out
 
 
-def packed_radius(packed: Packed) -> int:
-    """LR pixels to each side that an SR pixel sees; the receptive field is 2 * radius + 1 wide."""
+def packed_radius(packed: Packed) -> float:
+    """LR pixels to each side that an SR pixel sees; the receptive field is 2 * radius + 1 wide.
+
+    Infinite where it sees the whole picture (channel attention).
+    """
+    if any(op.kind == "attend" for op in packed.ops):
+        return inf
     seen = {"lr": (Fraction(0), 1)}
     radius = Fraction(0)
     for op in packed.ops:

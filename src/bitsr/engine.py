@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,8 @@ class Engine:
     """A packed net, ready to run. Immutable: threads may share one.
 
     packed: path or bytes of a .bsr file, or a Packed. isa: a name from ``isas()``, default the environment's
-    ``BITSR_ISA``, else the best. threads: default every CPU this process may use.
+    ``BITSR_ISA``, else the best. threads: default every CPU this process may use. radius: LR pixels that an SR
+    pixel sees to each side, infinite where it sees the whole picture (channel attention).
     Raises EngineError when the file is no sound model or the path is not to be had, OSError when it cannot be read.
     """
 
@@ -86,7 +88,8 @@ class Engine:
         if not self._handle:
             raise EngineError(err.value.decode(errors="replace"))
         self.scale: int = lib.bitsr_model_scale(self._handle)
-        self.radius: int = lib.bitsr_model_radius(self._handle)
+        radius = lib.bitsr_model_radius(self._handle)
+        self.radius: float = inf if radius < 0 else radius
         self.isa: str = lib.bitsr_model_isa(self._handle).decode()
 
     def __del__(self) -> None:

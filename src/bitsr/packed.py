@@ -26,6 +26,7 @@ _WORDS = {
     "add": (4,),
     "concat": range(4, 17),
     "repeat": (3,),
+    "attend": (4,),
     "shuffle": (3,),
 }
 

@@ -57,6 +57,14 @@ def _epilogue(op: Op, a: Int, skip: list[NDArray], t: dict[str, NDArray]) -> Int
     return v if slope_add is None else sat(v.astype(np.int32) + slope_add)
 
 
+def sigmoid(z: NDArray) -> NDArray[np.int64]:
+    """32767 / (1 + exp(-z / 2048)) of int16, linear between multiples of 128."""
+    at = np.arange(513)
+    table = np.rint(32767 / (1 + np.exp(-(128 * at - 32768) / 2048))).astype(np.int64)
+    i, f = (z.astype(np.int64) + 32768) >> 7, (z.astype(np.int64) + 32768) & 127
+    return table[i] + (((table[i + 1] - table[i]) * f + 64) >> 7)
+
+
 def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
     def tensor(suffix: str) -> NDArray | None:
         return t.get(f"{op.name}.{suffix}") if op.name else None
@@ -96,6 +104,17 @@ def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
         return np.concatenate(x, -1)
     if op.kind == "repeat":
         return np.repeat(x[0], op.attrs["times"], -1)
+    if op.kind == "attend":
+
+        def layer(which: str, v: NDArray) -> Int:
+            weight, bias = t[f"{op.name}.{which}.weight"], t[f"{op.name}.{which}.bias"]
+            shift = op.attrs[which]
+            return sat(_wrap32(weight.astype(np.int64) @ v + bias + (1 << (shift - 1))) >> shift)
+
+        n = x[0].shape[0] * x[0].shape[1]
+        hidden = layer("down", (x[0].sum((0, 1), dtype=np.int64) + n // 2) // n)
+        hidden = np.where(hidden < 0, mulh(hidden, t[f"{op.name}.slope"]), hidden)
+        return mulh(x[0], sigmoid(layer("up", hidden.astype(np.int64))))
     if op.kind == "shuffle":
         h, w, c = x[0].shape
         s = op.attrs["scale"]

@@ -129,7 +129,8 @@ class Upscaler:
         """Yield the SR picture as (m, scale*W, C) arrays while its LR rows come as (n, W, C) arrays.
 
         strips: uint8 or uint16, ``height`` rows in all, from top to bottom. Memory follows the width, the
-        net's receptive field and the largest strip, not the height.
+        net's receptive field and the largest strip, not the height. A net that sees the whole picture (channel
+        attention) keeps it, and yields after the last strip.
         """
         s = self.scale
         window, first, pushed = None, 0, 0  # LR rows [first, pushed) are kept for their chroma
@@ -157,7 +158,8 @@ class Upscaler:
 class _Ensemble:
     """Self-ensemble by strips: the stream of a net averaged over the 8 flips and turns of the picture.
 
-    A strip takes the receptive field above and below it along, so its rows are those of the whole picture.
+    A strip takes the receptive field above and below it along, so its rows are those of the whole picture; where
+    the net sees the whole picture, the strip is all of it.
     """
 
     def __init__(self, engine: Engine, height: int, width: int):
@@ -172,7 +174,7 @@ class _Ensemble:
         pass
 
     def push(self, rows: NDArray[np.int16]) -> NDArray[np.int16]:
-        s, r = self.engine.scale, self.engine.radius
+        s, r = self.engine.scale, int(min(self.engine.radius, self.height))
         self.rows = np.concatenate((self.rows, rows))
         self.pushed += len(rows)
         ready = self.height if self.pushed == self.height else self.pushed - r
