@@ -1,9 +1,13 @@
 """Counts of packed nets: an op list against the same net written by hand. ``test_count`` has nets in torch."""
 
+from math import inf
+
 import numpy as np
 import pytest
+from random_nets import attention
 
 from bitsr.counting import Layer, count, describe, packed_layers, packed_radius, table
+from bitsr.engine import Engine
 from bitsr.packed import Op, Packed
 
 
@@ -69,6 +73,17 @@ def test_packed_layers():
 def test_packed_radius():
     # head, two units and tail reach one LR pixel each, the convolution at x2 half of one: rounded up.
     assert packed_radius(tiny()) == 5
+
+
+def test_channel_attention():
+    net = attention(0, channels=24, blocks=1)
+    layers = {x.name: x for x in packed_layers(net)}
+    down, up = (next(x for name, x in layers.items() if name.endswith(part)) for part in (".down", ".up"))
+    assert (down.cin, down.cout, down.macs, down.others) == (24, 4, 0, 8)
+    assert (up.cin, up.cout, up.macs, up.others) == (4, 24, 0, 24)
+    assert sum(x.bytes for x in layers.values()) == sum(t.nbytes for t in net.tensors.values())
+    assert packed_radius(net) == Engine(net).radius == inf
+    assert "receptive field: the whole picture" in describe(net)
 
 
 def test_packed_net_with_a_hole():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from random_nets import srresnet
+from random_nets import attention, srresnet
 
 import bitsr
 from bitsr import colour
@@ -64,6 +64,19 @@ def test_self_ensemble_by_strips_is_the_mean_of_eight(up, size):
     for n in (1, 7):
         strips = [x[i : i + n, :, None] for i in range(0, size[0], n)]
         np.testing.assert_array_equal(np.concatenate(list(up.rows(strips, *size, ensemble=True))), want)
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_strips_change_no_byte_where_the_net_sees_the_whole_picture(ensemble):
+    up = Upscaler(Engine(attention(0, channels=8, blocks=1), threads=2))
+    x = noise((41, 9, 3))
+    whole = next(up.rows([x], 41, 9, ensemble=ensemble))
+    lr = colour.luma(x)
+    below = np.concatenate((lr[:20], -lr[20:]))
+    assert (up.engine.run(below)[0] != up.engine.run(lr)[0]).any()
+    for n in (1, 7):
+        rows = list(up.rows((x[i : i + n] for i in range(0, 41, n)), 41, 9, ensemble=ensemble))
+        np.testing.assert_array_equal(np.concatenate(rows), whole)
 
 
 @pytest.mark.parametrize("scale", [2, 3])
