@@ -135,7 +135,7 @@ def layers(net: nn.Module, colours: int = 1) -> tuple[list[Layer], float]:
             sr = _walk(g, net, lr)
         else:
             raise CountError(f"a net of class {type(net).__name__} has no walk to count")
-    return g.rows, sr.radius if sr.radius == inf else ceil(sr.radius)
+    return g.rows, inf if sr.radius == inf else ceil(sr.radius)
 
 
 def describe(source: str) -> str:
