@@ -8,15 +8,17 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bitsr.counting import packed_layers
 from bitsr.engine import Engine, isas
+from bitsr.packed import Packed
 
 from . import machine
-from .nets import random_packed
+from .nets import random_int8, random_packed
 
 SOURCE = Path(__file__).with_name("ceilings.cpp")
 WIDTH, HEIGHT = 320, 180
@@ -55,6 +57,34 @@ def ceilings(rounds: int, seconds: float = 0.05) -> dict[str, tuple[str, float]]
     return out
 
 
+def fastest(nets: Sequence[Packed], paths: list[str], height: int, rounds: int) -> dict[str, list[float]]:
+    """{path: seconds of each net, the fastest of the rounds}, one thread."""
+    lr = np.random.default_rng(0).integers(-16320, 16321, (height, WIDTH), np.int16)
+    engines = {isa: [Engine(net, isa=isa, threads=1) for net in nets] for isa in paths}
+    best = {isa: [float("inf")] * len(nets) for isa in paths}
+    for _ in range(rounds):
+        for isa, row in engines.items():
+            for i, engine in enumerate(row):
+                start = time.perf_counter()
+                engine.run(lr)
+                best[isa][i] = min(best[isa][i], time.perf_counter() - start)
+    return best
+
+
+def int8_rates(rounds: int, height: int = 40) -> dict[tuple[str, str], float]:
+    """{(path, shape): MACs a second} of int8 convolutions, one thread; without the scalar path, it takes too long.
+
+    A convolution's time is the difference between a net with three of them and one with one, as of the body.
+    """
+    out = {}
+    for bits, cin, cout, k in ((1, 64, 64, 3), (8, 64, 64, 3), (8, 64, 256, 3), (8, 64, 1, 9)):
+        nets = [random_int8(cin, cout, k, bits == 1, times) for times in (3, 1)]
+        for isa, (three, one) in fastest(nets, isas()[:-1], height, rounds).items():
+            shape = f"{cin} -> {cout}, {k}x{k}, W{bits}A8"
+            out[isa, shape] = 2 * cin * cout * k * k * WIDTH * height / (three - one)
+    return out
+
+
 def body_rates(rounds: int) -> dict[str, tuple[float, float, float]]:
     """{path: (seconds a body layer, its MACs a second, seconds of all that is no body)}, one thread.
 
@@ -63,17 +93,8 @@ def body_rates(rounds: int) -> dict[str, tuple[float, float, float]]:
     """
     long, short = random_packed(4, 64, 16), random_packed(4, 64, 8)
     layer = next(x for x in packed_layers(long) if x.binary)
-    lr = np.random.default_rng(0).integers(-16320, 16321, (HEIGHT, WIDTH), np.int16)
-    engines = {isa: [Engine(net, isa=isa, threads=1) for net in (long, short)] for isa in isas()}
-    best = {isa: [float("inf")] * 2 for isa in engines}
-    for _ in range(rounds):
-        for isa, pair in engines.items():
-            for i, engine in enumerate(pair):
-                start = time.perf_counter()
-                engine.run(lr)
-                best[isa][i] = min(best[isa][i], time.perf_counter() - start)
     out = {}
-    for isa, (whole, half) in best.items():
+    for isa, (whole, half) in fastest((long, short), isas(), HEIGHT, rounds).items():
         seconds = (whole - half) / 16
         out[isa] = (seconds, layer.macs * WIDTH * HEIGHT / seconds, whole - 32 * seconds)
     return out
@@ -82,7 +103,7 @@ def body_rates(rounds: int) -> dict[str, tuple[float, float, float]]:
 def report(rounds: int) -> str:
     """Markdown: the ceilings, then each path of the engine against those of its own instructions."""
     before = machine.load()
-    top, body = ceilings(rounds), body_rates(rounds)
+    top, body, int8 = ceilings(rounds), body_rates(rounds), int8_rates(rounds)
     clock = top["clock"][1]
     lines = [
         "# One core: ceilings, and the engine's body beside them",
@@ -115,4 +136,16 @@ def report(rounds: int) -> str:
             f"| {isa} | {1e3 * seconds:.3f} | {rate / 1e9:.0f} | {rate / clock:.0f} | {' | '.join(shares)} |"
             f" {1e3 * rest:.1f} |"
         )
+    lines += [
+        "",
+        "int8 convolutions with their epilogue. The ceiling of AVX-512 is vpdpbusd, that of AVX2 takes vpmaddubsw,"
+        " vpmaddwd and an addition: one-bit weights need less, 8-bit ones more.",
+        "",
+        "| path | convolution | G MAC/s | MAC/cycle | of int8 |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for (isa, shape), rate in int8.items():
+        found = top.get(f"{isa} int8")
+        share = f"{rate / found[1]:.2f}" if found else ""
+        lines.append(f"| {isa} | {shape} | {rate / 1e9:.0f} | {rate / clock:.1f} | {share} |")
     return "\n".join(lines) + "\n"

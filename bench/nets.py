@@ -41,6 +41,28 @@ def random_packed(scale: int, channels: int = 64, blocks: int = 16) -> Packed:
     return Packed(tensors, [Op.parse(line) for line in ops], {"name": f"random-{channels}x{blocks}"})
 
 
+def random_int8(cin: int, cout: int, k: int, one_bit: bool, times: int) -> Packed:
+    """An int8 convolution of the same bytes ``times`` times, each adding to the last; weights are random."""
+    from bitsr.packed import Op, Packed
+
+    rng = np.random.default_rng(0)
+    signs = rng.integers(0, 2**63, (cout, k, k, -(-cin // 64)), np.uint64) << np.uint64(1)
+    tensors = {
+        "head.weight": rng.integers(-2000, 2001, (cin, 1, 1, 1), np.int16),
+        "head.bias": rng.integers(-2000, 2001, cin, np.int32),
+        "in.mul": np.full(cin, 32767, np.int16),
+        "c.weight": signs if one_bit else rng.integers(-127, 128, (cout, k, k, cin), np.int8),
+        "c.mul": rng.integers(1000, 9000, cout, np.int16),
+        "c.add": rng.integers(-200, 201, cout, np.int16),
+        "tail.weight": rng.integers(-500, 501, (1, 1, 1, cout), np.int16),
+        "tail.bias": np.zeros(1, np.int32),
+    }
+    ops = ["conv x lr head shift=12", "quant q x in shift=7", "qconv y0 q c shift=5"]
+    ops += [f"qconv y{i} q c shift=5 skip=y{i - 1}" for i in range(1, times)]
+    ops += [f"conv z y{times - 1} tail shift=12", "shuffle sr z scale=1"]
+    return Packed(tensors, [Op.parse(line) for line in ops], {"name": f"random-int8-{cin}-{cout}"})
+
+
 def layers(name: str, scale: int) -> list[Layer]:
     """The convolutions of a net, to count its MACs; names as in ``torch_net``."""
     import torch

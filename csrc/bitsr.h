@@ -5,7 +5,8 @@
  *   luma      int16, q = round(128 * (Y - 127.5)), Y in [0, 255]: 1/128 of an 8-bit level
  *   stream    int16 fixed point, NHWC; its unit is chosen when the net is packed
  *   bits      bit 1 means -1 (x < threshold), bit 0 means +1; channel c is bit c % 64 of word c / 64
- *   weights   binary: uint64 words in the same order, tensor (Cout, k, k, words); others int16
+ *   bytes     int8 from -127 to 127, NHWC; inside the engine 128 more, unsigned
+ *   weights   binary: uint64 words in the same order, tensor (Cout, k, k, words); others int16, or int8 for bytes
  * Rules.
  *   sat(v)       v clipped to [-32768, 32767]
  *   mulh(a, b)   sat((a * b + 2^14) >> 15), the rounding high-half product (vpmulhrsw, sqrdmulh, q15mulr)

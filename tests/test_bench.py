@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from bench import race as module  # noqa: E402
 from bench import sizes  # noqa: E402
 from bench.contenders import NETS, Contender, contenders  # noqa: E402
-from bench.nets import layers, random_packed  # noqa: E402
+from bench.nets import layers, random_int8, random_packed  # noqa: E402
 from bench.task import Task  # noqa: E402
 from bitsr.counting import count  # noqa: E402
 from bitsr.engine import Engine, isas  # noqa: E402
@@ -43,6 +43,8 @@ def test_the_random_net_runs_on_the_engine():
     packed = random_packed(3, 64, 2)
     sr = Engine(packed, threads=1).run(np.zeros((5, 7), np.int16))
     assert sr.shape == (15, 21) and sr.dtype == np.int16
+    for one_bit in (True, False):
+        assert Engine(random_int8(64, 1, 9, one_bit, 2), threads=1).run(np.zeros((5, 7), np.int16)).shape == (5, 7)
 
 
 def test_sizes():

@@ -87,6 +87,25 @@ def attending(change=lambda tensors: None) -> bytes:
     return m.end(x, 4, 2).to_bytes()
 
 
+def of_bytes(build=None, k: int = 1, **tensors: np.ndarray) -> bytes:
+    """A net whose int8 convolution u2 (64 -> 4) reads the bytes i1 made of x0, changed by ``build``."""
+
+    def begin(m: Maker) -> str:
+        y = m.qconv(m.quant(m.conv("lr", 1, 64, 1, 12), 64), 64, 4, k)
+        m.tensors.update({name.replace("__", "."): value for name, value in tensors.items()})
+        m.ops[1].attrs.update(shift=7)
+        m.ops[2].attrs.clear()
+        return (build(m) if build else None) or y
+
+    return made(begin)
+
+
+def beyond(m: Maker) -> str:
+    y = m.qconv(m.quant(m.conv("lr", 1, 3, 1, 12), 3), 3, 4, 1, 1)
+    m.tensors["u2.weight"] |= np.uint64(8)
+    return y
+
+
 def with_tensors(**more: np.ndarray) -> bytes:
     packed = srresnet(blocks=1)
     packed.tensors.update({name.replace("__", "."): value for name, value in more.items()})
@@ -156,6 +175,31 @@ HOSTILE = {
     "attention without shift": edited(ops((" up=15", "")), attending()),
     "attention shifted by none": edited(ops(("down=14", "down=0")), attending()),
     "attention shifted too far": edited(ops(("down=14", "down=31")), attending()),
+    "values as bytes": of_bytes(lambda m: m.plain("add", m.qconv("x0", 64, 4, 1), "x2")),
+    "bits as bytes": of_bytes(lambda m: m.plain("add", m.qconv(m.sign("x0", 64, False), 64, 4, 1), "x2")),
+    "bytes as values": of_bytes(lambda m: m.plain("add", m.conv("i1", 64, 4, 1, 12), "x2")),
+    "bytes as bits": of_bytes(lambda m: m.bconv("i1", 64, 4, 1, "x2", False, False)),
+    "bytes added": of_bytes(lambda m: m.conv(m.plain("add", "x0", "i1"), 64, 4, 1, 12)),
+    "bytes shuffled": of_bytes(lambda m: m.plain("shuffle", "i1", scale=4)),
+    "bytes of bytes": of_bytes(lambda m: m.quant("i1", 64)),
+    "bytes of bits": of_bytes(lambda m: m.quant(m.sign("x0", 64, False), 64)),
+    "skip of bytes": of_bytes(lambda m: m.qconv("i1", 64, 4, 1, 8, m.quant("x2", 4))),
+    "skip of other channels": of_bytes(lambda m: m.qconv("i1", 64, 4, 1, 8, "x0")),
+    "bytes above 127": of_bytes(lambda m: m.ops[1].attrs.update(max=128)),
+    "bytes of nothing": of_bytes(lambda m: m.ops[1].attrs.update(max=0)),
+    "shift of bytes too far": of_bytes(lambda m: m.ops[1].attrs.update(shift=15)),
+    "sum shifted both ways": of_bytes(lambda m: m.ops[2].attrs.update(shift=3, left=3)),
+    "sum shifted too far": of_bytes(lambda m: m.ops[2].attrs.update(shift=25)),
+    "sum shifted up too far": of_bytes(lambda m: m.ops[2].attrs.update(left=15)),
+    "int8 weight of -128": of_bytes(u2__weight=np.full((4, 1, 1, 64), -128, np.int8)),
+    "int8 weights of other channels": of_bytes(u2__weight=np.zeros((4, 1, 1, 63), np.int8)),
+    "int8 weights of 16 bits": of_bytes(u2__weight=np.zeros((4, 1, 1, 64), np.int16)),
+    "one-bit weights of two words": of_bytes(u2__weight=np.zeros((4, 1, 1, 2), np.uint64)),
+    "int8 kernel of 11": of_bytes(u2__weight=np.zeros((4, 11, 11, 64), np.int8)),
+    "int8 sums beyond 32 bits": made(
+        lambda m: m.qconv(m.quant(m.conv("lr", 1, 1640, 1, 12), 1640), 1640, 4, 9)
+    ),
+    "one-bit weights beyond the channels": made(beyond),
     "scale too large": edited(ops(("scale=4", "scale=999999"))),
     "scale zero": edited(ops(("scale=4", "scale=0"))),
     "no end": edited(ops(("shuffle sr", "shuffle rs"))),

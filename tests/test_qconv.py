@@ -49,7 +49,12 @@ def test_shapes(cin, cout, k, bits):
 @pytest.mark.parametrize("bits", [1, 2, 4, 5, 8])
 @pytest.mark.parametrize(("cin", "cout", "k"), [(64, 32, 3), (256, 16, 3), (64, 1, 9), (64, 4, 3)])
 def test_extreme_sums_are_exact(cin, cout, k, bits):
-    """Every product at its largest, of either sign: no intermediate of 16 bits overflows."""
+    for value in (-32768, 32767):
+        check(extreme(cin, cout, k, bits), np.full((2 * k, 23), value, np.int16))
+
+
+def extreme(cin: int, cout: int, k: int, bits: int) -> Packed:
+    """Every product is at its largest, of either sign, where all of lr is: an intermediate of 16 bits overflows."""
     m = Maker(0)
     packed = net(m, cin, cout, k, bits)
     mul, weight = (packed.tensors[f"{n}"] for n in ("q1.mul", "u2.weight"))
@@ -66,8 +71,7 @@ def test_extreme_sums_are_exact(cin, cout, k, bits):
     packed.ops[2].attrs["shift"] = max(0, int(np.ceil(np.log2(cin * k * k * 127 * most / 32767))))
     packed.tensors["u2.mul"][:] = 32767
     packed.tensors["u2.add"][:] = 0
-    for value in (-32768, 32767):
-        check(packed, np.full((2 * k, 23), value, np.int16))
+    return packed
 
 
 def reference_signs(cin: int) -> np.ndarray:

@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 from native import Jobs, build, need
-from random_nets import attention, everything, srresnet
+from random_nets import Maker, attention, everything, srresnet
 from test_packed import GOOD, HOSTILE
+from test_qconv import SHAPES, extreme, net
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sanitizers of g++ on Linux")
 
@@ -50,6 +51,10 @@ def test_addresses_and_undefined_behaviour(tmp_path):
             jobs.run(packed, plane(h, w), (1, 0), (2, 3), (5, 1))
     for channels, scale in ((17, 2), (32, 3), (192, 1)):
         jobs.run(srresnet(channels, 1, scale, seed=channels), plane(5, 35, seed=scale), (2, 0))
+    for cin, cout, k in SHAPES:
+        for bits in (1, 8):
+            jobs.run(net(Maker(cin), cin, cout, k, bits), plane(2, 51), (1, 0))
+    jobs.run(extreme(64, 32, 3, 8), np.full((3, 50), -32768, np.int16), (1, 0))
     for value in (-32768, 32767):
         jobs.run(srresnet(blocks=1, seed=3), np.full((3, 37), value, np.int16), (1, 0))
     jobs.run(srresnet(blocks=1, seed=5), plane(70, 3), (1, 0), (2, 0), (5, 7))  # through the rings
