@@ -5,10 +5,10 @@
  *   other weights   2 (vpmaddwd + vpaddd) + 1 of the activations' halves + 0.75 of the weights'  = 5.75
  * vpmaddubsw takes the bytes as they are, but adds two products in 16 bits: of +-1 at most 510, so that 64 of its
  * results add up in 16 bits before they are widened (Qconv::pairs; 9 with 4-bit weights), while two products of 8-bit
- * weights do not even fit. At three instructions a cycle 48 MAC/cycle against 17; bit planes through the binary kernel
- * would be 8 passes of it, 110 / 8 = 14 MAC/cycle.
- * Six pixels of 16 filters keep 12 sums in registers: 6 broadcasts and 2 vectors of weights for 24 instructions.
- * AVX-VNNI is left out: CPUs that have it without AVX-512 could do 32 MAC in one instruction.
+ * weights do not even fit. At three instructions a cycle 48 MAC/cycle against 17 (44 and 20 on Zen 4); bit planes
+ * through the binary kernel would be 8 passes of it, 110 / 8 = 14 MAC/cycle. Six pixels of 16 filters keep 12 sums in
+ * registers: 6 broadcasts and 2 vectors of weights for 24 instructions. AVX-VNNI is left out: CPUs that have it without
+ * AVX-512 could do 32 MAC in one instruction.
  */
 #include "epilogue_avx2.h"
 #include "qconv.h"
