@@ -44,7 +44,10 @@ def test_the_random_net_runs_on_the_engine():
     sr = Engine(packed, threads=1).run(np.zeros((5, 7), np.int16))
     assert sr.shape == (15, 21) and sr.dtype == np.int16
     for one_bit in (True, False):
-        assert Engine(random_int8(64, 1, 9, one_bit, 2), threads=1).run(np.zeros((5, 7), np.int16)).shape == (5, 7)
+        assert Engine(random_int8(64, 1, 9, one_bit, 2), threads=1).run(np.zeros((5, 7), np.int16)).shape == (
+            5,
+            7,
+        )
 
 
 def test_sizes():

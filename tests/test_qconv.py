@@ -54,27 +54,22 @@ def test_extreme_sums_are_exact(cin, cout, k, bits):
 
 
 def extreme(cin: int, cout: int, k: int, bits: int) -> Packed:
-    """Every product is at its largest, of either sign, where all of lr is: an intermediate of 16 bits overflows."""
+    """Every byte is the largest where all of lr is 32767; half of the filters have the largest weights."""
     m = Maker(0)
     packed = net(m, cin, cout, k, bits)
-    mul, weight = (packed.tensors[f"{n}"] for n in ("q1.mul", "u2.weight"))
+    head, mul, weight = (packed.tensors[n] for n in ("c0.weight", "q1.mul", "u2.weight"))
+    head[:] = 3000
+    mul[:] = 32767
     packed.ops[0].attrs["shift"] = 1  # the head saturates
-    mul[:] = np.where(np.arange(cin) % 3, 32767, -32767)
-    most = max(1, 2 ** (bits - 1) - 1)
-    if bits > 1:
-        weight[:] = np.where(np.arange(cin) % 3, most, -most)
-        weight[cout // 2 :] *= -1
-    else:
-        weight[:] = reference_signs(cin)
     packed.ops[1].attrs["shift"] = 0
+    most = max(1, 2 ** (bits - 1) - 1)
+    down = np.arange(cout) >= cout // 2
+    if bits > 1:
+        weight[:] = np.where(down, -most, most)[:, None, None, None]
+    else:
+        weight[:] = np.where(down, ~np.uint64(0), np.uint64(0))[:, None, None, None]
     packed.ops[2].attrs.clear()
     packed.ops[2].attrs["shift"] = max(0, int(np.ceil(np.log2(cin * k * k * 127 * most / 32767))))
     packed.tensors["u2.mul"][:] = 32767
     packed.tensors["u2.add"][:] = 0
     return packed
-
-
-def reference_signs(cin: int) -> np.ndarray:
-    """Words of +1 where the channel is no multiple of 3."""
-    bits = (np.arange(cin) % 3 == 0).reshape(-1, 64)
-    return (bits * (np.uint64(1) << np.arange(64, dtype=np.uint64))).sum(1, dtype=np.uint64)
