@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pydantic")
 
+from bitsr.nets.methods import METHODS  # noqa: E402
 from bitsr.train import recipe as recipes  # noqa: E402
 from bitsr.train.recipe import RecipeError, load  # noqa: E402
 
@@ -61,6 +62,12 @@ def test_two_stages_share_their_keys() -> None:
     assert first.state_dict().keys() == second.state_dict().keys()
     assert [m.weight_mode for m in first.modules() if hasattr(m, "weight_mode")] == ["float"] * 2
     assert [m.weight_mode for m in second.modules() if hasattr(m, "weight_mode")] == ["identity"] * 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_ranking_takes_every_method(method: str) -> None:
+    r = load("ranking-x4", [f"net.args.method={method}"])
+    assert r.net.args == {"method": method, "channels": 64, "blocks": 16} and len(r.stages) == 1
 
 
 def test_schedules(minimal: Path) -> None:

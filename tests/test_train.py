@@ -166,6 +166,31 @@ lr = 2e-3
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_annealing_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """IR-Net's gradient follows the progress of the stage, also after a resumption."""
+    r = make(net__args={"channels": 8, "blocks": 1, "method": "irnet"})
+    train(r, tmp_path / "whole", device="cpu")
+    stop = {"device": "cpu", "report": lambda i, row: os.kill(os.getpid(), signal.SIGINT) if i == 7 else None}
+    assert train(r, tmp_path / "cut", **stop).iteration == 8
+    train(r, tmp_path / "cut", device="cpu")
+    assert losses(tmp_path / "cut")[-1] == losses(tmp_path / "whole")[-1]
+    a, b = (checkpoint.load(tmp_path / name / "last.pt")["net"] for name in ("whole", "cut"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_progress_reaches_the_binarizers(tmp_path: Path) -> None:
+    r = make(net__args={"channels": 8, "blocks": 1, "method": "irnet"})
+    from lightning_fabric import Fabric
+
+    crops, _ = loop._load_data(r, torch.device("cpu"), 0, 1)
+    trainer = loop.Trainer(Fabric(accelerator="cpu"), r, recipe.build(r), crops)
+    for progress in (0.0, 0.75):
+        trainer.step(0, 1e-3, progress)
+        read = [float(m.progress) for m in trainer.net.modules() if hasattr(m, "progress")]
+        assert read == [progress] * 2
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs gloo")
 def test_two_devices_share_a_batch(tmp_path: Path) -> None:
     """DDP over two processes: the losses of one, but for batch norm over half of the batch each."""
@@ -344,7 +369,7 @@ def test_average_follows_the_recurrence(tmp_path: Path) -> None:
     expected = net.head.weight.detach().clone()
     trainer = loop.Trainer(Fabric(accelerator="cpu"), r, net, data.Crops(pairs, 8, 4, seed=0))
     for i in range(3):
-        trainer.step(i, 1e-2)
+        trainer.step(i, 1e-2, 0.0)
         expected = 0.75 * expected + 0.25 * net.head.weight.detach()
     torch.testing.assert_close(trainer.average.head.weight, expected)
 
@@ -364,7 +389,7 @@ def test_step_is_adam_on_the_mean_loss() -> None:
     adam = torch.optim.Adam(twin.parameters(), 1e-2, betas=(0.9, 0.999), eps=1e-8)
     total = 0.0
     for i in range(2):
-        trainer.step(i, 1e-2)
+        trainer.step(i, 1e-2, 0.0)
         lr, hr = crops(torch.tensor(i))
         loss = (twin(lr) - hr).abs().mean()
         adam.zero_grad()

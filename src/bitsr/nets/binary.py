@@ -4,7 +4,8 @@ A binarizer is a function ``x -> {-1, +1}`` (times an optional scale) with a sur
 Every binarizer here maps 0 to +1, as the engine does (``torch.sign`` maps 0 to 0: never use it bare).
 
 To add one: write the function with forward, gradient and source in its docstring, and put it into
-``ACTIVATIONS`` or ``WEIGHTS``. ``tests/test_binary.py`` checks every entry against ``GRADIENTS``.
+``ACTIVATIONS`` or ``WEIGHTS`` (and into ``ANNEALED`` if its gradient follows the training's progress).
+``tests/test_binary.py`` checks every entry against ``GRADIENTS``.
 """
 
 from __future__ import annotations
@@ -38,14 +39,15 @@ class _SignIdentity(torch.autograd.Function):
 
 class _SignClip(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, width: float, height: float) -> Tensor:
         ctx.save_for_backward(x)
+        ctx.width, ctx.height = width, height
         return _sign(x)
 
     @staticmethod
-    def backward(ctx, g: Tensor) -> Tensor:
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return g * (x.abs() <= 1).to(g.dtype)
+        return (x.abs() <= ctx.width).to(g.dtype).mul_(ctx.height).mul_(g), None, None
 
 
 class _SignTriangle(torch.autograd.Function):
@@ -58,6 +60,43 @@ class _SignTriangle(torch.autograd.Function):
     def backward(ctx, g: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return x.abs().mul_(-2).add_(2).clamp_(min=0).to(g.dtype).mul_(g)
+
+
+class _SignLongTail(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _sign(x)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        size = x.abs()
+        return (2 - 4 * size).clamp_(min=0.4).mul_((size <= 1).to(x.dtype)).to(g.dtype).mul_(g)
+
+
+class _SignEDE(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, progress: Tensor) -> Tensor:
+        ctx.save_for_backward(x, progress)
+        return _sign(x)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None]:
+        x, progress = ctx.saved_tensors
+        t = 1e-3 * 1e4**progress
+        slope = (x * t.to(x.dtype)).tanh_().square_().neg_().add_(1)
+        return slope.mul_(t.clamp(min=1).to(x.dtype)).to(g.dtype).mul_(g), None
+
+
+def _through(x: Tensor, value: Tensor) -> Tensor:
+    """``value``, exactly; the gradient goes straight to x."""
+    return value + (x - x.detach())
+
+
+def rounded(x: Tensor) -> Tensor:
+    """x rounded, halves upwards as in the engine; gradient g (STE)."""
+    return _through(x, (x + 0.5).floor().detach())
 
 
 def sign_identity(x: Tensor) -> Tensor:
@@ -73,7 +112,15 @@ def sign_clip(x: Tensor) -> Tensor:
 
     Source: Courbariaux et al. 2016 (BNN); XNOR-Net.
     """
-    return _SignClip.apply(x)
+    return _SignClip.apply(x, 1.0, 1.0)
+
+
+def sign_step(x: Tensor) -> Tensor:
+    """sign(x); gradient 2 g * 1{|x| <= 1/2}: 2 a - 1 of the bit a = round(clip(x + 1/2, 0, 1)) with STE.
+
+    Source: Zhou et al. 2016 (DoReFa-Net, arXiv 1606.06160), with k = 1; its x is ours + 1/2.
+    """
+    return _SignClip.apply(x, 0.5, 2.0)
 
 
 def sign_triangle(x: Tensor) -> Tensor:
@@ -84,13 +131,73 @@ def sign_triangle(x: Tensor) -> Tensor:
     return _SignTriangle.apply(x)
 
 
-def sign_mean(w: Tensor) -> Tensor:
-    """sign(w) * mean|w| per filter; gradient g * 1{|w| <= 1}, the scale is detached.
+def sign_ede(x: Tensor, progress: Tensor | None = None) -> Tensor:
+    """sign(x); gradient g * k t (1 - tanh(t x)^2) (error decay estimator, EDE).
 
-    w: (Cout, Cin, k, k). Source: Rastegari et al. 2016 (XNOR-Net), as used by BBCU.
+    t = 10^(-3 + 4 progress), k = max(1/t, 1): nearly the identity at first, nearly the sign's own at the end.
+    progress: () in [0, 1], how far the training is; None: 1. Source: Qin et al. 2020 (IR-Net, arXiv 1909.10788);
+    the range of t is the released ResNet-20 trainer's.
     """
-    scale = w.detach().abs().mean(dim=tuple(range(1, w.dim())), keepdim=True)
-    return sign_clip(w) * scale
+    return _SignEDE.apply(x, torch.ones((), device=x.device) if progress is None else progress)
+
+
+def _mean(w: Tensor) -> Tensor:
+    """mean|w| per filter, detached: (Cout, 1, 1, 1)."""
+    return w.detach().abs().mean(dim=tuple(range(1, w.dim())), keepdim=True)
+
+
+def sign_mean(w: Tensor) -> Tensor:
+    """sign(w) * a, a = mean|w| per filter; gradient g * a * 1{|w| <= 1} (magnitude-aware).
+
+    w: (Cout, Cin, k, k), as below. Source: Liu et al. 2018 (Bi-Real Net); Rastegari et al. 2016
+    (XNOR-Net) without the gradient through its scale.
+    """
+    return sign_clip(w) * _mean(w)
+
+
+def sign_mean_clip(w: Tensor) -> Tensor:
+    """sign(w) * mean|w| per filter; gradient g * 1{|w| <= 1}, without the scale.
+
+    Source: the released code of ReActNet and of BBCU (arXiv 2210.00405).
+    """
+    return _through(w.clamp(-1, 1), _sign(w.detach()) * _mean(w))
+
+
+def sign_mean_long(w: Tensor) -> Tensor:
+    """sign(w) * a, a = mean|w| per filter; gradient g * a * e(w), the long-tailed estimator.
+
+    e(w) = 2 - 4|w| for |w| <= 0.4, 0.4 up to |w| = 1, 0 beyond. Source: Xu and Cheung 2019 (arXiv 1909.11366), as
+    named by BTM (Jiang et al. 2021). Uncertain: BTM shows it as a figure only; the scale is taken as detached.
+    """
+    return _SignLongTail.apply(w) * _mean(w)
+
+
+def sign_xnor(w: Tensor) -> Tensor:
+    """sign(w) * a, a = mean|w| per filter; gradient g * (1/n + a * 1{|w| <= 1}), n the weights of a filter.
+
+    Source: Rastegari et al. 2016 (XNOR-Net, arXiv 1603.05279), section 3.1; the 1/n stands for the gradient through a,
+    element by element as printed there.
+    """
+    return _through(w / w[0].numel(), sign_mean(w))
+
+
+def sign_layer(w: Tensor) -> Tensor:
+    """sign(w) * E|w| with one scale a layer; gradient g (identity STE past the scale too).
+
+    Source: Zhou et al. 2016 (DoReFa-Net, arXiv 1606.06160), section 2.3.
+    """
+    return _through(w, _sign(w.detach()) * w.detach().abs().mean())
+
+
+def libra(w: Tensor, progress: Tensor | None = None) -> Tensor:
+    """sign(v) * 2^s, v = (w - mean) / std per filter, s = round(log2 mean|v|); gradient: EDE's at v, times 2^s,
+    through the standardisation.
+
+    progress: as for ``sign_ede``. Source: Qin et al. 2020 (IR-Net), section 3.2 (Libra parameter binarization).
+    """
+    over = tuple(range(1, w.dim()))
+    v = (w - w.mean(dim=over, keepdim=True)) / w.std(dim=over, keepdim=True)
+    return sign_ede(v, progress) * torch.exp2(_mean(v).log2().round())
 
 
 def identity(x: Tensor) -> Tensor:
@@ -98,12 +205,14 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
-Binarizer = Callable[[Tensor], Tensor]
+Binarizer = Callable[..., Tensor]
 
 ACTIVATIONS: dict[str, Binarizer] = {
     "identity": sign_identity,
     "clip": sign_clip,
+    "step": sign_step,
     "triangle": sign_triangle,
+    "ede": sign_ede,
     "float": identity,
 }
 WEIGHTS: dict[str, Binarizer] = {
@@ -111,17 +220,24 @@ WEIGHTS: dict[str, Binarizer] = {
     "clip": sign_clip,
     "triangle": sign_triangle,
     "mean": sign_mean,
+    "mean-clip": sign_mean_clip,
+    "mean-long": sign_mean_long,
+    "xnor": sign_xnor,
+    "layer": sign_layer,
+    "libra": libra,
     "float": identity,
 }
+ANNEALED: set[Binarizer] = {sign_ede, libra}
+"""Those that take the training's progress, a tensor () in [0, 1], as a second argument."""
 
 
-class BinaryConv2d(nn.Conv2d):
-    """k x k convolution of binarized input with binarized weights, zero padding after the sign.
+class QuantConv2d(nn.Conv2d):
+    """k x k convolution of quantised input with quantised weights: what the conv classes of all methods share.
 
-    Shapes: (N, Cin, H, W) -> (N, Cout, H, W); stride 1; ``padding = k // 2``. Taps outside the picture
-    count nothing, so border sums have fewer terms (design: the contract).
+    Shapes: (N, Cin, H, W) -> (N, Cout, H, W); stride 1; ``padding = k // 2``, zeros after the quantiser: taps outside
+    the picture count nothing, so border sums have fewer terms (design: the contract).
 
-    act, weight: names in ``ACTIVATIONS`` and ``WEIGHTS``; ``"float"`` switches that side's binarization off.
+    act, weight_mode: how each side is quantised; ``"float"`` switches it off.
     """
 
     def __init__(self, cin: int, cout: int, k: int = 3, *, act: str, weight: str, bias: bool = False) -> None:
@@ -135,33 +251,57 @@ class BinaryConv2d(nn.Conv2d):
         if not what:
             self.act = "float"
 
+    def quantised(self, x: Tensor) -> Tensor:
+        """The input that the convolution computes with."""
+        raise NotImplementedError
+
+    def quantised_weight(self) -> Tensor:
+        """The weights that it computes with, (Cout, Cin, k, k)."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
-        w = WEIGHTS[self.weight_mode](self.weight)
-        return F.conv2d(ACTIVATIONS[self.act](x), w, self.bias, padding=self.padding)
+        return F.conv2d(self.quantised(x), self.quantised_weight(), self.bias, padding=self.padding)
 
 
-class WeightBinaryConv2d(nn.Conv2d):
+class BinaryConv2d(QuantConv2d):
+    """A convolution of binarized input with binarized weights (W1A1).
+
+    act, weight: names in ``ACTIVATIONS`` and ``WEIGHTS``. ``progress`` is a buffer that the training loop keeps at how
+    far it is, 0 to 1, for the binarizers that are annealed.
+    """
+
+    progress: Tensor
+
+    def __init__(self, cin: int, cout: int, k: int = 3, *, act: str, weight: str, bias: bool = False) -> None:
+        super().__init__(cin, cout, k, act=act, weight=weight, bias=bias)
+        self.register_buffer("progress", torch.zeros(()), persistent=False)
+
+    def _binarized(self, f: Binarizer, x: Tensor) -> Tensor:
+        return f(x, self.progress) if f in ANNEALED else f(x)
+
+    def quantised(self, x: Tensor) -> Tensor:
+        return self._binarized(ACTIVATIONS[self.act], x)
+
+    def quantised_weight(self) -> Tensor:
+        return self._binarized(WEIGHTS[self.weight_mode], self.weight)
+
+
+class WeightBinaryConv2d(QuantConv2d):
     """k x k convolution with weights scale * sign(w), one learned scale a filter, and float activations (W1A32).
 
-    Shapes as ``BinaryConv2d``. Gradients: of w clipped straight-through, g * scale * 1{|w| <= 1}; of scale as written.
+    Gradients: of w clipped straight-through, g * scale * 1{|w| <= 1}; of scale as written.
     ``scale`` starts at mean|w| of each filter. Source: Ma et al. 2018 (arXiv 1812.06378): "a learnable weight for
     each binary filter"; the gradient of w is not given there: XNOR-Net's without its 1/n term is taken.
     """
 
     def __init__(self, cin: int, cout: int, k: int = 3, *, bias: bool = False) -> None:
-        super().__init__(cin, cout, k, padding=k // 2, bias=bias)
+        super().__init__(cin, cout, k, act="float", weight="clip", bias=bias)
         self.scale = nn.Parameter(self.weight.detach().abs().mean(dim=(1, 2, 3)))
-        self.weight_mode = "clip"
 
-    def binarize(self, what: bool | str) -> None:
-        """As ``BinaryConv2d.binarize``; there are no activations to binarize."""
-        if what is not True:
-            self.weight_mode = "float"
+    def quantised(self, x: Tensor) -> Tensor:
+        return x
 
     def quantised_weight(self) -> Tensor:
         """scale * sign(w), or w itself in the float twin."""
         w = WEIGHTS[self.weight_mode](self.weight)
         return w if self.weight_mode == "float" else w * self.scale.view(-1, 1, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.quantised_weight(), self.bias, padding=self.padding)

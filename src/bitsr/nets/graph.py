@@ -7,7 +7,7 @@ Names are the tensors' prefixes in that file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -99,6 +99,13 @@ class Eager:
         The mean is over the whole picture; down and up are 1x1 convolutions.
         """
         return x * torch.sigmoid(up(F.leaky_relu(down(x.mean(dim=(2, 3), keepdim=True)), slope)))
+
+    def beyond(self, f: Callable[..., Tensor], x: Tensor, *args: Any) -> Tensor:
+        """f(x, *args), for what the engine has no operation for; the result has the shape of x.
+
+        args: other values, and the modules or parameters that f uses.
+        """
+        return f(x, *args)
 
     def concat(self, parts: Sequence[Tensor]) -> Tensor:
         """Channels one after another. Packed: only binary convolutions may read it."""

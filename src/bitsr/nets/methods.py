@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .binary import ACTIVATIONS, WEIGHTS, BinaryConv2d, WeightBinaryConv2d
+from .binary import ACTIVATIONS, WEIGHTS, BinaryConv2d, QuantConv2d, WeightBinaryConv2d, rounded, sign_layer
 from .graph import Activation
 
 
@@ -36,11 +37,11 @@ class Unit(nn.Module):
     """One binarized k x k convolution, cin -> cout, in a method's dress.
 
     ``skips`` says where the method has its full-precision skips: "conv", over each convolution, or "block", over the
-    two of a residual block. ``packs``: "" if the engine runs it, else why not.
+    two of a residual block. ``packs``: "" if the engine runs it, else why not: the unit then uses ``g.beyond``.
     """
 
     skips: ClassVar[str] = "conv"
-    packs: ClassVar[str] = ""
+    packs: str = ""
 
     def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
         """The unit's walk. skip: what is added to its result, None for nothing. act: whether the activation that
@@ -50,6 +51,12 @@ class Unit(nn.Module):
     def over(self, x: Any) -> Any:
         """x for a method whose skips go over each convolution, else None: the skip of a unit outside of blocks."""
         return x if self.skips == "conv" else None
+
+    def block(self, second: Unit, g: Any, x: Any, name: str) -> Any:
+        """The walk of a residual block of this unit and a second one of its kind: the activation between them, none
+        after."""
+        y = self.build(g, x, f"{name}.unit1", skip=self.over(x))
+        return second.build(g, y, f"{name}.unit2", skip=y if self.skips == "conv" else x, act=False)
 
 
 class E2FIF(Unit):
@@ -108,6 +115,197 @@ class BNN(Unit):
         return g.bconv(name, self.conv, x, bn=self.bn, skip=skip)
 
 
+class XNOR(Unit):
+    """bn(K * conv(sign(x), a sign(w))), one skip over two; a = mean|w| per filter.
+
+    K: |x|, averaged over channels and the k x k neighbourhood: a scale of its own for each pixel. Activations: gradient
+    g * 1{|x| <= 1}; weights: ``binary.sign_xnor``. maps: False leaves K out, which packs. Source: Rastegari et al. 2016
+    (XNOR-Net, arXiv 1603.05279). There batch norm stands before the sign; here after the convolution, as in the
+    other methods. Uncertain: the gradient through K (taken as written); the authors' code leaves K out, and
+    centres and clamps the weights, which the paper has not.
+    """
+
+    skips = "block"
+
+    def __init__(self, cin: int, cout: int, k: int = 3, *, maps: bool = True) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(cin, cout, k, act="clip", weight="xnor")
+        self.bn = nn.BatchNorm2d(cout)
+        self.maps = maps
+        if maps:
+            self.packs = (
+                "XNOR-Net scales each pixel by the size of its input (options = { maps = false } packs)"
+            )
+
+    def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
+        if not self.maps:
+            return g.bconv(name, self.conv, x, bn=self.bn, skip=skip)
+        y = g.bconv(name, self.conv, x)
+        if self.conv.act != "float":
+            y = g.beyond(self.scaled, y, x)
+        return g.beyond(normalised, y, self.bn, *(() if skip is None else (skip,)))
+
+    def scaled(self, y: Tensor, x: Tensor) -> Tensor:
+        """y * K(x)."""
+        k = self.conv.kernel_size[0]
+        return y * F.avg_pool2d(x.abs().mean(dim=1, keepdim=True), k, stride=1, padding=k // 2)
+
+
+def normalised(y: Tensor, bn: nn.Module, skip: Tensor | None = None) -> Tensor:
+    """bn(y) + skip."""
+    y = bn(y)
+    return y if skip is None else y + skip
+
+
+class DoReFaConv2d(QuantConv2d):
+    """Weights and activations of a few bits each, after DoReFa-Net; see ``DoReFa``."""
+
+    def __init__(self, cin: int, cout: int, k: int, *, act_bits: int, weight_bits: int) -> None:
+        super().__init__(cin, cout, k, act="dorefa", weight="dorefa")
+        self.act_levels, self.weight_levels = 2**act_bits - 1, 2**weight_bits - 1
+
+    def quantised(self, x: Tensor) -> Tensor:
+        return x if self.act == "float" else rounded(x.clamp(0, 1) * self.act_levels) / self.act_levels
+
+    def quantised_weight(self) -> Tensor:
+        w, n = self.weight, self.weight_levels
+        if self.weight_mode == "float":
+            return w
+        if n == 1:
+            return sign_layer(w)
+        w = w.tanh()
+        return rounded((w / w.abs().max() + 1) * (n / 2)) * (2 / n) - 1
+
+
+class DoReFa(Unit):
+    """bn(conv(A(x), W(w))), one skip over two: k bits for activations and weights.
+
+    A(x) = q(clip(x, 0, 1)), q(v) = round((2^k - 1) v) / (2^k - 1) with gradient g; W(w) = sign(w) E|w|, one scale a
+    layer, gradient g, for one bit; else 2 q(tanh(w) / (2 max|tanh(w)|) + 1/2) - 1. Source: Zhou et al. 2016
+    (DoReFa-Net, arXiv 1606.06160), without its quantised gradients.
+
+    With one bit each, A is (1 + sign(x - 1/2)) / 2: batch norm cancels that 1 and 2, so the net is one of signs with a
+    threshold, and packs. Only the border differs: the padding is then 1/2, between both values, and not 0.
+    """
+
+    skips = "block"
+
+    def __init__(self, cin: int, cout: int, k: int = 3, *, act_bits: int = 1, weight_bits: int = 1) -> None:
+        super().__init__()
+        if not (1 <= act_bits <= 8 and 1 <= weight_bits <= 8):
+            raise ValueError("act_bits and weight_bits must be 1 to 8")
+        self.signs = act_bits == weight_bits == 1
+        if self.signs:
+            self.conv: QuantConv2d = BinaryConv2d(cin, cout, k, act="step", weight="layer")
+        else:
+            self.conv = DoReFaConv2d(cin, cout, k, act_bits=act_bits, weight_bits=weight_bits)
+            self.packs = (
+                "DoReFa with more than one bit clips activations to [0, 1], for which there is no operation"
+            )
+        self.bn = nn.BatchNorm2d(cout)
+        self.register_buffer("threshold", torch.full((cin,), 0.5), persistent=False)
+
+    def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
+        threshold = self.threshold if self.signs else None
+        return g.bconv(name, self.conv, x, bn=self.bn, threshold=threshold, skip=skip)
+
+
+class BiReal(Unit):
+    """bn(conv(sign(x), a sign(w))) + skip, no other activation; a = mean|w| per filter.
+
+    Activations: gradient g * max(0, 2 - 2|x|); weights: g * a * 1{|w| <= 1} (magnitude-aware). Source: Liu et al. 2018
+    (Bi-Real Net, arXiv 1808.00278). Its last epoch, with weights of +-1 and batch norm trained anew, is what packing
+    does exactly, so it is left out, and so is its pretraining with clip.
+    """
+
+    def __init__(self, cin: int, cout: int, k: int = 3) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(cin, cout, k, act="triangle", weight="mean")
+        self.bn = nn.BatchNorm2d(cout)
+
+    def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
+        return g.bconv(name, self.conv, x, bn=self.bn, skip=skip)
+
+
+class IRNet(Unit):
+    """bn(conv(sign(x), 2^s sign(v))) + skip; v = (w - mean) / std per filter, s = round(log2 mean|v|).
+
+    Both gradients are EDE's, which sharpens with the training's progress (``binary.sign_ede``, ``binary.libra``).
+    Source: Qin et al. 2020 (IR-Net, arXiv 1909.10788) and its released code. That has a HardTanh after each skip, which
+    would clip the residual stream of a regression: it is left out. Uncertain: how the comparisons in
+    super-resolution placed its skips.
+    """
+
+    def __init__(self, cin: int, cout: int, k: int = 3) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(cin, cout, k, act="ede", weight="libra")
+        self.bn = nn.BatchNorm2d(cout)
+
+    def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
+        return g.bconv(name, self.conv, x, bn=self.bn, skip=skip)
+
+
+class ReActNet(Unit):
+    """rprelu(bn(conv(sign(x - threshold), a sign(w))) + skip); a = mean|w| per filter.
+
+    Thresholds (RSign) and RPReLU are learned per channel; RPReLU stands after the skip, in the residual stream, after
+    both convolutions of a block. Activations: gradient g * max(0, 2 - 2|x|); weights: g * 1{|w| <= 1}, as the
+    released code has it. Source: Liu et al. 2020 (ReActNet, arXiv 2003.03488), without its distributional loss and
+    two-step training (``binary = "activations"`` is the first step).
+    """
+
+    def __init__(self, cin: int, cout: int, k: int = 3) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.zeros(cin))
+        self.conv = BinaryConv2d(cin, cout, k, act="triangle", weight="mean-clip")
+        self.bn = nn.BatchNorm2d(cout)
+        self.after = RPReLU(cout)
+
+    def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
+        after = self.after.triple()
+        return g.bconv(name, self.conv, x, bn=self.bn, threshold=self.threshold, skip=skip, act=after)
+
+
+class BTM(Unit):
+    """prelu(conv(sign(x), a sign(w))), one skip over two, no batch norm; a = mean|w| per filter.
+
+    Weights start Xavier-uniform. Activations: gradient g * max(0, 2 - 2|x|); weights: ``binary.sign_mean_long``. The
+    paper divides the input by the standard deviation of the training pictures, about 60 levels: net.gain = 0.017 in
+    the recipe. Source: Jiang et al. 2021 ("Training BNN without BN", AAAI), its BTM alone: no multi-branch block,
+    no distillation. PReLU has a slope a channel, held in [-1, 1]. Uncertain: the weights' estimator (a figure).
+    """
+
+    skips = "block"
+
+    def __init__(self, cin: int, cout: int, k: int = 3) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(cin, cout, k, act="triangle", weight="mean-long")
+        nn.init.xavier_uniform_(self.conv.weight)
+        self.slope = nn.Parameter(torch.full((cout,), 0.25))
+
+    def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
+        return g.bconv(name, self.conv, x, inner=self.slope.clamp(-1, 1), skip=skip)
+
+
+class BBCU(Unit):
+    """rprelu(conv(sign(x - threshold), a sign(w))) + skip, no batch norm; a = mean|w| per filter.
+
+    Activations: gradient g * max(0, 2 - 2|x|); weights: g * 1{|w| <= 1}. Residual alignment, the factor k that brings
+    the stream to the size of the convolutions' results, is ``net.gain`` of the recipe: the paper's k = 130 n / 64 for
+    n channels and input in [0, 1] is gain = 0.51 n / 64 for ours in [0, 255]. Source: Xia et al. 2023 (BBCU, arXiv
+    2210.00405) and its released code.
+    """
+
+    def __init__(self, cin: int, cout: int, k: int = 3) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.zeros(cin))
+        self.conv = BinaryConv2d(cin, cout, k, act="triangle", weight="mean-clip")
+        self.inner = RPReLU(cout)
+
+    def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
+        return g.bconv(name, self.conv, x, threshold=self.threshold, inner=self.inner.triple(), skip=skip)
+
+
 class Plain(Unit):
     """conv(sign(x), sign(w)) + bias, with E2FIF's binarizers and nothing around it.
 
@@ -149,6 +347,13 @@ METHODS: dict[str, type[Unit]] = {
     "bnn": BNN,
     "ma": Ma,
     "plain": Plain,
+    "xnor": XNOR,
+    "dorefa": DoReFa,
+    "bireal": BiReal,
+    "irnet": IRNet,
+    "reactnet": ReActNet,
+    "btm": BTM,
+    "bbcu": BBCU,
 }
 
 MakeUnit = Callable[..., Unit]
@@ -167,7 +372,7 @@ def units(
 
     binary: True; False for the float twin; "activations" for the first stage of two-stage training.
     act, weight: binarizers (names in ``ACTIVATIONS``, ``WEIGHTS``) in place of the method's own.
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name, and (when a unit is made) for binarizers that the method cannot exchange.
     """
     for name, table in ((method, METHODS), (act or "clip", ACTIVATIONS), (weight or "clip", WEIGHTS)):
         if name not in table:
@@ -176,19 +381,29 @@ def units(
     def make(cin: int, cout: int, k: int = 3) -> Unit:
         unit = METHODS[method](cin, cout, k, **(options or {}))
         for conv in unit.modules():
-            if isinstance(conv, WeightBinaryConv2d):
+            if not isinstance(conv, QuantConv2d):
+                continue
+            if isinstance(conv, BinaryConv2d):
+                conv.act = act or conv.act
+            elif act:
+                raise ValueError(f"the activations of {method!r} take no other binarizer")
+            if isinstance(conv, (BinaryConv2d, WeightBinaryConv2d)):
                 conv.weight_mode = weight or conv.weight_mode
-                conv.binarize(binary)
-            elif isinstance(conv, BinaryConv2d):
-                conv.act, conv.weight_mode = act or conv.act, weight or conv.weight_mode
-                conv.binarize(binary)
+            elif weight:
+                raise ValueError(f"the weights of {method!r} take no other binarizer")
+            conv.binarize(binary)
         return unit
 
     return make
 
 
+def unpackable(net: nn.Module) -> str:
+    """Why a net's method does not pack, in its own words; "" if it does."""
+    return next((unit.packs for unit in net.modules() if isinstance(unit, Unit) and unit.packs), "")
+
+
 class Block(nn.Module):
-    """Residual block of two units, C -> C: activation after the first, none after the second."""
+    """Residual block of two units, C -> C, which ``Unit.block`` walks."""
 
     def __init__(self, make: MakeUnit, channels: int) -> None:
         super().__init__()
@@ -196,6 +411,4 @@ class Block(nn.Module):
         self.unit2 = make(channels, channels)
 
     def build(self, g: Any, x: Any, name: str) -> Any:
-        y = self.unit1.build(g, x, f"{name}.unit1", skip=self.unit1.over(x))
-        second = y if self.unit2.skips == "conv" else x
-        return self.unit2.build(g, y, f"{name}.unit2", skip=second, act=False)
+        return self.unit1.block(self.unit2, g, x, name)

@@ -83,15 +83,29 @@ def _half(latent: Tensor) -> Tensor:
     return torch.where(half == 0, torch.where(latent < 0, -tiny, tiny), half)
 
 
+@torch.no_grad()
+def _halves(module: nn.Module) -> bool:
+    """Whether a module is a binary convolution that computes the same after ``_half``: it need not, where its weights
+    are centred before the sign or their scale is rounded."""
+    if not isinstance(module, BinaryConv2d):
+        return False
+    before = module.quantised_weight()
+    module.weight.copy_(_half(module.weight))
+    after = module.quantised_weight()
+    return torch.equal(after < 0, before < 0) and torch.allclose(after, before, rtol=1e-3, atol=1e-6)
+
+
 def export_latent(path: Path, content: Mapping[str, Any]) -> None:
     """Write the net of ``content`` (as in best.pt) as safetensors: latent weights float16, the rest float32.
 
     Only the weights of ``BinaryConv2d`` are halved: batch norm's variances can exceed the range of float16,
-    and head and tail are small. No weight changes its sign, so the binary net is the same bit for bit.
+    and head and tail are small. No weight changes its sign, so the binary net is the same bit for bit; where the
+    method's signs are not those of the latent weights, and would change, these stay float32.
     """
     recipe = recipes.parse(content["recipe"], str(path))
     net = recipes.build(recipe, recipe.stages[content["stage"]])
-    halved = {f"{name}.weight" for name, module in net.named_modules() if isinstance(module, BinaryConv2d)}
+    net.load_state_dict(content["net"])
+    halved = {f"{name}.weight" for name, module in net.named_modules() if _halves(module)}
     state = {k: (_half(v) if k in halved else v).contiguous().cpu() for k, v in content["net"].items()}
     facts = {key: json.dumps(content[key]) for key in ("recipe", "stage", "iteration", "psnr")}
     write_atomic(path, lambda part: part.write_bytes(to_bytes(state, {"format": "bitsr-latent 1", **facts})))

@@ -6,8 +6,8 @@ device will do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, inf
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..counting import Layer, count, report
 from ..nets.binary import BinaryConv2d, WeightBinaryConv2d
 from ..nets.graph import Net
+from ..nets.methods import unpackable
 from ..source import kind
 
 
@@ -94,6 +95,13 @@ class Layers:
         self._layer(f"{name}.up", up, Size(down.out_channels), once=True)
         return Size(x.channels, x.rate, inf)
 
+    def beyond(self, f: Callable[..., Tensor], x: Size, *args: Any) -> Size:
+        """It counts as no MAC; its parameters are the last convolution's."""
+        self.rows[-1] = replace(
+            self.rows[-1], others=self.rows[-1].others + sum(t.numel() for t in _tensors(args))
+        )
+        return Size(x.channels, x.rate, max([x.radius, *(v.radius for v in args if isinstance(v, Size))]))
+
     def concat(self, parts: Sequence[Size]) -> Size:
         return Size(sum(x.channels for x in parts), parts[0].rate, max(x.radius for x in parts))
 
@@ -164,4 +172,6 @@ def describe(source: str) -> str:
     lines.append(
         f"- size, 1 bit a binary weight and 32 any other parameter: {count(rows).bytes_1_32:,} bytes"
     )
+    if reason := unpackable(net):
+        lines.append(f"- does not pack: {reason}")
     return "\n".join(lines) + "\n" + report(rows, radius)

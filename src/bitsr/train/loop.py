@@ -209,7 +209,8 @@ def over_devices(fabric: Fabric, x: Tensor, op: str) -> float:
 class Trainer:
     """One stage's net, optimiser and step on the device.
 
-    ``step(iteration, lr)`` runs one iteration; ``loss_sum`` gathers its loss on the device.
+    ``step(iteration, lr, progress)`` runs one iteration; ``loss_sum`` gathers its loss on the device. Modules with a
+    buffer ``progress`` find in it how far the stage is, from 0 to 1.
     """
 
     def __init__(self, fabric: Fabric, recipe: Recipe, net: nn.Module, crops: data.Crops) -> None:
@@ -220,6 +221,12 @@ class Trainer:
             raise TrainError("train.graph works with one device only")
         self.fabric, self.crops, self.loss = fabric, crops, LOSSES[t.loss]
         self.net: nn.Module = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.progress = torch.zeros((), device=device)
+        for (
+            module
+        ) in self.net.modules():  # one tensor for all: one write an iteration, seen by a captured step
+            if "progress" in module._buffers:
+                module.progress = self.progress
         self.average = copy.deepcopy(self.net).requires_grad_(False) if t.ema else None
         # a captured step reads lr from a tensor, so that the schedule can change it
         lr: float | Tensor = torch.zeros((), device=device) if self.graph else 0.0
@@ -234,8 +241,9 @@ class Trainer:
         self.loss_sum = torch.zeros((), device=device)
         self._step = Graphed(self._eager, adam) if self.graph else self._eager
 
-    def step(self, iteration: int, lr: float) -> None:
+    def step(self, iteration: int, lr: float, progress: float) -> None:
         self.iteration.fill_(iteration)
+        self.progress.fill_(progress)
         if isinstance(self.lr, Tensor):
             self.lr.fill_(lr)
         else:
@@ -400,7 +408,7 @@ class _Run:
         timed = 0
         while self.iteration < end:
             lr = self.recipe.rate(stage, self.iteration - begin)
-            trainer.step(self.iteration, lr)
+            trainer.step(self.iteration, lr, (self.iteration - begin) / stage.iterations)
             self.iteration += 1
             self.count += 1
             timed += 1

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..folders import data_folder
-from ..nets.binary import WEIGHTS, BinaryConv2d, WeightBinaryConv2d
+from ..nets.binary import BinaryConv2d, WeightBinaryConv2d
 from ..nets.graph import Activation, Eager, Net, activate
+from ..nets.methods import unpackable
 from ..packed import Op, Packed
 from . import data
 from .checkpoint import load_net
@@ -176,6 +177,9 @@ class _Range:
         self._see(f"{name}.hidden", down(x.tensor.mean(dim=(2, 3), keepdim=True)))
         return self._joined(self._eager.attend(name, down, up, slope, x.tensor), x, np.zeros(1))
 
+    def beyond(self, f: Callable[..., Tensor], x: _Value, *args: Any) -> _Value:
+        raise PackError(f"the engine has no operation for {f.__name__}")
+
     def concat(self, parts: Sequence[_Value]) -> _Value:
         return _Value(self._eager.concat([p.tensor for p in parts]), np.concatenate([p.nodes for p in parts]))
 
@@ -241,7 +245,7 @@ def _signs(name: str, conv: BinaryConv2d) -> NDArray[np.float64]:
     """The size of a binary convolution's weights, (Cout,)."""
     if "float" in (conv.act, conv.weight_mode):
         raise PackError(f"{name} is not binary: only W1A1 convolutions are packed")
-    size = np.abs(_numpy(WEIGHTS[conv.weight_mode](conv.weight))).reshape(conv.out_channels, -1)
+    size = np.abs(_numpy(conv.quantised_weight())).reshape(conv.out_channels, -1)
     if not np.allclose(size, size.max(axis=1, keepdims=True), rtol=1e-4):
         raise PackError(f"{name}: its weights are not one size a filter")
     return size.max(axis=1)
@@ -362,10 +366,11 @@ class _Emit:
         return self._emit("conv", (x,), name, unit, shift=shift, **edge)
 
     def _sign(self, name: str, x: str, threshold: NDArray[np.float64] | None) -> str:
+        # A threshold that no value reaches may lie far beyond int16.
         q = (
             np.zeros(0, np.int16)
             if threshold is None
-            else _int16(threshold / self._units[x], f"{name}.threshold")
+            else _int16(np.clip(threshold / self._units[x], -32767, 32767), f"{name}.threshold")
         )
         if not q.any():
             name, q = "", q[:0]
@@ -405,7 +410,7 @@ class _Emit:
         scale, bias = _folded(conv, _signs(name, conv), bn)
         shift = _shift(conv)
         bits = self._bits(name, x, None if threshold is None else _numpy(threshold))
-        self.tensors[f"{name}.weight"] = pack_signs(_numpy(conv.weight))
+        self.tensors[f"{name}.weight"] = pack_signs(_numpy(conv.quantised_weight()))
         unit = next(self._walk)
         self._epilogue(name, scale * 2.0**-shift, bias, unit, inner, act)
         return self._emit("bconv", (bits, skip) if skip else (bits,), name, unit, shift=shift)
@@ -532,6 +537,8 @@ def pack(
         raise PackError("packing needs at least one calibration picture")
     if net.mean != 127.5:
         raise PackError("the engine's luma is centred on 127.5")
+    if reason := unpackable(net):
+        raise PackError(reason)
     net = net.eval().float().cpu()
     seen = _Range(1 / (LUMA * net.span))
     for y in calibration:
