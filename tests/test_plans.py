@@ -3,7 +3,9 @@ no small file makes it take absurd memory."""
 
 from __future__ import annotations
 
-import resource
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ from bitsr import reference
 from bitsr.engine import Engine, EngineError, isas
 from bitsr.packed import Op, Packed
 
+HERE = Path(__file__).parent
+
 
 def resident() -> int:
     """Bytes of memory that this process has in use now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def graph(seed: int) -> Packed:
@@ -100,17 +104,27 @@ def test_any_graph_equals_the_reference(part):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def grown(blocks: int, h: int, w: int) -> int:
+    """Bytes by which a stream of ``attention(blocks=blocks)`` makes the process larger."""
+    engine = Engine(attention(0, blocks=blocks), threads=1)
+    before = resident()
+    with engine.stream(h, w):
+        return resident() - before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_attention_reuses_the_memory_of_whole_pictures():
     """The high-water mark of a deep net is that of a shallow one: a whole picture each for the blocks' two readers."""
     h, w = 200, 300
 
-    def grown(blocks: int) -> int:
-        engine = Engine(attention(0, blocks=blocks), threads=1)
-        before = resident()
-        with engine.stream(h, w):
-            return resident() - before
+    def fresh(blocks: int) -> int:  # a process that has freed nothing yet, whose memory a stream could take
+        code = f"from test_plans import grown; print(grown({blocks}, {h}, {w}))"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
 
-    shallow, deep = grown(3), grown(24)
+    shallow, deep = fresh(3), fresh(24)
     picture = h * w * 128
     assert deep - shallow < 2 * picture
     assert shallow > picture
