@@ -4,7 +4,7 @@ from math import inf
 
 import numpy as np
 import pytest
-from random_nets import attention
+from random_nets import Maker, attention
 
 from bitsr.counting import Layer, count, describe, packed_layers, packed_radius, table
 from bitsr.engine import Engine
@@ -100,3 +100,19 @@ def test_describe():
     assert f"{2 * 24 * 24 * 9:,} of 1 bit" in text
     assert text.endswith(table(packed_layers(net)))
     assert text.count("\n| unit") == 2
+
+
+def test_int8_convolutions():
+    """One-bit weights are told apart but cost full MACs; each tensor, also of a shared quant, counts once."""
+    m = Maker(0)
+    q = m.quant(m.conv("lr", 1, 24, 3, 12), 24)
+    x = m.qconv(q, 24, 24, 5, 1)
+    net = m.end(m.qconv(q, 24, 24, 3, 8, x), 24, 2)
+    _, ones, wide, _ = layers = packed_layers(net)
+    assert ones.weight_only and not ones.binary and ones.macs == 24 * 24 * 25
+    assert not wide.one_bit and wide.macs == 24 * 24 * 9
+    assert (ones.others, wide.others) == (3 * 24, 2 * 24)
+    assert sum(x.bytes for x in layers) == sum(t.nbytes for t in net.tensors.values())
+    total = count(layers)
+    assert total.binary_weights == total.weight_only_macs == ones.macs and total.binary_macs == 0
+    assert packed_radius(net) == 4  # head 1, the 5x5 2 (the 3x3 lies beside it and adds to it), tail 1
