@@ -115,7 +115,7 @@ def test_attention_reuses_the_memory_of_whole_pictures():
     h, w = 200, 300
 
     def fresh(blocks: int) -> int:  # a process that has freed nothing yet, whose memory a stream could take
-        path = [os.path.abspath(place) for place in sys.path]
+        path = [str(Path(place).resolve()) for place in sys.path]
         code = (
             f"import sys; sys.path = {path}; from test_plans import grown; print(grown({blocks}, {h}, {w}))"
         )
