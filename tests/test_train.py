@@ -419,3 +419,14 @@ def test_training_needs_no_engine() -> None:
     env = {**os.environ, "PYTHONPATH": str(SRC)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr
+
+
+def test_latents_are_halved_with_their_signs() -> None:
+    """4 bits of mantissa, no weight on the other side of zero, none at zero: sign(0) is +1."""
+    x = torch.cat([torch.tensor([0.0, -0.0, 1e-9, -1e-9, 1e6, -1e6]), torch.randn(5000) * 0.05])
+    half = checkpoint._half(x)
+    assert half.dtype == torch.float16 and half.isfinite().all() and (half != 0).all()
+    assert torch.equal(half < 0, x < 0)
+    usual = (x.abs() > 1e-3) & (x.abs() < 6e4)
+    assert ((half.float() - x).abs() <= x.abs() / 31)[usual].all()
+    assert len(half[usual].abs().view(torch.int16).remainder(64).unique()) == 1

@@ -18,6 +18,8 @@ from .engine import Engine
 from .packed import Packed
 
 ZOO = Path(__file__).parent / "zoo"
+DEFAULTS = ("house-srresnet", "e2fif-srresnet")
+"""Where no net is named; the better one first."""
 # SR pixels of a strip are kept near this size; a few such arrays are alive at a time.
 _STRIP_BYTES = 8 << 20
 
@@ -55,11 +57,14 @@ def find(net: str | Path, folder: str | Path = ZOO) -> Path:
 def choose(
     net: str | Path | None, scale: int | None, *, folder: str | Path = ZOO, threads: int | None = None
 ) -> Upscaler:
-    """The Upscaler of a net, or of a scale (its house net, e2fif-srresnet-xN; default x4), or of both.
+    """The Upscaler of a net, or of a scale (the first of ``DEFAULTS`` that the folder has; default x4), or of both.
 
     Raises as ``load``, and ValueError where the net upscales by another factor.
     """
-    upscaler = load(find(net or f"e2fif-srresnet-x{scale or 4}", folder), threads=threads)
+    if net is None:
+        names = [f"{name}-x{scale or 4}" for name in DEFAULTS]
+        net = next((name for name in names if (Path(folder) / f"{name}.bsr").is_file()), names[-1])
+    upscaler = load(find(net, folder), threads=threads)
     if scale not in (None, upscaler.scale):
         raise ValueError(f"{upscaler.name} upscales x{upscaler.scale}, not x{scale}")
     return upscaler
