@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from bitsr.nets.msrresnet import BINARIZED, MSRResNet, bilinear  # noqa: E402
 from bitsr.nets.rcan import RCAN, VARIANTS, WIRINGS  # noqa: E402
 from bitsr.nets.rdn import RDN  # noqa: E402
 from bitsr.nets.srresnet import SRResNet  # noqa: E402
@@ -117,6 +118,58 @@ def test_rdn(variant: str) -> None:
     same(net, net.tail(F.pixel_shuffle(conv(net.up[0], z), 2)), x)
 
 
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (2, 5), (7, 9)])
+def test_bilinear_is_interpolate(scale: int, h: int, w: int) -> None:
+    """Borders included; in float64, so that only roundings differ."""
+    x = picture(h, w).double()
+    expected = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+    base = bilinear(scale)
+    assert not base.weight.requires_grad
+    tolerance = 1e-5 if scale == 3 else 1e-12  # thirds are rounded
+    torch.testing.assert_close(
+        F.pixel_shuffle(base.double()(x), scale), expected, rtol=tolerance, atol=tolerance
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("binarized", BINARIZED)
+def test_msrresnet(binarized: str, scale: int) -> None:
+    """Against BasicSR's walk, with BBCU's units, in [0, 1] times k, less the mean that the base carries through."""
+    torch.manual_seed(0)
+    net = settled(MSRResNet(scale, 8, 2, binarized=binarized, k=90.0))
+    for p in net.parameters():  # not the tenth it starts with
+        if p.requires_grad:
+            p += torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())) * 0.1
+
+    def unit(u: nn.Module, x: Tensor) -> Tensor:
+        signs = torch.where(x - u.threshold.view(1, -1, 1, 1) < 0, -1.0, 1.0)
+        size = u.conv.weight.abs().mean((1, 2, 3), keepdim=True)
+        y = F.conv2d(signs, torch.where(u.conv.weight < 0, -size, size), padding=1)
+        r = [v.view(1, -1, 1, 1) for v in u.inner.triple()]
+        y = y - r[0]
+        return torch.where(y < 0, y * r[1], y) + r[2]
+
+    x = picture()
+    lr = (x - 127.5) / 255 * 90
+    y = F.leaky_relu(net.head(lr), 0.1)
+    for block in net.body:
+        if binarized == "none":
+            y = y + block.conv2(F.relu(block.conv1(y)))
+        else:
+            y = unit(block.unit1, y) + y
+            y = unit(block.unit2, y) + y
+    for up, s in zip(net.up, steps(scale), strict=True):
+        if binarized == "all":
+            y = F.pixel_shuffle(unit(up, y), s) + F.interpolate(y, scale_factor=s, mode="nearest")
+        else:
+            y = F.leaky_relu(F.pixel_shuffle(up(y), s), 0.1)
+    y = F.leaky_relu(unit(net.hr, y) + y if binarized == "all" else net.hr(y), 0.1)
+    base = F.interpolate(lr, scale_factor=scale, mode="bilinear", align_corners=False)
+    same(net, (net.tail(y) + base) / 90 * 255, x)
+
+
 def test_published_sizes() -> None:
     """Binary weights of the nets as published: 10 x (5 x 2 + 1) convolutions; dense blocks of growing width."""
     body = 64 * 64
@@ -136,6 +189,9 @@ def test_published_sizes() -> None:
         (lambda: RCAN(groups=0), "at least 1"),
         (lambda: RDN(variant="best"), "unknown variant"),
         (lambda: RDN(convs=0), "at least 1"),
+        (lambda: MSRResNet(binarized="tail"), "unknown binarized 'tail'"),
+        (lambda: MSRResNet(binarized="all", method="bnn"), "'slope', not 'bnn'"),
+        (lambda: MSRResNet(k=0.0), "k above 0"),
         (lambda: SRResNet(tail="none"), "unknown tail 'none'"),
         (lambda: SRResNet(method="none"), "unknown 'none'"),
     ],

@@ -96,7 +96,12 @@ class Packed:
     @property
     def scale(self) -> int:
         """SR pixels an LR pixel, each way."""
-        return int(np.prod([op.attrs.get("scale", 1) for op in self.ops if op.kind == "shuffle"]))
+        rates = {"lr": 1}  # there may be branches
+        for op in self.ops:
+            rates[op.out] = rates.get(op.inputs[0], 1) * (
+                op.attrs.get("scale", 1) if op.kind == "shuffle" else 1
+            )
+        return rates.get("sr", 1)
 
     def to_bytes(self) -> bytes:
         from safetensors.numpy import save

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import nn
 
 from .lapsrn import LapSRN
+from .msrresnet import MSRResNet
 from .rcan import RCAN
 from .rdn import RDN
 from .small import ESPCN, FSRCNN
@@ -21,6 +22,7 @@ NETS: dict[str, type[nn.Module]] = {
     "edsr": EDSR,
     "rcan": RCAN,
     "rdn": RDN,
+    "msrresnet": MSRResNet,
     "fsrcnn": FSRCNN,
     "espcn": ESPCN,
     "ledig-srresnet": LedigSRResNet,

@@ -290,20 +290,23 @@ class BTM(Unit):
 class BBCU(Unit):
     """rprelu(conv(sign(x - threshold), a sign(w))) + skip, no batch norm; a = mean|w| per filter.
 
-    Activations: gradient g * max(0, 2 - 2|x|); weights: g * 1{|w| <= 1}. Residual alignment, the factor k that brings
-    the stream to the size of the convolutions' results, is ``net.gain`` of the recipe: the paper's k = 130 n / 64 for
-    n channels and input in [0, 1] is gain = 0.51 n / 64 for ours in [0, 255]. Source: Xia et al. 2023 (BBCU, arXiv
-    2210.00405) and its released code.
+    slope: of a LeakyReLU after the skip, which one convolution of its own backbone has (``MSRResNet``). Activations:
+    gradient g * max(0, 2 - 2|x|); weights: g * 1{|w| <= 1}. Residual alignment, the factor k that brings the stream
+    to the size of the convolutions' results, is ``net.gain`` of the recipe: the paper's k = 130 n / 64 for n channels
+    and input in [0, 1] is gain = 0.51 n / 64 for ours in [0, 255]; ``MSRResNet`` has k itself. Source: Xia et al. 2023
+    (BBCU, arXiv 2210.00405) and its released code.
     """
 
-    def __init__(self, cin: int, cout: int, k: int = 3) -> None:
+    def __init__(self, cin: int, cout: int, k: int = 3, *, slope: float | None = None) -> None:
         super().__init__()
         self.threshold = nn.Parameter(torch.zeros(cin))
         self.conv = BinaryConv2d(cin, cout, k, act="triangle", weight="mean-clip")
         self.inner = RPReLU(cout)
+        self.slope = slope
 
     def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
-        return g.bconv(name, self.conv, x, threshold=self.threshold, inner=self.inner.triple(), skip=skip)
+        inner, after = self.inner.triple(), self.slope if act else None
+        return g.bconv(name, self.conv, x, threshold=self.threshold, inner=inner, skip=skip, act=after)
 
 
 class Plain(Unit):

@@ -1,0 +1,135 @@
+"""MSRResNet, SRResNet without batch norm, as BBCU binarizes it (arXiv 2210.00405; read from the released code)."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from .graph import Net
+from .methods import METHODS, Block, Unit, units
+from .tails import steps
+
+BINARIZED = ("none", "body", "all")
+SLOPE = 0.1
+
+
+def bilinear(scale: int) -> nn.Conv2d:
+    """The fixed 3x3 convolution 1 -> scale^2 that, shuffled, is bilinear upsampling with half-pixel centres.
+
+    Equal to ``F.interpolate(mode="bilinear", align_corners=False)``, which reads the nearest pixel beyond the edge.
+    """
+    offset = (
+        torch.arange(scale, dtype=torch.float64) + 0.5
+    ) / scale - 0.5  # of an SR pixel from its LR pixel
+    taps = torch.stack([(-offset).clamp(min=0), 1 - offset.abs(), offset.clamp(min=0)], dim=1)
+    conv = nn.Conv2d(1, scale * scale, 3, padding=1, padding_mode="replicate", bias=False)
+    weight = (taps[:, None, :, None] * taps[None, :, None, :]).reshape(scale * scale, 1, 3, 3)
+    conv.weight = nn.Parameter(weight.float(), requires_grad=False)
+    return conv
+
+
+class FloatBlock(nn.Module):
+    """Convolution, ReLU, convolution, and a skip over both."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def build(self, g: Any, x: Any, name: str) -> Any:
+        y = g.qconv(f"{name}.conv1", self.conv1, x, act=0.0)
+        return g.qconv(f"{name}.conv2", self.conv2, y, skip=x)
+
+
+class MSRResNet(Net):
+    """16 blocks of 64 channels, an upsampler in steps of 2 (or one of 3), a convolution at the size of the SR, and a
+    tail, to which the bilinearly upsampled LR is added.
+
+    head: float 3x3, 1 -> C, LeakyReLU(0.1); no skip over the body. binarized, what is binary:
+
+        "none"   nothing: the published SRResNet. Float 3x3, shuffle, LeakyReLU for each step; float 3x3, LeakyReLU
+        "body"   the two convolutions of each block: BBCU-L with method "bbcu"
+        "all"    also the upsampler (unit C -> C * s^2 with each channel of its input, repeated, as its skip, then the
+                 shuffle) and the unit at the size of the SR, followed by LeakyReLU: BBCU-M. The method must have an
+                 option "slope" for that: of those published only BBCU goes so far.
+
+    k: residual alignment. Y is centred and divided by 255 / k before the head, and multiplied by it at the end, so that
+    the stream is of the size of the convolutions' results. The paper's 130 * C / 64 is for input in [0, 1].
+
+    The published net takes and gives RGB in [0, 1]; this one Y in [0, 255], as all nets here, and subtracts 127.5,
+    which the bilinear base carries through. Float convolutions inside pack with 8-bit weights and activations
+    (``qconv``), head and tail with 16: they make what is added to the base, and their rounding is 1 % of that.
+
+    Input and output: (N, 1, h, w) -> (N, 1, scale*h, scale*w), Y in [0, 255].
+
+    method, options, binary, act, weight: see ``methods.units``. Raises ValueError for a size below 1, an unknown name
+    or a method that does not fit ``binarized``.
+    """
+
+    def __init__(
+        self,
+        scale: int = 4,
+        channels: int = 64,
+        blocks: int = 16,
+        *,
+        binarized: str = "body",
+        method: str = "bbcu",
+        options: dict[str, Any] | None = None,
+        binary: bool | str = True,
+        act: str | None = None,
+        weight: str | None = None,
+        k: float = 130.0,
+    ) -> None:
+        super().__init__()
+        if scale < 1 or channels < 1 or blocks < 1 or not k > 0:
+            raise ValueError("scale, channels and blocks must be at least 1, k above 0")
+        if binarized not in BINARIZED:
+            raise ValueError(f"unknown binarized {binarized!r}; known: {', '.join(BINARIZED)}")
+        self.scale, self.span = scale, 255 / k
+        self.factors = steps(scale)
+        make = units(method, options, binary=binary, act=act, weight=weight)
+        self.head = nn.Conv2d(1, channels, 3, padding=1)
+        self.body = nn.ModuleList(
+            FloatBlock(channels) if binarized == "none" else Block(make, channels) for _ in range(blocks)
+        )
+        if binarized == "all":
+            if "slope" not in inspect.signature(METHODS[method]).parameters:
+                raise ValueError(f"binarized = 'all' wants a method with an option 'slope', not {method!r}")
+            last = units(method, {**(options or {}), "slope": SLOPE}, binary=binary, act=act, weight=weight)
+            self.up = nn.ModuleList(make(channels, channels * s * s) for s in self.factors)
+            self.hr: nn.Module = last(channels, channels)
+        else:
+            self.up = nn.ModuleList(nn.Conv2d(channels, channels * s * s, 3, padding=1) for s in self.factors)
+            self.hr = nn.Conv2d(channels, channels, 3, padding=1)
+        self.tail = nn.Conv2d(channels, 1, 3, padding=1)
+        for part in (self.head, self.up, self.hr, self.tail, *(self.body if binarized == "none" else ())):
+            for conv in part.modules():
+                if isinstance(conv, nn.Conv2d):  # as released: Kaiming, then a tenth of it
+                    nn.init.kaiming_normal_(conv.weight)
+                    with torch.no_grad():
+                        conv.weight *= 0.1
+                    if conv.bias is not None:
+                        nn.init.zeros_(conv.bias)
+        self.base = bilinear(scale)
+
+    def build(self, g: Any, x: Any) -> Any:
+        lr = x
+        x = g.conv("head", self.head, lr, act=SLOPE)
+        for i, block in enumerate(self.body):
+            x = block.build(g, x, f"body.{i}")  # type: ignore[operator]
+        for i, (up, s) in enumerate(zip(self.up, self.factors, strict=True)):
+            if isinstance(up, Unit):
+                skip = None if up.over(x) is None else g.repeat(x, s * s)
+                x = up.build(g, x, f"up.{i}", skip=skip, act=False)
+            else:
+                x = g.qconv(f"up.{i}", up, x, act=SLOPE)
+            x = g.shuffle(x, s)
+        if isinstance(self.hr, Unit):
+            x = self.hr.build(g, x, "hr", skip=self.hr.over(x))
+        else:
+            x = g.qconv("hr", self.hr, x, act=SLOPE)
+        x = g.conv("tail", self.tail, x)
+        return g.add(x, g.shuffle(g.conv("base", self.base, lr), self.scale))
