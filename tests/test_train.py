@@ -22,6 +22,7 @@ from torch import nn  # noqa: E402
 
 from bitsr.folders import data_folder  # noqa: E402
 from bitsr.metrics import psnr, to_8bit  # noqa: E402
+from bitsr.nets.srresnet import SRResNet  # noqa: E402
 from bitsr.train import checkpoint, data, loop, recipe  # noqa: E402
 from bitsr.train.checkpoint import CheckpointError  # noqa: E402
 from bitsr.train.loop import TrainError, train  # noqa: E402
@@ -260,6 +261,17 @@ def test_faults_are_named(tmp_path: Path, pictures: Path) -> None:
             train(make(), tmp_path / "d", device="cuda")
     with pytest.raises(FileNotFoundError):
         train(make(train__init_from=str(tmp_path / "absent.pt")), tmp_path / "e", device="cpu")
+
+
+def test_patterns_leave_parameters_fresh() -> None:
+    """A house net from one of E2FIF: all that both have is taken, thresholds and RPReLU are not."""
+    plain, house = (SRResNet(2, channels=4, blocks=1, method=m) for m in ("e2fif", "house"))
+    checkpoint.initialise(house, plain.state_dict(), ["*.threshold", "*.inner.*"], "plain")
+    assert torch.equal(
+        house.state_dict()["body.0.unit2.conv.weight"], plain.state_dict()["body.0.unit2.conv.weight"]
+    )
+    with pytest.raises(CheckpointError, match=r"plain: has no body\.0\.unit1\.threshold"):
+        checkpoint.initialise(house, plain.state_dict(), ["*.inner.*"], "plain")
 
 
 @pytest.mark.parametrize("loss", ["l1", "mse", "charbonnier"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -153,14 +154,18 @@ def load_net(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def initialise(net: nn.Module, state: Mapping[str, Tensor], skip: Sequence[str], name: str) -> None:
-    """Copy ``state`` into ``net``; keys that start with an entry of ``skip`` stay as they are.
+    """Copy ``state`` into ``net``; keys that start with an entry of ``skip``, or match it (``*.inner.*``), stay.
 
     Every other key must be there with its shape, and none may be left over: CheckpointError names the first.
     """
     own = net.state_dict()
-    chosen = {k: v for k, v in state.items() if not k.startswith(tuple(skip))}
+
+    def left(key: str) -> bool:
+        return any(key.startswith(entry) or fnmatchcase(key, entry) for entry in skip)
+
+    chosen = {k: v for k, v in state.items() if not left(k)}
     for key, value in own.items():
-        if key.startswith(tuple(skip)):
+        if left(key):
             continue
         if key not in chosen:
             raise CheckpointError(f"{name}: has no {key} (train.init_skip leaves parameters fresh)")

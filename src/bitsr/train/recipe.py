@@ -136,7 +136,8 @@ class Train(_Section):
     init_from: str = ""
     """Checkpoint (.pt or .safetensors) whose net the run starts from."""
     init_skip: list[str] = []
-    """Parameters whose name starts with one of these are left fresh: ["tail"] starts another scale."""
+    """Parameters whose name starts with one of these, or matches it, are left fresh: ["tail"] starts another scale,
+    ["*.threshold", "*.inner.*"] a house net from one of E2FIF."""
 
     max_minutes: NonNegativeFloat = 0.0
     """Stop with a checkpoint after so much wall-clock time; 0: never. The schedule keeps to iterations."""
