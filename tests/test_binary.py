@@ -47,6 +47,7 @@ def libra_gradient(w: Tensor, g: Tensor) -> Tensor:
 GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sign_identity": lambda x, g: g,
     "sign_clip": lambda x, g: g * (x.abs() <= 1),
+    "sign_half": lambda x, g: g * ((x + 0.5 >= 0) & (x + 0.5 <= 1)),
     "sign_step": lambda x, g: g * 2 * ((x + 0.5 >= 0) & (x + 0.5 <= 1)),
     "sign_triangle": lambda x, g: g * (2 - 2 * x.abs()).clamp(min=0),
     "sign_ede": lambda x, g: g * ede(x),

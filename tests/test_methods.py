@@ -14,8 +14,9 @@ from torch.nn import functional as F  # noqa: E402
 
 from bitsr.counting import count  # noqa: E402
 from bitsr.engine import Engine  # noqa: E402
+from bitsr.nets.binary import sign_mean  # noqa: E402
 from bitsr.nets.graph import EAGER  # noqa: E402
-from bitsr.nets.methods import METHODS, Unit, units  # noqa: E402
+from bitsr.nets.methods import METHODS, Block, Unit, units  # noqa: E402
 from bitsr.nets.srresnet import SRResNet  # noqa: E402
 from bitsr.train.count import layers  # noqa: E402
 from bitsr.train.pack import LUMA, PackError, pack  # noqa: E402
@@ -23,6 +24,8 @@ from bitsr.train.pack import LUMA, PackError, pack  # noqa: E402
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "xnor": [{}, {"maps": False}],
     "dorefa": [{}, {"act_bits": 2}, {"act_bits": 3, "weight_bits": 2}],
+    "abc": [{}, {"weights": 1, "activations": 2}],
+    "pams": [{}, {"bits": 2}],
 }
 CASES = [(name, options) for name in METHODS for options in OPTIONS.get(name, [{}])]
 
@@ -66,7 +69,7 @@ def test_trains_in_bfloat16(name: str, options: dict[str, Any]) -> None:
     """Every parameter of every method gets a finite gradient, and some of it is not zero."""
     net = SRResNet(2, 8, 1, method=name, options=options).train()
     with torch.autocast("cpu", torch.bfloat16):
-        sr = net(torch.from_numpy(scene(12, 13)).float()[None, None])
+        sr = net(torch.from_numpy(np.stack([scene(12, 13), 0.7 * scene(12, 13)])).float()[:, None])
     sr.square().mean().backward()
     for key, p in net.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), key
@@ -75,8 +78,10 @@ def test_trains_in_bfloat16(name: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_packs_or_says_why(name: str, options: dict[str, Any]) -> None:
     """Two blocks through the engine agree with the float simulation, or the reason is given."""
-    net = stirred(SRResNet(2, 64, 1, method=name, options=options))
     y = scene(29, 31)
+    net = SRResNet(2, 64, 1, method=name, options=options).train()
+    net(torch.from_numpy(y).float()[None, None])  # for what the first batch sets
+    net = stirred(net)
     if reason := unit(name, **options).packs:
         with pytest.raises(PackError) as error:
             pack(net, [y], name)
@@ -104,7 +109,7 @@ def test_float_twin(name: str, options: dict[str, Any]) -> None:
         torch.testing.assert_close(at[2] - at[0], 2 * (at[1] - at[0]), rtol=1e-3, atol=1e-9)
         assert (at[1] - at[0]).any()
         moved = half.build(EAGER, x * 1.001, "u") - half.build(EAGER, x, "u")
-        assert moved.abs().max() < 1e-9 or name in ("xnor", "ma") or options  # these see sizes
+        assert moved.abs().max() < 1e-9 or name in ("xnor", "ma", "scales") or options  # these see sizes
 
 
 def test_exchanged_binarizers() -> None:
@@ -203,5 +208,80 @@ def test_counts(name: str, options: dict[str, Any]) -> None:
     net = SRResNet(2, 8, 1, method=name, options=options)
     rows, radius = layers(net)
     total = count(rows)
-    owned = total.binary_weights + total.other_params
-    assert owned == sum(p.numel() for p in net.parameters()) and radius == 4
+    assert radius == (float("inf") if name == "scales" else 4)
+    if name == "abc":
+        assert total.binary_macs == 2 * 8 * 8 * 9 * options.get("weights", 3) * options.get("activations", 3)
+    else:
+        owned = total.binary_weights + total.other_params
+        assert owned == sum(p.numel() for p in net.parameters())
+
+
+def test_abc_weights_are_the_least_squares_sum() -> None:
+    """Against a solver; the sum of its parts is the convolution; the gradient is the sum of the scales."""
+    u = stirred(unit("abc", weights=3, activations=2))
+    conv, x = u.conv, torch.randn(1, 5, 6, 7)
+    w = conv.weight.detach()
+    bases = torch.stack([signs(w - w.mean() + offset * w.std()) for offset in (-1, 0, 1)])
+    best = torch.linalg.lstsq(bases.flatten(1).T, w.flatten()[:, None]).solution[:, 0]
+    got = conv.quantised_weight()
+    torch.testing.assert_close(got.detach(), (best.view(-1, 1, 1, 1, 1) * bases).sum(0), rtol=1e-3, atol=1e-4)
+    got.sum().backward()
+    torch.testing.assert_close(conv.weight.grad, best.sum().expand_as(w), rtol=1e-3, atol=1e-4)
+    assert (got.detach() - w).square().mean() < 0.5 * (sign_mean(w) - w).square().mean()
+    parts = sum(F.conv2d(signs(x - t), w, padding=1) for t, w in conv.parts())
+    torch.testing.assert_close(conv(x), parts, rtol=1e-3, atol=1e-4)
+
+
+def test_bam_accumulates_over_the_block() -> None:
+    block = stirred(Block(units("bam"), 5))
+    one, two = block.unit1, block.unit2
+    x = torch.randn(1, 5, 6, 7)
+
+    def weights(w: Tensor, of: Tensor) -> Tensor:
+        v = (w - w.mean((1, 2, 3), keepdim=True)) / w.std((1, 2, 3), keepdim=True)
+        return signs(v) * of.abs().mean((1, 2, 3), keepdim=True)
+
+    def spread(x: Tensor) -> Tensor:
+        return x * x.abs().mean(1, keepdim=True)
+
+    w1, w2 = one.conv.weight.detach(), two.conv.weight.detach()
+    y = one.bn(F.conv2d(signs(one.norm(spread(x))), weights(w1, w1), padding=1))
+    a = signs(two.norm(spread(y) + two.beta * spread(x)))
+    expected = two.bn(F.conv2d(a, weights(w2 + two.conv.alpha * w1, w2), padding=1)) + x
+    torch.testing.assert_close(block.build(EAGER, x, "b"), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scales_follow_the_input() -> None:
+    u, x = unit("scales"), torch.randn(2, 5, 6, 7)
+    mlp = u.out(F.relu(u.hidden(x.mean((2, 3), keepdim=True))))
+    w = u.conv.weight.detach()
+    y = F.conv2d(signs(x + mlp[:, :5]), signs(w) * w.abs().mean((1, 2, 3), keepdim=True), padding=1)
+    y = y * torch.sigmoid(u.spatial(x)) * torch.sigmoid(mlp[:, 5:]) + x
+    torch.testing.assert_close(u.build(EAGER, x, "u", skip=x, act=False), y)
+
+
+def test_pams_quantises_to_its_learned_range() -> None:
+    """Levels, the first batch's range, and PACT's gradients."""
+    conv = unit("pams").conv
+    x = torch.randn(4, 5, 6, 7)
+    conv.train()(x)
+    start = x.abs().amax((1, 2, 3)).mean()
+    torch.testing.assert_close(conv.start, start)
+    conv(3 * x)
+    assert torch.equal(conv.start, start)
+    conv.factor.data.fill_(0.5)
+    top = start / 2
+    leaf, g = x.clone().requires_grad_(), torch.randn(x.shape)
+    q = conv.quantised(leaf)
+    torch.testing.assert_close(q, (x.clamp(-top, top) * 7 / top).round() * top / 7)
+    q.backward(g)
+    torch.testing.assert_close(leaf.grad, g * (x.abs() < top))
+    torch.testing.assert_close(conv.factor.grad, start * (g * x.sign() * (x.abs() >= top)).sum())
+    levels = conv.quantised_weight().detach() * 7 / conv.weight.detach().abs().max()
+    torch.testing.assert_close(levels, levels.round())
+    assert levels.abs().max().round() == 7
+
+
+def test_pams_untrained_does_not_pack() -> None:
+    with pytest.raises(PackError, match="largest activation has not been trained"):
+        pack(SRResNet(2, 8, 1, method="pams").eval(), [scene(12, 12)], "pams")

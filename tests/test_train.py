@@ -192,6 +192,16 @@ def test_progress_reaches_the_binarizers(tmp_path: Path) -> None:
         assert read == [progress] * 2
 
 
+def test_the_average_has_the_buffers_that_no_batch_norm_owns(tmp_path: Path) -> None:
+    """PAMS keeps the range of the first batch in one."""
+    train(
+        make(net__args={"channels": 8, "blocks": 1, "method": "pams"}, train__ema=0.5), tmp_path, device="cpu"
+    )
+    best, last = (checkpoint.load(tmp_path / f"{name}.pt")["net"] for name in ("best", "last"))
+    starts = [k for k in last if k.endswith(".start")]
+    assert len(starts) == 2 and all(torch.equal(best[k], last[k]) and last[k] > 0 for k in starts)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs gloo")
 def test_two_devices_share_a_batch(tmp_path: Path) -> None:
     """DDP over two processes: the losses of one, but for batch norm over half of the batch each."""

@@ -47,7 +47,8 @@ class _SignClip(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return (x.abs() <= ctx.width).to(g.dtype).mul_(ctx.height).mul_(g), None, None
+        inside = (x.abs() <= ctx.width).to(g.dtype).mul_(g)
+        return inside if ctx.height == 1 else inside.mul_(ctx.height), None, None
 
 
 class _SignTriangle(torch.autograd.Function):
@@ -115,6 +116,14 @@ def sign_clip(x: Tensor) -> Tensor:
     return _SignClip.apply(x, 1.0, 1.0)
 
 
+def sign_half(x: Tensor) -> Tensor:
+    """sign(x); gradient g * 1{|x| <= 1/2}.
+
+    Source: Lin et al. 2017 (ABC-Net, arXiv 1711.11294), section 3.2; its x is ours + 1/2, a bit clipped to [0, 1].
+    """
+    return _SignClip.apply(x, 0.5, 1.0)
+
+
 def sign_step(x: Tensor) -> Tensor:
     """sign(x); gradient 2 g * 1{|x| <= 1/2}: 2 a - 1 of the bit a = round(clip(x + 1/2, 0, 1)) with STE.
 
@@ -141,9 +150,15 @@ def sign_ede(x: Tensor, progress: Tensor | None = None) -> Tensor:
     return _SignEDE.apply(x, torch.ones((), device=x.device) if progress is None else progress)
 
 
-def _mean(w: Tensor) -> Tensor:
+def mean_size(w: Tensor) -> Tensor:
     """mean|w| per filter, detached: (Cout, 1, 1, 1)."""
     return w.detach().abs().mean(dim=tuple(range(1, w.dim())), keepdim=True)
+
+
+def standardised(w: Tensor) -> Tensor:
+    """(w - mean) / std of each filter."""
+    over = tuple(range(1, w.dim()))
+    return (w - w.mean(dim=over, keepdim=True)) / w.std(dim=over, keepdim=True)
 
 
 def sign_mean(w: Tensor) -> Tensor:
@@ -152,7 +167,7 @@ def sign_mean(w: Tensor) -> Tensor:
     w: (Cout, Cin, k, k), as below. Source: Liu et al. 2018 (Bi-Real Net); Rastegari et al. 2016
     (XNOR-Net) without the gradient through its scale.
     """
-    return sign_clip(w) * _mean(w)
+    return sign_clip(w) * mean_size(w)
 
 
 def sign_mean_clip(w: Tensor) -> Tensor:
@@ -160,7 +175,7 @@ def sign_mean_clip(w: Tensor) -> Tensor:
 
     Source: the released code of ReActNet and of BBCU (arXiv 2210.00405).
     """
-    return _through(w.clamp(-1, 1), _sign(w.detach()) * _mean(w))
+    return _through(w.clamp(-1, 1), _sign(w.detach()) * mean_size(w))
 
 
 def sign_mean_long(w: Tensor) -> Tensor:
@@ -169,7 +184,7 @@ def sign_mean_long(w: Tensor) -> Tensor:
     e(w) = 2 - 4|w| for |w| <= 0.4, 0.4 up to |w| = 1, 0 beyond. Source: Xu and Cheung 2019 (arXiv 1909.11366), as
     named by BTM (Jiang et al. 2021). Uncertain: BTM shows it as a figure only; the scale is taken as detached.
     """
-    return _SignLongTail.apply(w) * _mean(w)
+    return _SignLongTail.apply(w) * mean_size(w)
 
 
 def sign_xnor(w: Tensor) -> Tensor:
@@ -195,9 +210,8 @@ def libra(w: Tensor, progress: Tensor | None = None) -> Tensor:
 
     progress: as for ``sign_ede``. Source: Qin et al. 2020 (IR-Net), section 3.2 (Libra parameter binarization).
     """
-    over = tuple(range(1, w.dim()))
-    v = (w - w.mean(dim=over, keepdim=True)) / w.std(dim=over, keepdim=True)
-    return sign_ede(v, progress) * torch.exp2(_mean(v).log2().round())
+    v = standardised(w)
+    return sign_ede(v, progress) * torch.exp2(mean_size(v).log2().round())
 
 
 def identity(x: Tensor) -> Tensor:
@@ -210,6 +224,7 @@ Binarizer = Callable[..., Tensor]
 ACTIVATIONS: dict[str, Binarizer] = {
     "identity": sign_identity,
     "clip": sign_clip,
+    "half": sign_half,
     "step": sign_step,
     "triangle": sign_triangle,
     "ede": sign_ede,
@@ -284,6 +299,124 @@ class BinaryConv2d(QuantConv2d):
 
     def quantised_weight(self) -> Tensor:
         return self._binarized(WEIGHTS[self.weight_mode], self.weight)
+
+
+class BasesConv2d(QuantConv2d):
+    """A convolution that is a sum of binary ones: N activation bases times M weight bases (ABC-Net).
+
+    Input: sum_n beta_n sign(x - t_n), t_n a threshold, both learned; gradient of each sign as ``sign_half``. Weights:
+    sum_m a_m B_m, B_m = sign(w - mean + u_m std) over the whole layer, u_m evenly in [-1, 1], a the least squares
+    solution of w = sum a_m B_m, held fixed in the gradient: that of w is g * sum a_m (STE). Both sums are taken before
+    the one convolution that training needs. Source: Lin et al. 2017 (arXiv 1711.11294), sections 3.1 and 3.2; t_n
+    is their 1/2 - v_n. They start at beta = 1 / N and t evenly in [-1/2, 1/2] here; the paper does not say.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, cin: int, cout: int, k: int = 3, *, weights: int, activations: int) -> None:
+        super().__init__(cin, cout, k, act="bases", weight="bases")
+        self.register_buffer("offsets", _evenly(weights), persistent=False)
+        self.threshold = nn.Parameter(_evenly(activations) / 2)
+        self.beta = nn.Parameter(torch.full((activations,), 1 / activations))
+
+    def quantised(self, x: Tensor) -> Tensor:
+        if self.act == "float":
+            return x
+        terms = zip(self.beta.to(x.dtype), self.threshold.to(x.dtype), strict=True)
+        return torch.stack([b * sign_half(x - t) for b, t in terms]).sum(0)
+
+    def weight_bases(self) -> tuple[Tensor, Tensor]:
+        """(a, B): (M,) and (M, Cout, Cin, k, k) of +-1, without gradient."""
+        w = self.weight.detach()
+        bases = _sign(w - w.mean() + self.offsets.view(-1, 1, 1, 1, 1) * w.std())
+        flat, n = bases.flatten(1), w.numel()
+        # Bases may coincide, where the weights are few; then the smallest of the solutions is wanted.
+        gram = (flat[:, None] * flat).sum(-1) / n + 1e-6 * torch.eye(len(flat), device=w.device)
+        return torch.linalg.solve_ex(gram, (flat * w.flatten()).sum(-1) / n)[0], bases
+
+    def quantised_weight(self) -> Tensor:
+        if self.weight_mode == "float":
+            return self.weight
+        scale, bases = self.weight_bases()
+        value = (scale.view(-1, 1, 1, 1, 1) * bases).sum(0)
+        return _through(self.weight * scale.sum(), value)
+
+    def parts(self) -> list[tuple[Tensor, Tensor]]:
+        """(threshold (), weights (Cout, Cin, k, k)) of the M N binary convolutions that it is the sum of."""
+        scale, bases = self.weight_bases()
+        return [
+            (t, b * a * basis)
+            for t, b in zip(self.threshold, self.beta, strict=True)
+            for a, basis in zip(scale, bases, strict=True)
+        ]
+
+
+def _evenly(n: int) -> Tensor:
+    """n numbers evenly in [-1, 1]."""
+    return torch.linspace(-1, 1, n) if n > 1 else torch.zeros(n)
+
+
+class _ClipRound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, top: Tensor, levels: int) -> Tensor:
+        ctx.save_for_backward(x, top)
+        step = top / levels
+        return (x / step).add_(0.5).floor_().clamp_(-levels, levels).mul_(step).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, top = ctx.saved_tensors
+        outside = (x.abs() >= top).to(g.dtype)
+        clipped = g * outside
+        return g - clipped, (clipped * x.sign()).sum(dtype=top.dtype).view(top.shape), None
+
+
+def clip_round(x: Tensor, top: Tensor, levels: int) -> Tensor:
+    """x clipped to [-top, top] and rounded to multiples of top / levels; top is ().
+
+    Gradients: of x, g * 1{|x| < top}; of top, the sum of g * sign(x) * 1{|x| >= top}. Source: Li et al. 2020 (PAMS,
+    arXiv 2011.04212), after PACT (Choi et al. 2018).
+    """
+    return _ClipRound.apply(x, top, levels)
+
+
+class PAMSConv2d(QuantConv2d):
+    """A convolution with weights and activations of a few bits: symmetric, with a learned largest activation.
+
+    levels: 2^(bits - 1) - 1. Activations: ``clip_round`` at ``top`` = start * factor; ``factor`` is learned from 1,
+    ``start`` is a buffer that the first training batch sets to the mean of its pictures' largest |x| (the paper takes
+    the average over the first epoch). Weights: multiples of max|w| / levels, rounded, gradient g (STE).
+    """
+
+    start: Tensor
+
+    def __init__(self, cin: int, cout: int, k: int = 3, *, bits: int, bias: bool = False) -> None:
+        super().__init__(cin, cout, k, act="pams", weight="pams", bias=bias)
+        self.levels = 2 ** (bits - 1) - 1
+        self.factor = nn.Parameter(torch.ones(()))
+        self.register_buffer("start", torch.zeros(()))
+
+    def top(self) -> Tensor:
+        """The largest activation, (); next to zero before training."""
+        return (self.start * self.factor).clamp(min=1e-6)
+
+    def quantised(self, x: Tensor) -> Tensor:
+        if self.act == "float":
+            return x
+        if self.training:
+            with torch.no_grad():
+                first = x.abs().amax(dim=(1, 2, 3)).float().mean()
+                self.start.copy_(torch.where(self.start > 0, self.start, first))
+        return clip_round(x, self.top(), self.levels)
+
+    def weight_step(self) -> Tensor:
+        return self.weight.detach().abs().max().clamp(min=1e-6) / self.levels
+
+    def quantised_weight(self) -> Tensor:
+        if self.weight_mode == "float":
+            return self.weight
+        step = self.weight_step()
+        return _through(self.weight, (self.weight.detach() / step + 0.5).floor() * step)
 
 
 class WeightBinaryConv2d(QuantConv2d):

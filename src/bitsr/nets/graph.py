@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .binary import BinaryConv2d
+from .binary import QuantConv2d
 
 Activation = float | Tensor | tuple[Tensor, Tensor, Tensor]
 """(Leaky) PReLU with one slope, PReLU with slopes (C,), or RPReLU (shift_in, slope, shift_out), each (C,):
@@ -47,7 +47,7 @@ class Eager:
     def bconv(
         self,
         name: str,
-        conv: BinaryConv2d,
+        conv: QuantConv2d,
         x: Tensor,
         *,
         bn: nn.BatchNorm2d | None = None,
@@ -100,10 +100,10 @@ class Eager:
         """
         return x * torch.sigmoid(up(F.leaky_relu(down(x.mean(dim=(2, 3), keepdim=True)), slope)))
 
-    def beyond(self, f: Callable[..., Tensor], x: Tensor, *args: Any) -> Tensor:
+    def beyond(self, f: Callable[..., Tensor], x: Tensor, *args: Any, whole: bool = False) -> Tensor:
         """f(x, *args), for what the engine has no operation for; the result has the shape of x.
 
-        args: other values, and the modules or parameters that f uses.
+        args: other values, and the modules or parameters that f uses. whole: whether f sees the whole picture.
         """
         return f(x, *args)
 

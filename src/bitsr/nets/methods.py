@@ -16,7 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .binary import ACTIVATIONS, WEIGHTS, BinaryConv2d, QuantConv2d, WeightBinaryConv2d, rounded, sign_layer
+from .binary import (
+    ACTIVATIONS,
+    WEIGHTS,
+    BasesConv2d,
+    BinaryConv2d,
+    PAMSConv2d,
+    QuantConv2d,
+    WeightBinaryConv2d,
+    mean_size,
+    rounded,
+    sign_layer,
+    standardised,
+)
 from .graph import Activation
 
 
@@ -51,6 +63,9 @@ class Unit(nn.Module):
     def over(self, x: Any) -> Any:
         """x for a method whose skips go over each convolution, else None: the skip of a unit outside of blocks."""
         return x if self.skips == "conv" else None
+
+    def lead(self, second: Unit) -> None:
+        """Called once, when a block is made of this unit and a second one, for what the two share."""
 
     def block(self, second: Unit, g: Any, x: Any, name: str) -> Any:
         """The walk of a residual block of this unit and a second one of its kind: the activation between them, none
@@ -344,6 +359,156 @@ class Ma(Unit):
         return g.qconv(name, self.conv, x, bn=self.bn, skip=skip, act=self.slope if act else None)
 
 
+class ABC(Unit):
+    """bn(sum of M N binary convolutions), one skip over two: M bases for the weights, N for the activations.
+
+    See ``binary.BasesConv2d``. It packs as M N convolutions, each adding to the one before: that many times the work.
+    Source: Lin et al. 2017 (ABC-Net, arXiv 1711.11294); scales a layer, not a filter, as its main text has them.
+    """
+
+    skips = "block"
+
+    def __init__(self, cin: int, cout: int, k: int = 3, *, weights: int = 3, activations: int = 3) -> None:
+        super().__init__()
+        if not (1 <= weights <= 8 and 1 <= activations <= 8):
+            raise ValueError("weights and activations must be 1 to 8")
+        self.conv = BasesConv2d(cin, cout, k, weights=weights, activations=activations)
+        self.bn = nn.BatchNorm2d(cout)
+
+    def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
+        return g.bconv(name, self.conv, x, bn=self.bn, skip=skip)
+
+
+class BAMConv2d(BinaryConv2d):
+    """sign(v) * mean|w| per filter; v = w + sum alpha_j w_j over the preceding convolutions w_j of its block, with
+    mean 0 and deviation 1 in each filter. Gradients straight to v, and from there as written (``BAM``)."""
+
+    def __init__(self, cin: int, cout: int, k: int = 3) -> None:
+        super().__init__(cin, cout, k, act="clip", weight="identity")
+        self.preceding: tuple[
+            nn.Conv2d, ...
+        ] = ()  # a tuple, so that they are not submodules of this one as well
+
+    def precede(self, conv: nn.Conv2d) -> None:
+        self.preceding, self.alpha = (conv,), nn.Parameter(torch.ones(1))
+
+    def quantised_weight(self) -> Tensor:
+        w = v = self.weight
+        if self.weight_mode == "float":
+            return w
+        for i, conv in enumerate(self.preceding):
+            v = v + self.alpha[i] * conv.weight
+        return WEIGHTS[self.weight_mode](standardised(v)) * mean_size(w)
+
+
+class BAM(Unit):
+    """bn(conv(sign(norm(accumulated x)), accumulated w)), one skip over two: bit accumulation.
+
+    Both sides gather over the block's preceding convolutions j. Activations: sum_j beta_j E_j x_j + E x, E the map of
+    mean|x| over channels, then batch norm, then sign (gradient g * 1{|x| <= 1}); weights: ``BAMConv2d``. The
+    unit's own coefficients are 1: the normalisation that follows makes their size void. Source: Xin et al. 2020
+    (ECCV), eq. 3-9. Uncertain: E as mean of |x| or of x; the weights' normalisation, taken per filter without gain;
+    alpha, which the paper solves for, is learned; the gradient of the activations' sign.
+    """
+
+    skips = "block"
+    packs = "BAM weighs each pixel by the size of its activations before the sign"
+
+    def __init__(self, cin: int, cout: int, k: int = 3) -> None:
+        super().__init__()
+        self.conv = BAMConv2d(cin, cout, k)
+        self.norm = nn.BatchNorm2d(cin)
+        self.bn = nn.BatchNorm2d(cout)
+
+    def lead(self, second: Unit) -> None:
+        second.conv.precede(self.conv)  # type: ignore[union-attr]
+        second.beta = nn.Parameter(torch.ones(1))
+
+    def build(
+        self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True, before: tuple[Any, ...] = ()
+    ) -> Any:
+        """before: the inputs of the block's preceding convolutions."""
+        a = x
+        if self.conv.act != "float":
+            a = g.beyond(accumulated, x, self.norm, *((*before, self.beta) if before else ()))
+        return g.bconv(name, self.conv, a, bn=self.bn, skip=skip)
+
+    def block(self, second: Unit, g: Any, x: Any, name: str) -> Any:
+        y = self.build(g, x, f"{name}.unit1")
+        return second.build(g, y, f"{name}.unit2", skip=x, before=(x,))  # type: ignore[call-arg]
+
+
+def accumulated(
+    x: Tensor, norm: nn.Module, before: Tensor | None = None, beta: Tensor | None = None
+) -> Tensor:
+    """norm(E(x) x + beta E(before) before), E the mean of |.| over channels."""
+    v = x * x.abs().mean(dim=1, keepdim=True)
+    if before is not None and beta is not None:
+        v = v + beta.to(v.dtype) * before * before.abs().mean(dim=1, keepdim=True)
+    return norm(v)
+
+
+class SCALES(Unit):
+    """conv(sign(x + shift), a sign(w)) * spatial * channel + skip, then LeakyReLU(slope); no batch norm.
+
+    a = mean|w| per filter. spatial = sigmoid(1x1 convolution of x), one map; (shift, channel) come from the mean of x
+    over the picture by a 1x1 convolution to 2 C, ReLU and another one; channel through a sigmoid. All three depend on
+    the input. Activations: gradient g * max(0, 2 - 2|x|); weights: g * 1{|w| <= 1}. Source: Wei et al. 2023 (EBSR,
+    arXiv 2303.12270; SCALES in its second version) as a third-party reimplementation has it. Uncertain: everything
+    that its abstract does not say; the layer-wise scaling factor of SCALES is left out. No batch norm: net.gain as
+    for ``BBCU``.
+    """
+
+    packs = "SCALES scales each pixel and each channel by factors computed from the picture"
+
+    def __init__(self, cin: int, cout: int, k: int = 3, *, slope: float = 0.1) -> None:
+        super().__init__()
+        self.conv = BinaryConv2d(cin, cout, k, act="triangle", weight="mean-clip")
+        self.spatial = nn.Conv2d(cin, 1, 1)
+        self.hidden = nn.Conv2d(cin, 2 * cin, 1)
+        self.out = nn.Conv2d(2 * cin, cin + cout, 1)
+        self.slope = slope
+
+    def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
+        spatial = g.conv(f"{name}.spatial", self.spatial, x)
+        shifted = g.beyond(self.shifted, x, self.hidden, self.out, whole=True)
+        y = g.beyond(self.scaled, g.bconv(name, self.conv, shifted), x, spatial)
+        if skip is not None:
+            y = g.add(y, skip)
+        return g.beyond(F.leaky_relu, y, self.slope) if act else y
+
+    def factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(shift (N, Cin, 1, 1), channel (N, Cout, 1, 1))."""
+        both = self.out(F.relu(self.hidden(x.mean(dim=(2, 3), keepdim=True))))
+        return both[:, : x.shape[1]], torch.sigmoid(both[:, x.shape[1] :])
+
+    def shifted(self, x: Tensor, *modules: nn.Module) -> Tensor:
+        return x + self.factors(x)[0]
+
+    def scaled(self, y: Tensor, x: Tensor, spatial: Tensor) -> Tensor:
+        return y * torch.sigmoid(spatial) * self.factors(x)[1]
+
+
+class PAMS(Unit):
+    """conv(A(x), W(w)) + bias, one skip over two, ReLU between them, no batch norm: 4 bits, not one.
+
+    See ``binary.PAMSConv2d``. bits: 2 to 8. Source: Li et al. 2020 (PAMS, ECCV, arXiv 2011.04212) on EDSR's block,
+    without its knowledge transfer and the start from a trained float net. There the skip carries the quantised input
+    of the block and its sum is quantised once more; here the skip is full precision.
+    """
+
+    skips = "block"
+
+    def __init__(self, cin: int, cout: int, k: int = 3, *, bits: int = 4) -> None:
+        super().__init__()
+        if not 2 <= bits <= 8:
+            raise ValueError("bits must be 2 to 8")
+        self.conv = PAMSConv2d(cin, cout, k, bits=bits, bias=True)
+
+    def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
+        return g.qconv(name, self.conv, x, skip=skip, act=0.0 if act else None)
+
+
 METHODS: dict[str, type[Unit]] = {
     "e2fif": E2FIF,
     "house": House,
@@ -357,6 +522,10 @@ METHODS: dict[str, type[Unit]] = {
     "reactnet": ReActNet,
     "btm": BTM,
     "bbcu": BBCU,
+    "abc": ABC,
+    "bam": BAM,
+    "scales": SCALES,
+    "pams": PAMS,
 }
 
 MakeUnit = Callable[..., Unit]
@@ -412,6 +581,7 @@ class Block(nn.Module):
         super().__init__()
         self.unit1 = make(channels, channels)
         self.unit2 = make(channels, channels)
+        self.unit1.lead(self.unit2)
 
     def build(self, g: Any, x: Any, name: str) -> Any:
         return self.unit1.block(self.unit2, g, x, name)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..counting import Layer, count, report
-from ..nets.binary import BinaryConv2d, WeightBinaryConv2d
+from ..nets.binary import BasesConv2d, BinaryConv2d, WeightBinaryConv2d
 from ..nets.graph import Net
 from ..nets.methods import unpackable
 from ..source import kind
@@ -88,19 +88,28 @@ class Layers:
     def conv(self, name: str, conv: nn.Conv2d | nn.ConvTranspose2d, x: Size, **kw: Any) -> Size:
         return self._layer(name, conv, x, *kw.values())
 
-    bconv = qconv = conv
+    qconv = conv
+
+    def bconv(self, name: str, conv: nn.Conv2d, x: Size, **kw: Any) -> Size:
+        if not isinstance(conv, BasesConv2d) or "float" in (conv.act, conv.weight_mode):
+            return self._layer(name, conv, x, *kw.values())
+        for i in range(len(conv.offsets) * len(conv.beta)):  # as it packs
+            y = self._layer(f"{name}.{i}", conv, x, *kw.values())
+            self.rows[-1] = replace(self.rows[-1], binary=True, weight_only=False)
+        return y
 
     def attend(self, name: str, down: nn.Conv2d, up: nn.Conv2d, slope: Any, x: Size) -> Size:
         self._layer(f"{name}.down", down, x, slope, once=True)
         self._layer(f"{name}.up", up, Size(down.out_channels), once=True)
         return Size(x.channels, x.rate, inf)
 
-    def beyond(self, f: Callable[..., Tensor], x: Size, *args: Any) -> Size:
+    def beyond(self, f: Callable[..., Tensor], x: Size, *args: Any, whole: bool = False) -> Size:
         """It counts as no MAC; its parameters are the last convolution's."""
         self.rows[-1] = replace(
             self.rows[-1], others=self.rows[-1].others + sum(t.numel() for t in _tensors(args))
         )
-        return Size(x.channels, x.rate, max([x.radius, *(v.radius for v in args if isinstance(v, Size))]))
+        radius = max([x.radius, *(v.radius for v in args if isinstance(v, Size))])
+        return Size(x.channels, x.rate, inf if whole else radius)
 
     def concat(self, parts: Sequence[Size]) -> Size:
         return Size(sum(x.channels for x in parts), parts[0].rate, max(x.radius for x in parts))

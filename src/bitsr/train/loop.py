@@ -279,6 +279,8 @@ class Trainer:
         """The net that is validated and exported: the average with its own statistics, or the net itself."""
         if self.average is None:
             return self.net
+        for mine, latest in zip(self.average.buffers(), self.net.buffers(), strict=True):
+            mine.copy_(latest)  # for those that are not estimated next
         estimate_bn(self.average, self.crops, self.train.bn_batches)
         return self.average
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..folders import data_folder
-from ..nets.binary import BinaryConv2d, WeightBinaryConv2d
+from ..nets.binary import BasesConv2d, BinaryConv2d, PAMSConv2d, QuantConv2d, WeightBinaryConv2d
 from ..nets.graph import Activation, Eager, Net, activate
 from ..nets.methods import unpackable
 from ..packed import Op, Packed
@@ -108,13 +108,15 @@ class _Range:
     def bconv(
         self,
         name: str,
-        conv: BinaryConv2d,
+        conv: QuantConv2d,
         x: _Value,
         *,
         bn: nn.BatchNorm2d | None = None,
         threshold: Tensor | None = None,
         **after: Any,
     ) -> _Value:
+        if isinstance(conv, BasesConv2d):
+            return _chain(self, name, conv, x, bn=bn, threshold=threshold, **after)
         scale, bias = _folded(conv, _signs(name, conv), bn)
         floor = np.maximum(np.abs(scale) * 2.0 ** (15 - _shift(conv)), np.abs(bias)) / 32767
         return self._after(
@@ -138,7 +140,8 @@ class _Range:
         _, size = integers(conv)
         scale, bias = _folded(conv, size, bn)
         self._see(f"{name}.in", x.tensor)
-        plain = F.conv2d(x.tensor, conv_weight(conv), None, padding=conv.padding)
+        taken, weight = _taken(conv, x.tensor)
+        plain = F.conv2d(taken, weight, None, padding=conv.padding)
         sums = float((plain.abs().amax(dim=(0, 2, 3)) / torch.as_tensor(size)).max())
         self.seen[f"{name}.sum"] = max(self.seen.get(f"{name}.sum", 0.0), sums)
         sums = np.abs(scale) * self.seen[f"{name}.sum"] * 2 * HEADROOM
@@ -177,7 +180,7 @@ class _Range:
         self._see(f"{name}.hidden", down(x.tensor.mean(dim=(2, 3), keepdim=True)))
         return self._joined(self._eager.attend(name, down, up, slope, x.tensor), x, np.zeros(1))
 
-    def beyond(self, f: Callable[..., Tensor], x: _Value, *args: Any) -> _Value:
+    def beyond(self, f: Callable[..., Tensor], x: _Value, *args: Any, **kw: Any) -> _Value:
         raise PackError(f"the engine has no operation for {f.__name__}")
 
     def concat(self, parts: Sequence[_Value]) -> _Value:
@@ -233,7 +236,7 @@ def pack_signs(w: NDArray) -> NDArray[np.uint64]:
     return np.packbits(bits, axis=-1, bitorder="little").view("<u8").astype(np.uint64)
 
 
-def _shift(conv: BinaryConv2d) -> int:
+def _shift(conv: QuantConv2d) -> int:
     """Left shift that brings the sum of all taps near the top of int16."""
     taps = conv.in_channels * conv.kernel_size[0] ** 2
     if taps > 32767:
@@ -241,7 +244,7 @@ def _shift(conv: BinaryConv2d) -> int:
     return max(s for s in range(15) if taps << s <= 32767)
 
 
-def _signs(name: str, conv: BinaryConv2d) -> NDArray[np.float64]:
+def _signs(name: str, conv: QuantConv2d) -> NDArray[np.float64]:
     """The size of a binary convolution's weights, (Cout,)."""
     if "float" in (conv.act, conv.weight_mode):
         raise PackError(f"{name} is not binary: only W1A1 convolutions are packed")
@@ -251,22 +254,63 @@ def _signs(name: str, conv: BinaryConv2d) -> NDArray[np.float64]:
     return size.max(axis=1)
 
 
-def conv_weight(conv: nn.Conv2d) -> Tensor:
-    """The weights that a convolution computes with, (Cout, Cin, k, k) float32."""
-    return conv.quantised_weight() if isinstance(conv, WeightBinaryConv2d) else conv.weight.detach()
+def _one_bit(conv: nn.Conv2d) -> bool:
+    return isinstance(conv, WeightBinaryConv2d) and conv.weight_mode != "float"
+
+
+def _taken(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The input and the weights that a convolution computes with."""
+    if isinstance(conv, QuantConv2d):
+        return conv.quantised(x), conv.quantised_weight()
+    return x, conv.weight.detach()
 
 
 def integers(conv: nn.Conv2d) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
     """Integer weights (Cout, Cin, k, k) and the step of each filter (Cout,): weight = integer * step.
 
-    +-1 for ``WeightBinaryConv2d``; else 8 bits, the largest weight of a filter being 127.
+    +-1 for ``WeightBinaryConv2d``, its own levels for ``PAMSConv2d``; else 8 bits, the largest weight of a filter
+    being 127.
     """
-    w = _numpy(conv_weight(conv))
-    size = np.abs(w).reshape(len(w), -1).max(axis=1)
-    step = np.where(size > 0, size, 1.0)
-    if not isinstance(conv, WeightBinaryConv2d):
-        step = step / 127
+    w = _numpy(conv.quantised_weight() if isinstance(conv, QuantConv2d) else conv.weight)
+    if isinstance(conv, PAMSConv2d) and conv.weight_mode != "float":
+        step = np.full(len(w), float(conv.weight_step()))
+    else:
+        size = np.abs(w).reshape(len(w), -1).max(axis=1)
+        step = np.where(size > 0, size, 1.0) / (1 if _one_bit(conv) else 127)
     return np.rint(w / step[:, None, None, None]).astype(np.int8), step
+
+
+def _chain(
+    g: Any,
+    name: str,
+    conv: BasesConv2d,
+    x: Any,
+    *,
+    bn: nn.BatchNorm2d | None,
+    threshold: Tensor | None,
+    inner: Activation | None = None,
+    skip: Any = None,
+    act: Activation | None = None,
+) -> Any:
+    """A sum of binary convolutions as so many, each with the one before as its skip; batch norm is folded into each."""
+    if "float" in (conv.act, conv.weight_mode):
+        raise PackError(f"{name} is not binary: only W1A1 convolutions are packed")
+    if threshold is not None or inner is not None:
+        raise PackError(f"{name}: a sum of binary convolutions packs without threshold and inner activation")
+    gain, bias = _folded(conv, np.ones(conv.out_channels), bn)
+    parts = conv.parts()
+    for i, (t, w) in enumerate(parts):
+        last = i == len(parts) - 1
+        part = BinaryConv2d(
+            conv.in_channels, conv.out_channels, conv.kernel_size[0], act="half", weight="mean", bias=last
+        )
+        part.weight.copy_(w * torch.from_numpy(gain).view(-1, 1, 1, 1))
+        if part.bias is not None:
+            part.bias.copy_(torch.from_numpy(bias))
+        skip = g.bconv(
+            f"{name}.{i}", part, x, threshold=t.expand(conv.in_channels), skip=skip, act=act if last else None
+        )
+    return skip
 
 
 def as_conv(deconv: nn.ConvTranspose2d) -> nn.Conv2d:
@@ -398,7 +442,7 @@ class _Emit:
     def bconv(
         self,
         name: str,
-        conv: BinaryConv2d,
+        conv: QuantConv2d,
         x: Handle,
         *,
         bn: nn.BatchNorm2d | None = None,
@@ -407,6 +451,8 @@ class _Emit:
         skip: str | None = None,
         act: Activation | None = None,
     ) -> str:
+        if isinstance(conv, BasesConv2d):
+            return _chain(self, name, conv, x, bn=bn, threshold=threshold, inner=inner, skip=skip, act=act)
         scale, bias = _folded(conv, _signs(name, conv), bn)
         shift = _shift(conv)
         bits = self._bits(name, x, None if threshold is None else _numpy(threshold))
@@ -429,10 +475,13 @@ class _Emit:
         if isinstance(conv, nn.ConvTranspose2d):
             return self.shuffle(self.qconv(name, as_conv(conv), x, act=_phases(act)), 2)  # type: ignore[arg-type]
         w, size = integers(conv)
-        top = 127
-        step = self._seen[f"{name}.in"] / top or 1.0
-        ones = isinstance(conv, WeightBinaryConv2d)
-        self.tensors[f"{name}.weight"] = pack_signs(w) if ones else w.transpose(0, 2, 3, 1)
+        top, largest = 127, self._seen[f"{name}.in"]
+        if isinstance(conv, PAMSConv2d) and conv.act != "float":
+            if not conv.start > 0:
+                raise PackError(f"{name}: its largest activation has not been trained")
+            top, largest = conv.levels, float(conv.top())
+        step = largest / top or 1.0
+        self.tensors[f"{name}.weight"] = pack_signs(w) if _one_bit(conv) else w.transpose(0, 2, 3, 1)
         # The largest sum of the calibration uses between a third and two thirds of int16.
         sums = self._seen[f"{name}.sum"] / step * HEADROOM
         shift = max(-14, min(15, int(np.ceil(np.log2(max(sums, 1.0) / 32767)))))
@@ -450,7 +499,7 @@ class _Emit:
         key = ("quant", x, step, top)
         if key not in self._made:
             ratio = self._units[x] / step * 2.0**15
-            shift = max(s for s in range(8) if (ratio * 2**s).max() <= 32767 or s == 0)
+            shift = max(s for s in range(15) if (ratio * 2**s).max() <= 32767 or s == 0)
             self.tensors[f"{name}.in.mul"] = _int16(ratio * 2**shift, f"{name}.in.mul")
             self._made[key] = self._emit("quant", (x,), f"{name}.in", shift=shift, max=top)
         return self._made[key]
