@@ -450,7 +450,7 @@ def table(
 def bench(
     net: Annotated[
         str, typer.Argument(help="Name of a net (see `bitsr models`) or .bsr file.")
-    ] = "e2fif-srresnet-x4",
+    ] = "house-srresnet-x4",
     size: Annotated[str, typer.Option("--size", help="LR picture, WIDTHxHEIGHT.")] = "320x180",
     threads: Annotated[
         int, typer.Option("-j", "--threads", min=0, help="Most threads to try, 0 every CPU.")
