@@ -66,6 +66,8 @@ def card(packed: Packed, file_bytes: int) -> str:
         "",
     ]
     if recipe := _json(packed, "recipe"):
+        if objective := about.get("objective"):
+            lines.append(f"- objective: {objective}")
         lines += [*_recipe(recipe), f"- iterations done: {about.get('iteration', 'unknown')}", ""]
     lines += ["## Figures", ""]
     if evaluation := _json(packed, "evaluation"):

@@ -271,6 +271,8 @@ def train(
             if "psnr_y" in row or not sys.stderr.isatty():
                 console.print(f"{iteration}/{wanted.iterations}  lr {row['lr']:.3g}  {state}")
 
+        if wanted.train.adversarial:
+            console.print(f"objective: {wanted.train.objective}")
         outcome = loop.train(
             wanted,
             output,

@@ -431,6 +431,11 @@ class WeightBinaryConv2d(QuantConv2d):
         super().__init__(cin, cout, k, act="float", weight="clip", bias=bias)
         self.scale = nn.Parameter(self.weight.detach().abs().mean(dim=(1, 2, 3)))
 
+    def binarize(self, what: bool | str) -> None:
+        super().binarize(what)
+        if what is not True:
+            self.scale.requires_grad_(False)  # it is in no loss
+
     def quantised(self, x: Tensor) -> Tensor:
         return x
 

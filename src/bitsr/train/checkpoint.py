@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from ..nets.binary import BinaryConv2d
+from ..nets.binary import BinaryConv2d, WeightBinaryConv2d
 from . import official
 from . import recipe as recipes
 
@@ -92,7 +92,7 @@ def _half(latent: Tensor) -> Tensor:
 def _halves(module: nn.Module) -> bool:
     """Whether a module is a binary convolution that computes the same after ``_half``: it need not, where its weights
     are centred before the sign or their scale is rounded."""
-    if not isinstance(module, BinaryConv2d):
+    if not isinstance(module, (BinaryConv2d, WeightBinaryConv2d)):
         return False
     before = module.quantised_weight()
     module.weight.copy_(_half(module.weight))
@@ -103,7 +103,7 @@ def _halves(module: nn.Module) -> bool:
 def export_latent(path: Path, content: Mapping[str, Any]) -> None:
     """Write the net of ``content`` (as in best.pt) as safetensors: latent weights float16, the rest float32.
 
-    Only the weights of ``BinaryConv2d`` are halved: batch norm's variances can exceed the range of float16,
+    Only the weights of binary convolutions are halved: batch norm's variances can exceed the range of float16,
     and head and tail are small. No weight changes its sign, so the binary net is the same bit for bit; where the
     method's signs are not those of the latent weights, and would change, these stay float32.
     """

@@ -30,10 +30,11 @@ from torch import Tensor, nn
 
 from ..folders import data_folder
 from . import checkpoint, data
-from .loss import LOSSES
+from .adversarial import Adversary
+from .loss import LOSSES, PYRAMIDS
 from .recipe import Recipe, Stage, build
 
-COLUMNS: tuple[str, ...] = ("iteration", "stage", "lr", "loss", "psnr_y", "it_per_s")
+COLUMNS: tuple[str, ...] = ("iteration", "stage", "lr", "loss", "loss_d", "psnr_y", "it_per_s")
 FREE = {  # settings that may differ between a run and its resumption: they do not touch the weights
     "data": {"root"},
     "train": {"max_minutes", "log_every", "validate_every", "checkpoint_every", "checkpoint_minutes"}
@@ -206,6 +207,17 @@ def over_devices(fabric: Fabric, x: Tensor, op: str) -> float:
     return cast(Tensor, fabric.all_reduce(x, reduce_op=op)).item()
 
 
+class Pyramid(nn.Module):
+    """A net seen by a loss over all its levels: forward is its ``pyramid``."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.net.pyramid(x)  # type: ignore[operator]
+
+
 class Trainer:
     """One stage's net, optimiser and step on the device.
 
@@ -219,6 +231,8 @@ class Trainer:
         self.graph = t.graph and self.cuda
         if self.graph and fabric.world_size > 1:
             raise TrainError("train.graph works with one device only")
+        if t.adversarial and fabric.world_size > 1:
+            raise TrainError("train.adversarial works with one device only")
         self.fabric, self.crops, self.loss = fabric, crops, LOSSES[t.loss]
         self.net: nn.Module = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.progress = torch.zeros((), device=device)
@@ -234,9 +248,11 @@ class Trainer:
             self.net.parameters(), lr=lr, betas=t.betas, eps=t.eps, fused=True, capturable=self.graph
         )
         compiled = self.cuda if t.compile == "auto" else t.compile
-        model = cast(nn.Module, torch.compile(self.net)) if compiled else self.net
+        seen = Pyramid(self.net) if t.loss in PYRAMIDS else self.net
+        model = cast(nn.Module, torch.compile(seen)) if compiled else seen
         self.model, self.optimiser = fabric.setup(model, adam)
         self.adam, self.lr = adam, lr
+        self.adversary = Adversary(fabric, recipe) if t.adversarial else None
         self.iteration = torch.zeros((), dtype=torch.int64, device=device)
         self.loss_sum = torch.zeros((), device=device)
         self._step = Graphed(self._eager, adam) if self.graph else self._eager
@@ -256,8 +272,14 @@ class Trainer:
         # No cache: each weight is cast once an iteration, and a captured graph must not reuse an old cast.
         bf16 = self.train.precision == "bf16"
         with torch.autocast(lr.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            sr = self.model(lr)
-        loss = self.loss(sr.float(), hr)
+            out = self.model(lr)
+        levels = [level.float() for level in out] if isinstance(out, list) else out.float()
+        loss = self.loss(levels, hr)
+        if self.adversary is not None:
+            sr = levels[-1] if isinstance(levels, list) else levels
+            with torch.autocast(lr.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+                self.adversary.learn(sr, hr, self.adam.param_groups[0]["lr"])
+                loss = torch.stack(list(self.adversary.parts(sr, hr, loss).values())).sum()
         self.fabric.backward(loss)
         if self.train.clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.train.clip, error_if_nonfinite=False)
@@ -290,6 +312,7 @@ class Trainer:
             "average": self.average.state_dict() if self.average is not None else None,
             "optimiser": self.adam.state_dict(),
             "loss_sum": self.loss_sum,
+            "adversary": self.adversary.state() if self.adversary is not None else None,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -300,6 +323,8 @@ class Trainer:
         for group in self.adam.param_groups:  # what is ours, not the file's: the tensor that the graph reads
             group["lr"], group["capturable"] = self.lr, self.graph
         self.loss_sum.copy_(state["loss_sum"])
+        if self.adversary is not None:
+            self.adversary.load(state["adversary"])
 
 
 # The run ----------------------------------------------------------------------------------------------------
@@ -400,7 +425,7 @@ class _Run:
         self.iteration: int = state["iteration"] if state else 0  # finished, over all stages
         self.count = 0  # iterations in the loss sum
         self.best = -math.inf
-        title = protocol(valid, recipe.data.valid_crop)
+        title = f"loss: {recipe.train.objective}\n{protocol(valid, recipe.data.valid_crop)}"
         self.log = Log(folder, self.iteration, title) if fabric.is_global_zero else None
 
     def stage(self, trainer: Trainer, number: int, stage: Stage, begin: int) -> bool:
@@ -418,6 +443,8 @@ class _Run:
             last, row = self.iteration == end, {}
             if self.iteration % t.log_every == 0 or last:
                 row["loss"] = trainer.read_loss(self.count)
+                if trainer.adversary is not None:
+                    row["loss_d"] = trainer.adversary.read_loss(self.count)
                 row["it_per_s"] = timed / (time.monotonic() - clock)
                 self.count = timed = 0
                 if not math.isfinite(row["loss"]):

@@ -27,6 +27,7 @@ from ..nets.graph import Activation, Eager, Net, activate
 from ..nets.methods import unpackable
 from ..packed import Op, Packed
 from . import data
+from . import recipe as recipes
 from .checkpoint import load_net
 
 LUMA = 128  # int16 luma is round(LUMA * (Y - 127.5))
@@ -276,7 +277,7 @@ def integers(conv: nn.Conv2d) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
         step = np.full(len(w), float(conv.weight_step()))
     else:
         size = np.abs(w).reshape(len(w), -1).max(axis=1)
-        step = np.where(size > 0, size, 1.0) / (1 if _one_bit(conv) else 127)
+        step = np.maximum(size, 1e-12) / (1 if _one_bit(conv) else 127)
     return np.rint(w / step[:, None, None, None]).astype(np.int8), step
 
 
@@ -480,6 +481,8 @@ class _Emit:
             if not conv.start > 0:
                 raise PackError(f"{name}: its largest activation has not been trained")
             top, largest = conv.levels, float(conv.top())
+        # The whole range, one step for all channels. Clipping outliers for the least error of the inputs gains less
+        # than half a dB of agreement and can lose much: what is clipped adds up over the taps, as roundings do not.
         step = largest / top or 1.0
         self.tensors[f"{name}.weight"] = pack_signs(w) if _one_bit(conv) else w.transpose(0, 2, 3, 1)
         # The largest sum of the calibration uses between a third and two thirds of int16.
@@ -665,7 +668,10 @@ def pack_checkpoint(
     (files,) = data.find_pairs(root, [folder], "valid", net.scale)
     pairs = data.load_pairs(files, net.scale)
     middles = [_middle(*pairs.picture(i), net.scale) for i in range(len(pairs))]
-    packed = pack(net, [lr for lr, _ in middles], name, {k: json.dumps(v) for k, v in facts.items()})
+    about = {k: json.dumps(v) for k, v in facts.items()}
+    if "recipe" in facts:
+        about["objective"] = recipes.parse(facts["recipe"], str(checkpoint)).train.objective
+    packed = pack(net, [lr for lr, _ in middles], name, about)
     results = check(net, packed, middles)
     worst = max(abs(a - b) for a, b in results)
     means = [float(np.mean([r[i] for r in results])) for i in (0, 1)]

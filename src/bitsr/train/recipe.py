@@ -29,7 +29,7 @@ from pydantic import (
 from torch import nn
 
 from ..nets import NETS
-from .loss import LOSSES
+from .loss import LOSSES, PYRAMIDS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -97,6 +97,27 @@ class Stage(_Section):
     """Net arguments that differ in this stage, such as binary = "activations"."""
 
 
+class Adversarial(_Section):
+    """[train.adversarial]: SRGAN's objective (``bitsr.train.adversarial``):
+
+    pixel * loss + perceptual * (mean squared difference of VGG-19 features) + weight * -log D(SR).
+
+    Each stage starts with a fresh discriminator.
+    """
+
+    weight: PositiveFloat = 1e-3
+    pixel: NonNegativeFloat = 1.0
+    """Of ``train.loss``, which is taken on [0, 255]; the mse of pictures in [-1, 1] is 1 / 127.5^2 of it."""
+    perceptual: NonNegativeFloat = 0.006
+    vgg: str = ""
+    """State dict of torchvision's VGG-19 (.pth); empty: no perceptual loss. Nothing is downloaded."""
+    layer: Literal["conv2_2", "relu2_2", "conv5_4", "relu5_4"] = "relu5_4"
+    lr_ratio: PositiveFloat = 1.0
+    """Learning rate of the discriminator by that of the net."""
+    channels: PositiveInt = 64
+    """Width of the discriminator's first convolution."""
+
+
 class Train(_Section):
     """[train]: optimiser, schedule and bookkeeping. Counts are iterations (optimiser steps)."""
 
@@ -119,6 +140,7 @@ class Train(_Section):
     gamma: PositiveFloat = 0.5
 
     loss: str = "l1"
+    adversarial: Adversarial | None = None
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the exponential moving average of the latent weights; 0: none. Where set, the average is what
     is validated and exported, with batch norm statistics estimated anew."""
@@ -162,7 +184,20 @@ class Train(_Section):
             raise ValueError("betas must lie in [0, 1)")
         if self.loss not in LOSSES:
             raise ValueError(f"unknown loss {self.loss!r}; known: {', '.join(LOSSES)}")
+        if self.graph and self.adversarial:
+            raise ValueError("one CUDA graph (graph = true) does not hold an adversarial step")
         return self
+
+    @property
+    def objective(self) -> str:
+        """What is minimised, in words."""
+        a = self.adversarial
+        if a is None:
+            return self.loss
+        perceptual = (
+            f"{a.perceptual:g} VGG-19 {a.layer}" if a.vgg else "no perceptual loss (no VGG weights given)"
+        )
+        return f"SRGAN: {a.pixel:g} {self.loss} + {a.weight:g} adversarial, {perceptual}"
 
 
 class Recipe(_Section):
@@ -179,6 +214,10 @@ class Recipe(_Section):
     def _check(self) -> Recipe:
         if self.net.name not in NETS:
             raise ValueError(f"unknown net {self.net.name!r}; known: {', '.join(NETS)}")
+        if self.train.loss in PYRAMIDS and not hasattr(NETS[self.net.name], "pyramid"):
+            raise ValueError(f"loss {self.train.loss!r} wants a net with a pyramid, such as lapsrn")
+        if self.train.adversarial and self.data.patch * self.scale < 16:
+            raise ValueError("train.adversarial wants HR crops of at least 16 pixels (data.patch)")
         for stage in self.stages:
             try:
                 with torch.device("meta"):  # checks the arguments, allocates nothing
