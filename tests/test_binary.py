@@ -144,6 +144,20 @@ def test_convolution_counts_only_taps_inside(k: int) -> None:
     assert torch.equal(out.detach() % 2, (inside % 2).expand_as(out))
 
 
+@pytest.mark.parametrize("weight", sorted(set(WEIGHTS) - {"float"}))
+def test_evaluation_sums_integers(weight: str) -> None:
+    """The same as in training but for rounding, and a sum of 0 is 0 whatever the scale."""
+    torch.manual_seed(0)
+    conv, x = BinaryConv2d(64, 16, act="clip", weight=weight, bias=True), torch.randn(1, 64, 12, 13)
+    torch.testing.assert_close(conv.eval()(x), conv.train()(x), rtol=1e-4, atol=1e-4)
+    conv.bias.data.zero_()
+    y = conv.eval()(x)
+    size = conv.quantised_weight().abs().amax(dim=(1, 2, 3)).view(-1, 1, 1)
+    sums = y / size
+    torch.testing.assert_close(sums, sums.round(), rtol=1e-5, atol=1e-5)
+    assert (y == 0).sum() == (sums.round() == 0).sum() > 0
+
+
 @pytest.mark.parametrize("name", sorted(NETS))
 def test_every_net_maps_luma_to_scale(name: str) -> None:
     for scale in getattr(NETS[name], "scales", (2, 3, 4)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from bitsr.nets.binary import sign_mean  # noqa: E402
 from bitsr.nets.graph import EAGER  # noqa: E402
 from bitsr.nets.methods import METHODS, Block, Unit, units  # noqa: E402
 from bitsr.nets.srresnet import SRResNet  # noqa: E402
-from bitsr.train.count import layers  # noqa: E402
+from bitsr.train.count import describe, layers  # noqa: E402
 from bitsr.train.pack import LUMA, PackError, pack  # noqa: E402
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
@@ -285,3 +286,11 @@ def test_pams_quantises_to_its_learned_range() -> None:
 def test_pams_untrained_does_not_pack() -> None:
     with pytest.raises(PackError, match="largest activation has not been trained"):
         pack(SRResNet(2, 8, 1, method="pams").eval(), [scene(12, 12)], "pams")
+
+
+def test_info_says_what_does_not_pack(tmp_path: Path) -> None:
+    text = '[net]\nname = "srresnet"\nargs = {{ method = "{}", blocks = 1 }}\n[train]\niterations = 1\nlr = 1e-3\n'
+    for name in ("xnor", "bireal"):
+        (tmp_path / "r.toml").write_text("scale = 2\n" + text.format(name))
+        reason = unit(name).packs
+        assert (f"- does not pack: {reason}\n" in describe(str(tmp_path / "r.toml"))) == bool(reason)

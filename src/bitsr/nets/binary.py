@@ -242,6 +242,8 @@ WEIGHTS: dict[str, Binarizer] = {
     "libra": libra,
     "float": identity,
 }
+UNSCALED = {"identity", "clip", "triangle"}
+"""Those of ``WEIGHTS`` whose size is 1."""
 ANNEALED: set[Binarizer] = {sign_ede, libra}
 """Those that take the training's progress, a tensor () in [0, 1], as a second argument."""
 
@@ -300,6 +302,15 @@ class BinaryConv2d(QuantConv2d):
     def quantised_weight(self) -> Tensor:
         return self._binarized(WEIGHTS[self.weight_mode], self.weight)
 
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.weight_mode in UNSCALED or "float" in (self.act, self.weight_mode):
+            return super().forward(x)
+        # Sums of integers, as in the engine: a sum of 0 must not be left with a rounding error, and its sign.
+        w = self.quantised_weight()
+        size = w.abs().amax(dim=(1, 2, 3), keepdim=True)
+        y = F.conv2d(self.quantised(x), w / size.clamp(min=1e-30), padding=self.padding) * size.view(-1, 1, 1)
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
 
 class BasesConv2d(QuantConv2d):
     """A convolution that is a sum of binary ones: N activation bases times M weight bases (ABC-Net).
@@ -332,7 +343,12 @@ class BasesConv2d(QuantConv2d):
         flat, n = bases.flatten(1), w.numel()
         # Bases may coincide, where the weights are few; then the smallest of the solutions is wanted.
         gram = (flat[:, None] * flat).sum(-1) / n + 1e-6 * torch.eye(len(flat), device=w.device)
-        return torch.linalg.solve_ex(gram, (flat * w.flatten()).sum(-1) / n)[0], bases
+        rows = torch.cat([gram, (flat * w.flatten()).sum(-1, keepdim=True) / n], dim=1)
+        for i, own in enumerate(torch.eye(len(flat), dtype=torch.bool, device=w.device)):
+            # Gauss and Jordan's elimination: the matrix is positive definite, and this can be captured and exported.
+            row = rows[i] / rows[i, i]
+            rows = torch.where(own[:, None], row, rows - rows[:, i : i + 1] * row)
+        return rows[:, -1], bases
 
     def quantised_weight(self) -> Tensor:
         if self.weight_mode == "float":
