@@ -20,6 +20,8 @@ Run = Callable[[], NDArray]
 NETS = {
     "SRResNet-E2FIF W1A1": "srresnet-binary",
     "SRResNet float twin": "srresnet",
+    "SRResNet-Ma W1A8": "ledig-binary",
+    "SRResNet-Ma float twin": "ledig",
     "FSRCNN(56, 12, 4)": "fsrcnn",
     "ESPCN-like 64x3": "espcn",
 }
@@ -41,13 +43,14 @@ class Contender:
     """Whether the other contenders of this net are compared with its picture."""
 
 
-def bitsr(isa: str) -> Callable[[Task], Run]:
-    """The integer engine on one of its paths; int16 luma in and out."""
+def bitsr(isa: str, net: str | None = None) -> Callable[[Task], Run]:
+    """The integer engine on one of its paths; int16 luma in and out. net: packed anew in place of the task's."""
 
     def build(task: Task) -> Run:
         from bitsr.engine import Engine
 
-        engine = Engine(task.net or prepared(task, "bsr", "random-64x16"), isa=isa, threads=task.threads)
+        model = prepared(task, "bsr", net) if net else task.net or prepared(task, "bsr", "random-64x16")
+        engine = Engine(model, isa=isa, threads=task.threads)
         lr = np.floor(128 * (task.luma() - 127.5) + 0.5).astype(np.int16)
         return lambda: engine.run(lr)
 
@@ -151,7 +154,7 @@ def tflite(net: str, kind: str = "tflite") -> Callable[[Task], Run]:
 
 def contenders(isas: list[str]) -> list[Contender]:
     """Every contender; ``isas`` are the engine's paths on this machine."""
-    binary, twin, fsrcnn, espcn = NETS
+    binary, twin, ma, ma_twin, fsrcnn, espcn = NETS
     out = [Contender(f"bitsr {isa}", binary, "bitsr", bitsr(isa)) for isa in isas]
     out += [
         Contender("PyTorch simulated bits", binary, "torch", pytorch("srresnet-binary")),
@@ -187,6 +190,22 @@ def contenders(isas: list[str]) -> list[Contender]:
         ),
         Contender("OpenVINO fp32, AVX2", twin, "openvino", openvino("srresnet"), AVX2_ONLY),
         Contender("OpenVINO int8, AVX2", twin, "openvino", openvino("srresnet", "openvino-int8"), AVX2_ONLY),
+    ]
+    # The scalar path would take minutes.
+    fast = [isa for isa in isas if isa != "scalar"]
+    out += [Contender(f"bitsr {isa} Ma", ma, "bitsr", bitsr(isa, NETS[ma])) for isa in fast]
+    best = {"fold": True, "channels_last": True}
+    out += [
+        Contender("PyTorch fp32 Ma", ma_twin, "torch", pytorch("ledig"), reference=True),
+        Contender("PyTorch fp32 BN folded channels_last Ma", ma_twin, "torch", pytorch("ledig", **best)),
+        Contender("PyTorch fp32 compiled Ma", ma_twin, "torch", pytorch("ledig", **best, compiled=True)),
+        Contender(
+            "PyTorch fp32 BN folded channels_last Ma, AVX2",
+            ma_twin,
+            "torch",
+            pytorch("ledig", **best),
+            AVX2_ONLY,
+        ),
     ]
     for title in (fsrcnn, espcn):
         net = NETS[title]

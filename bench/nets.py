@@ -77,17 +77,21 @@ def torch_net(name: str, scale: int) -> nn.Module:
     """A net by name, in eval mode, weights random: (1, 1, h, w) -> (1, 1, scale*h, scale*w), Y in [0, 255].
 
     srresnet: the float twin of SRResNet-E2FIF 64x16; srresnet-binary: its bits simulated in float32, as
-    researchers run them; fsrcnn, espcn: see bitsr.nets.small.
+    researchers run them; ledig and ledig-binary: the float twin of Ma-SRResNet 64x16 and its one-bit filters; fsrcnn,
+    espcn: see bitsr.nets.small.
     """
     import torch
 
     from bitsr.nets.small import ESPCN, FSRCNN
+    from bitsr.nets.srgan import LedigSRResNet
     from bitsr.nets.srresnet import SRResNet
 
     torch.manual_seed(0)
     makers = {
         "srresnet": lambda: SRResNet(scale, binary=False),
         "srresnet-binary": lambda: SRResNet(scale, binary=True),
+        "ledig": lambda: LedigSRResNet(scale, binary=False),
+        "ledig-binary": lambda: LedigSRResNet(scale),
         "fsrcnn": lambda: FSRCNN(scale),
         "espcn": lambda: ESPCN(scale),
     }
@@ -95,12 +99,17 @@ def torch_net(name: str, scale: int) -> nn.Module:
 
 
 def fold_batch_norm(net: nn.Module) -> nn.Module:
-    """The SRResNet's batch norms folded into its float convolutions, as a deployment would."""
+    """The batch norms of an SRResNet folded into its float convolutions, as a deployment would."""
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    for unit in [m for m in net.modules() if hasattr(m, "conv") and hasattr(m, "bn")]:
-        plain = nn.Conv2d(unit.conv.in_channels, unit.conv.out_channels, 3, padding=1, bias=False).eval()
-        plain.weight = unit.conv.weight
-        unit.conv, unit.bn = fuse_conv_bn_eval(plain, unit.bn), nn.Identity()
+    for unit in list(net.modules()):
+        for name, norm in (("conv", "bn"), ("conv1", "bn1"), ("conv2", "bn2"), ("end", "bn")):
+            conv, bn = getattr(unit, name, None), getattr(unit, norm, None)
+            if conv is None or not isinstance(bn, nn.BatchNorm2d):
+                continue
+            plain = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=False).eval()
+            plain.weight = conv.weight
+            setattr(unit, name, fuse_conv_bn_eval(plain, bn))
+            setattr(unit, norm, nn.Identity())
     return net

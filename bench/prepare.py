@@ -19,8 +19,14 @@ def calibration(task: Task, n: int = 16) -> list[np.ndarray]:
 
 
 def make_bsr(path: Path, net: str, task: Task) -> None:
-    blocks = int(net.removeprefix("random-64x"))
-    random_packed(task.scale, 64, blocks).write(path)
+    if net.startswith("random-"):
+        blocks = int(net.removeprefix("random-64x"))
+        packed = random_packed(task.scale, 64, blocks)
+    else:
+        from bitsr.train.pack import pack
+
+        packed = pack(torch_net(net, task.scale), [task.luma()[:64, :64]], net)  # type: ignore[arg-type]
+    packed.write(path)
 
 
 def make_onnx(path: Path, net: str, task: Task) -> None:

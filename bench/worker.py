@@ -39,7 +39,7 @@ def main(name: str, task: Task) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     # The engine's path is named in the contender itself, whatever this CPU's list of paths is.
-    isas = [name.removeprefix("bitsr ")] if name.startswith("bitsr ") else []
+    isas = [name.split()[1]] if name.startswith("bitsr ") else []
     contender = next(c for c in contenders(isas) if c.name == name)
     try:
         run = contender.build(task)
