@@ -236,9 +236,8 @@ class Trainer:
         self.fabric, self.crops, self.loss = fabric, crops, LOSSES[t.loss]
         self.net: nn.Module = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.progress = torch.zeros((), device=device)
-        for (
-            module
-        ) in self.net.modules():  # one tensor for all: one write an iteration, seen by a captured step
+        for module in self.net.modules():
+            # One tensor for all: one write an iteration, which a captured step sees.
             if "progress" in module._buffers:
                 module.progress = self.progress
         self.average = copy.deepcopy(self.net).requires_grad_(False) if t.ema else None
