@@ -1,10 +1,12 @@
-"""Where pictures for training and evaluation lie, and which files are pictures (no torch, no pyvips)."""
+"""Where recipes and pictures for training and evaluation lie, and which files are pictures (no torch, no pyvips)."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+RECIPES = Path(__file__).parent / "recipes"
+"""The packaged ones."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 """Of the pictures that training and evaluation read."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from .folders import RECIPES
 from .upscaler import ZOO
 
-RECIPES = Path(__file__).parent / "recipes"
 Kind = Literal["packed", "checkpoint", "recipe"]
 SUFFIXES: dict[str, Kind] = {
     ".bsr": "packed",

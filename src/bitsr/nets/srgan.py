@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from .binary import WeightBinaryConv2d
 from .graph import Net
-
-STEPS = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
-"""Factors of the upsamplers of a scale."""
+from .tails import steps
 
 
 def _prelu(channels: int) -> nn.Parameter:
@@ -60,13 +58,13 @@ class LedigSRResNet(Net):
     Packed: head int16; all else with 8-bit activations, and 8-bit weights where they are float.
     """
 
-    scales: ClassVar[tuple[int, ...]] = tuple(STEPS)
+    scales: ClassVar[tuple[int, ...]] = (2, 3, 4, 8)
     span = 127.5
 
     def __init__(self, scale: int = 4, channels: int = 64, blocks: int = 16, *, binary: bool = True) -> None:
         super().__init__()
-        if scale not in STEPS:
-            raise ValueError(f"scale {scale}: one of {', '.join(map(str, STEPS))} is wanted")
+        if scale not in self.scales:
+            raise ValueError(f"scale {scale}: one of {', '.join(map(str, self.scales))} is wanted")
         if channels < 1 or blocks < 1:
             raise ValueError("channels and blocks must be at least 1")
         if not isinstance(binary, bool):
@@ -77,7 +75,7 @@ class LedigSRResNet(Net):
         self.body = nn.Sequential(*(ResidualBlock(channels, binary) for _ in range(blocks)))
         self.end = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(channels)
-        self.up = nn.Sequential(*(Upsampler(channels, factor) for factor in STEPS[scale]))
+        self.up = nn.Sequential(*(Upsampler(channels, factor) for factor in steps(scale)))
         self.tail = nn.Conv2d(channels, 1, 9, padding=4)
 
     def build(self, g: Any, x: Any) -> Any:

@@ -28,6 +28,7 @@ from pydantic import (
 )
 from torch import nn
 
+from ..folders import RECIPES
 from ..nets import NETS
 from .loss import LOSSES, PYRAMIDS
 
@@ -35,8 +36,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-FOLDER = Path(__file__).parent.parent / "recipes"
 
 
 class RecipeError(ValueError):
@@ -273,7 +272,7 @@ def build(recipe: Recipe, stage: Stage | None = None) -> nn.Module:
 
 def names() -> list[str]:
     """Names of the packaged recipes."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
 def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,7 +320,7 @@ def _read(recipe: str | Path, folder: Path) -> tuple[Path, dict[str, Any]]:
     """(file, table) of a recipe file, relative to ``folder``, or of a packaged recipe by name."""
     path = folder / recipe
     if not path.is_file():
-        path = FOLDER / f"{recipe}.toml"
+        path = RECIPES / f"{recipe}.toml"
         if Path(recipe).name != str(recipe) or not path.is_file():
             raise RecipeError(f"{recipe}: no such recipe file; packaged recipes: {', '.join(names())}")
     try:
