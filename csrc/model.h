@@ -3,6 +3,8 @@
 
 #include <cstdio>
 #include <exception>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -78,6 +80,12 @@ struct Memory {
   int level = 0;   /* the last at which that one is read */
 };
 
+/* A stream without a picture, or null; ops.cpp knows its type. */
+struct Stop {
+  void operator()(bitsr_stream* stream) const;
+};
+using Idle = std::unique_ptr<bitsr_stream, Stop>;
+
 struct Model {
   const Kernels* kernels = nullptr;
   int scale = 0, radius = 0; /* radius -1: the whole picture */
@@ -87,6 +95,8 @@ struct Model {
   std::vector<std::vector<int>> levels; /* the operations of each level */
   std::vector<Storage> storages;
   std::vector<Memory> memories;
+  mutable Idle idle; /* the last stream that was closed, for a picture of the same size */
+  mutable std::mutex idle_mutex;
 };
 
 /* Throws std::runtime_error with one line, or std::bad_alloc. */

@@ -4,14 +4,16 @@
  * that it reads below its own. So a picture runs depth first: what an operation makes is read in the same pass, while
  * it is in the cache; the memory grows with the width alone, and SR rows come out soon after their LR rows went in.
  *
- * Threads take the triples (pass, operation, row) in that order from one counter and wait for what a row needs: the
- * rows it reads to be made, and the readers of the row it overwrites in a ring to be done. Everything needed comes
- * earlier in the order, so the first unfinished row can always go on: no deadlock, and no barrier. They are
+ * The rows of a pass are dealt out to lanes, one a thread: neighbours to the same lane, and a row of the picture to the
+ * same lane in every operation, so that most of what a thread reads it has written itself. A lane's triples (pass,
+ * operation, row) are taken in that order, each when it is ready: the rows it reads are made, and the readers of
+ * the row it overwrites in a ring are done. A thread whose own lane is not ready helps out in another. Everything a row
+ * needs comes earlier in the order of all lanes, so the first row that is not taken gets ready: no deadlock, no
+ * barrier, and a thread that the system has put to sleep holds up what needs its row, nothing else. Threads are
  * started for a push and joined at its end: nothing to clean up at exit or after a fork.
  *
- * Channel attention needs the whole picture before its first row: a net with it is cut into levels, of which one begins
- * when all tickets of the one before are given out. What is read at a later level than it is written is kept for
- * the whole picture.
+ * Channel attention needs the whole picture before its first row: a net with it is cut into levels, which a lane
+ * takes one after the other. What is read at a later level than it is written is kept for the whole picture.
  */
 #include <algorithm>
 #include <atomic>
@@ -24,6 +26,7 @@
 #include <stdexcept>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__SSE2__)
@@ -52,10 +55,18 @@ struct Ring {
   uint8_t* row(int y) { return bytes + size_t(y % rows) * row_bytes; }
 };
 
-/* Of a level: its first ticket in a push and the pass that it belongs to. */
-struct Start {
-  int64_t ticket = 0;
-  int pass = 0;
+/* Of a level in a push: its passes [pass, end). */
+struct Span {
+  int pass = 0, end = 0;
+};
+
+constexpr int LANE_ROWS = 8; /* fewer share more rows with the next lane, more do not fit its thread's cache */
+
+/* The rows y of each pass with first <= y % pass rows < end, and the next of them to take: the ticket counts its
+ * triples (pass, operation, row) in a push, level after level. */
+struct alignas(64) Lane {
+  int first = 0, end = 0;
+  std::atomic<int64_t> ticket{0};
 };
 
 struct Progress {
@@ -210,6 +221,12 @@ struct Pool {
       throw std::bad_alloc();
   }
 
+  void begin() {
+    std::fill(sums.data(), sums.data() + sums.size(), 0);
+    rows = 0;
+    done.store(false, std::memory_order_relaxed);
+  }
+
   /* A row of w pixels of an h x w picture; the last one makes the gate. */
   void add(const Attend& a, const int16_t* x, int h, int w) {
     for (size_t c = 0; c < sums.size(); c += 64) {
@@ -245,13 +262,12 @@ struct Pool {
 
 class Stream {
  public:
-  Stream(const Model& model, int h, int w, int threads, int pass) : m_(model), h_(h), w_(w) {
+  Stream(const Model& model, int h, int w, int threads, int pass) : m_(model), h_(h), w_(w), asked_{threads, pass} {
     if (h < 1 || w < 1) throw std::runtime_error("an empty picture");
     if (w > INT_MAX / 64 / m_.scale || h > INT_MAX / 2 / m_.scale) throw std::runtime_error("the picture is too large");
     if (threads < 1 || threads > 1024) throw std::runtime_error("threads must be from 1 to 1024");
     if (pass < 0 || pass > h) throw std::runtime_error("a pass must have from 1 to all rows");
-    /* What a row waits for lies about as many tickets back as a pass has rows. */
-    pass_ = pass ? pass : std::min(4 * threads, MAX_PASS);
+    pass_ = pass ? pass : std::min(LANE_ROWS * threads, MAX_PASS);
     size_t widest = 0, widest_bytes = 0;
     memories_.resize(m_.memories.size());
     for (const Storage& s : m_.storages) {
@@ -280,18 +296,45 @@ class Stream {
     for (size_t i = 0; i < m_.operations.size(); i++) {
       Progress p;
       p.made.reset(new std::atomic<int>[size_t(size)]);
-      for (int j = 0; j < size; j++) p.made[size_t(j)].store(0, std::memory_order_relaxed);
       p.mask = size - 1;
       progress_.push_back(std::move(p));
       pools_.emplace_back(m_.operations[i].kind == Kind::pool ? new Pool(m_.operations[i].attend) : nullptr);
     }
-    starts_.resize(m_.levels.size() + 1);
+    spans_.resize(m_.levels.size());
+    lanes_ = std::vector<Lane>(size_t(std::min(threads, pass_)));
+    for (size_t i = 0; i < lanes_.size(); i++) {
+      lanes_[i].first = int(i * size_t(pass_) / lanes_.size());
+      lanes_[i].end = int((i + 1) * size_t(pass_) / lanes_.size());
+    }
     from_.resize(m_.operations.size());
     to_.resize(m_.operations.size());
     scratch_.resize(size_t(threads));
     for (auto& s : scratch_)
       if (!s.resize(SCRATCH)) throw std::bad_alloc();
     others_.reserve(size_t(threads) - 1);
+    begin();
+  }
+
+  /* Go to the first row of a picture of the same size. What the rings hold no longer matters: each row is made before
+   * it is read, and nobody writes their margins. */
+  void begin() {
+    fed_ = 0;
+    for (Progress& p : progress_) {
+      p.next = 0;
+      for (int j = 0; j <= p.mask; j++) p.made[size_t(j)].store(0, std::memory_order_relaxed);
+    }
+    for (const auto& pool : pools_)
+      if (pool) pool->begin();
+  }
+
+  const Model& model() const { return m_; }
+  bool fits(int h, int w, int threads, int pass) const {
+    return h == h_ && w == w_ && asked_.first == threads && asked_.second == pass;
+  }
+  size_t bytes() const {
+    size_t sum = 0;
+    for (const auto& memory : memories_) sum += memory.size();
+    return sum;
   }
 
   /* LR rows [0, fed) complete how many rows of an operation? */
@@ -322,7 +365,6 @@ class Stream {
       to_[size_t(i)] = to;
       progress_[size_t(i)].next = to;
     }
-    int64_t tickets = 0;
     for (size_t level = 0; level < m_.levels.size(); level++) {
       int first = INT_MAX, last = INT_MIN;
       for (const int i : m_.levels[level])
@@ -331,20 +373,18 @@ class Stream {
           first = std::min(first, (from_[size_t(i)] + delay) / pass_);
           last = std::max(last, (to_[size_t(i)] - 1 + delay) / pass_);
         }
-      starts_[level] = {tickets, first};
-      if (first <= last) tickets += int64_t(last - first + 1) * int64_t(m_.levels[level].size()) * pass_;
+      spans_[level] = first <= last ? Span{first, last + 1} : Span{};
     }
-    starts_.back().ticket = tickets;
-    next_ticket_.store(0, std::memory_order_relaxed);
+    for (Lane& lane : lanes_) lane.ticket.store(0, std::memory_order_relaxed);
 
     for (size_t t = 1; t < scratch_.size(); t++) {
       try {
-        others_.emplace_back([this, s = scratch_[t].data()] { work(s); });
+        others_.emplace_back([this, t] { work(t); });
       } catch (const std::system_error&) {
         break; /* the system has no more threads: those there are do it all */
       }
     }
-    work(scratch_[0].data());
+    work(0);
     for (auto& t : others_) t.join();
     others_.clear();
     fed_ = fed;
@@ -356,55 +396,89 @@ class Stream {
     const Progress& p = progress_[size_t(op)];
     return p.made[size_t(y & p.mask)].load(std::memory_order_acquire) > y;
   }
-  template <class F>
-  static void await(F done) {
-    for (int spins = 0; !done(); spins++) {
-      if (spins < 2000)
-        relax();
-      else
-        std::this_thread::yield();
-    }
+  bool are_made(int op, int low, int high) const {
+    for (int y = std::max(low, 0); y <= std::min(high, h_ - 1); y++)
+      if (!is_made(op, y)) return false;
+    return true;
   }
-  void await(int op, int low, int high) const {
-    for (int y = std::max(low, 0); y <= std::min(high, h_ - 1); y++) await([&] { return is_made(op, y); });
-  }
-
-  void work(uint64_t* scratch) {
-    for (size_t level = 0;;) {
-      int64_t ticket = next_ticket_.fetch_add(1, std::memory_order_relaxed);
-      if (ticket >= starts_.back().ticket) return;
-      while (ticket >= starts_[level + 1].ticket) level++;
-      ticket -= starts_[level].ticket;
-      const int operations = int(m_.levels[level].size());
-      const int i = m_.levels[level][size_t(ticket / pass_ % operations)], k = int(ticket % pass_);
-      const Operation& op = m_.operations[size_t(i)];
-      /* Rows in the order of y % pass_: a thread that keeps in step meets the rows it has made itself. */
-      const int y = int(starts_[level].pass + ticket / pass_ / operations) * pass_ - op.delay + (k + op.delay) % pass_;
-      if (y < from_[size_t(i)] || y >= to_[size_t(i)]) continue;
-      for (size_t j = 0; j < op.inputs.size(); j++) {
-        const int radius = j ? 0 : op.radius;
-        await(m_.buffers[size_t(op.inputs[j])].producer, y - radius, y + radius);
-      }
-      if (op.kind == Kind::attend) await([&] { return pools_[size_t(i - 1)]->done.load(std::memory_order_acquire); });
-      for (const int buffer : {op.output, op.bits}) {
-        if (buffer < 0 || m_.buffers[size_t(buffer)].storage < 0) continue;
-        const int storage = m_.buffers[size_t(buffer)].storage;
-        const Storage& s = m_.storages[size_t(storage)];
-        const int ring = rings_[size_t(storage)].rows / s.rate;
-        if (s.writer != i) continue;
-        if (y >= ring) await_readers(s.readers, y - ring);
-        await_readers(s.before, y);
-      }
-      for (int r = 0; r < m_.buffers[op.inputs.empty() ? 0 : size_t(op.inputs[0])].rate; r++) run_row(i, y, r, scratch);
-      Progress& p = progress_[size_t(i)];
-      p.made[size_t(y & p.mask)].store(y + 1, std::memory_order_release);
-    }
-  }
-
-  void await_readers(const std::vector<int>& readers, int y) const {
+  /* Whether the operations have done all they do with row y of what they read. */
+  bool are_done(const std::vector<int>& readers, int y) const {
     for (const int reader : readers) {
       const int radius = m_.operations[size_t(reader)].radius;
-      await(reader, y - radius, y + radius);
+      if (!are_made(reader, y - radius, y + radius)) return false;
+    }
+    return true;
+  }
+  bool is_ready(int i, int y) const {
+    const Operation& op = m_.operations[size_t(i)];
+    for (size_t j = 0; j < op.inputs.size(); j++) {
+      const int radius = j ? 0 : op.radius;
+      if (!are_made(m_.buffers[size_t(op.inputs[j])].producer, y - radius, y + radius)) return false;
+    }
+    if (op.kind == Kind::attend && !pools_[size_t(i - 1)]->done.load(std::memory_order_acquire)) return false;
+    for (const int buffer : {op.output, op.bits}) {
+      if (buffer < 0 || m_.buffers[size_t(buffer)].storage < 0) continue;
+      const int storage = m_.buffers[size_t(buffer)].storage;
+      const Storage& s = m_.storages[size_t(storage)];
+      if (s.writer != i) continue;
+      const int ring = rings_[size_t(storage)].rows / s.rate;
+      if ((y >= ring && !are_done(s.readers, y - ring)) || !are_done(s.before, y)) return false;
+    }
+    return true;
+  }
+
+  enum class Taken { row, nothing, all };
+
+  /* Take the lane's next row, if there is one and it is ready. */
+  Taken take(Lane& lane, int& i, int& y) const {
+    const int rows = lane.end - lane.first;
+    int64_t ticket = lane.ticket.load(std::memory_order_relaxed);
+    for (;;) {
+      int64_t at = ticket;
+      size_t level = 0;
+      for (;; level++) {
+        if (level == spans_.size()) return Taken::all;
+        const int64_t tickets =
+            int64_t(spans_[level].end - spans_[level].pass) * int64_t(m_.levels[level].size()) * rows;
+        if (at < tickets) break;
+        at -= tickets;
+      }
+      const int operations = int(m_.levels[level].size());
+      i = m_.levels[level][size_t(at / rows % operations)];
+      const int delay = m_.operations[size_t(i)].delay, k = lane.first + int(at % rows);
+      y = int(spans_[level].pass + at / rows / operations) * pass_ - delay + (k + delay) % pass_;
+      const bool asked = y >= from_[size_t(i)] && y < to_[size_t(i)];
+      if (asked && !is_ready(i, y)) return Taken::nothing;
+      if (lane.ticket.compare_exchange_weak(ticket, ticket + 1, std::memory_order_relaxed)) {
+        if (asked) return Taken::row;
+        ticket++;
+      }
+    }
+  }
+
+  void work(size_t thread) {
+    uint64_t* scratch = scratch_[thread].data();
+    for (int idle = 0;;) {
+      bool left = false;
+      Taken taken = Taken::nothing;
+      int i = 0, y = 0;
+      for (size_t n = 0; n < lanes_.size() && taken != Taken::row; n++) {
+        taken = take(lanes_[(thread + n) % lanes_.size()], i, y);
+        left |= taken != Taken::all;
+      }
+      if (taken != Taken::row) {
+        if (!left) return;
+        if (++idle < 2000)
+          relax();
+        else
+          std::this_thread::yield();
+        continue;
+      }
+      idle = 0;
+      const std::vector<int>& inputs = m_.operations[size_t(i)].inputs;
+      for (int r = 0; r < (inputs.empty() ? 1 : m_.buffers[size_t(inputs[0])].rate); r++) run_row(i, y, r, scratch);
+      Progress& p = progress_[size_t(i)];
+      p.made[size_t(y & p.mask)].store(y + 1, std::memory_order_release);
     }
   }
 
@@ -560,7 +634,8 @@ class Stream {
 
   const Model& m_;
   const int h_, w_;
-  int pass_ = 0; /* LR rows of a pass */
+  const std::pair<int, int> asked_; /* threads, pass */
+  int pass_ = 0;                    /* LR rows of a pass */
   int fed_ = 0;
   std::vector<Array<uint8_t>> memories_;
   std::vector<Ring> rings_;                  /* of each storage, in its memory */
@@ -574,8 +649,8 @@ class Stream {
   int16_t* out_ = nullptr;
   int lr_base_ = 0, out_base_ = 0;
   std::vector<int> from_, to_;
-  std::vector<Start> starts_; /* of each level, and where the last one ends */
-  std::atomic<int64_t> next_ticket_{0};
+  std::vector<Span> spans_; /* of each level */
+  std::vector<Lane> lanes_;
 };
 
 }  // namespace bitsr
@@ -584,16 +659,35 @@ struct bitsr_stream : bitsr::Stream {
   using bitsr::Stream::Stream;
 };
 
+void bitsr::Stop::operator()(bitsr_stream* stream) const { delete stream; }
+
+/* Bytes that a model keeps for its next picture. New pages for the rings cost a picture of 320x180 5 % of its time. */
+static constexpr size_t IDLE_MOST = 32u << 20;
+
 extern "C" {
 
 bitsr_stream* bitsr_stream_open(const bitsr_model* model, int h, int w, int threads, int pass, char* err, size_t cap) {
-  return bitsr::guarded<bitsr_stream*>(nullptr, err, cap,
-                                       [&] { return new bitsr_stream(*model, h, w, threads, pass); });
+  return bitsr::guarded<bitsr_stream*>(nullptr, err, cap, [&] {
+    bitsr::Idle idle;
+    {
+      const std::lock_guard<std::mutex> lock(model->idle_mutex);
+      idle.swap(model->idle);
+    }
+    if (!idle || !idle->fits(h, w, threads, pass)) return new bitsr_stream(*model, h, w, threads, pass);
+    idle->begin();
+    return idle.release();
+  });
 }
 int bitsr_stream_push(bitsr_stream* stream, const int16_t* lr, int n, int16_t* out, int out_rows, char* err,
                       size_t cap) {
   return bitsr::guarded<int>(-1, err, cap, [&] { return stream->push(lr, n, out, out_rows); });
 }
 int bitsr_stream_ready(const bitsr_stream* stream, int n) { return stream->ready(n); }
-void bitsr_stream_close(bitsr_stream* stream) { delete stream; }
+void bitsr_stream_close(bitsr_stream* stream) {
+  bitsr::Idle idle(stream);
+  if (!stream || stream->bytes() > IDLE_MOST) return;
+  const bitsr::Model& model = stream->model();
+  const std::lock_guard<std::mutex> lock(model.idle_mutex);
+  idle.swap(model.idle);
+}
 }
