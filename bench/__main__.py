@@ -66,6 +66,13 @@ def look(args: argparse.Namespace) -> None:
     print(page(args.nets, args.sets, args.out, args.side))
 
 
+def front(args: argparse.Namespace) -> None:
+    from .front import front
+
+    task = Task(*args.lr, threads=args.threads)
+    print(front(args.nets, args.sets, task, args.rounds, args.pause, args.out).read_text())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command")
@@ -106,6 +113,15 @@ def main() -> None:
     p.add_argument("--side", type=int, default=120, help="of a crop, HR pixels (120)")
     p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "look")
     p.set_defaults(run=look)
+    p = commands.add_parser("front", help="quality against time: packed nets and small float nets")
+    p.add_argument("nets", nargs="+", metavar="NET", help="names, .bsr files, .onnx files of one scale")
+    p.add_argument("--sets", nargs="+", default=["Set5", "Set14", "B100"], metavar="SET")
+    p.add_argument("--lr", type=size, default=(320, 180), metavar="WxH")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--rounds", type=int, default=15)
+    p.add_argument("--pause", type=float, default=0.3, help="seconds of rest before each measurement")
+    p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "front")
+    p.set_defaults(run=front)
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["race", *arguments]

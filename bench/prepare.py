@@ -48,19 +48,19 @@ def make_onnx(path: Path, net: str, task: Task) -> None:
     )
 
 
-def make_ort_int8(path: Path, net: str, task: Task) -> None:
-    """Static QDQ quantisation by ONNX Runtime: weights int8 per channel, activations uint8."""
+def quantise_onnx(source: Path, path: Path, pictures: list[np.ndarray]) -> None:
+    """Static QDQ quantisation by ONNX Runtime: weights int8 per channel, activations uint8. pictures: LR luma
+    (1, 1, h, w)."""
     from onnxruntime import quantization as q
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(q.CalibrationDataReader):
         def __init__(self) -> None:
-            self.items = iter([{"lr": x} for x in calibration(task)])
+            self.items = iter([{"lr": x} for x in pictures])
 
         def get_next(self):
             return next(self.items, None)
 
-    source = prepared(task, "onnx", net)
     ready = path.with_suffix(".pre.onnx")
     quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
     q.quantize_static(
@@ -73,6 +73,10 @@ def make_ort_int8(path: Path, net: str, task: Task) -> None:
         per_channel=True,
     )
     ready.unlink()
+
+
+def make_ort_int8(path: Path, net: str, task: Task) -> None:
+    quantise_onnx(prepared(task, "onnx", net), path, calibration(task))
 
 
 def make_openvino_int8(path: Path, net: str, task: Task) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "bench").is_dir():
@@ -48,6 +49,34 @@ def test_the_random_net_runs_on_the_engine():
             5,
             7,
         )
+
+
+def test_front(tmp_path, monkeypatch):
+    """A packed net and a float one in its engines, each judged by its own pictures."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from bench.front import front
+    from bitsr.nets.small import ESPCN
+    from bitsr.train.export import to_onnx
+
+    monkeypatch.setenv("BITSR_DATA", str(tmp_path))
+    rng = np.random.default_rng(0)
+    for name in ("valid", "Some"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.fromarray(rng.integers(0, 256, (40, 44, 3), np.uint8)).save(tmp_path / name / f"{i}.png")
+    random_packed(2, 64, 1).write(tmp_path / "bits.bsr")
+    torch.manual_seed(0)
+    to_onnx(ESPCN(2, 8, 1).eval(), tmp_path / "small.onnx")
+    nets = [str(tmp_path / "bits.bsr"), str(tmp_path / "small.onnx")]
+    front(nets, ["Some"], task(tmp_path, threads=1), 1, 0.0, tmp_path / "out")
+    with (tmp_path / "out" / "front.csv").open(newline="") as f:
+        rows = {(r["net"], r["engine"]): r for r in csv.DictReader(f)}
+    assert {("bits", "bitsr"), ("small", "ONNX Runtime float32"), ("small", "ONNX Runtime int8")} <= set(rows)
+    assert all(float(r["ms"]) > 0 and float(r["Some"]) > 0 for r in rows.values())
+    assert len({r["Some"] for r in rows.values()}) > 1
+    assert (tmp_path / "out" / "front.png").stat().st_size > 0
 
 
 def test_sizes():

@@ -29,7 +29,6 @@ from .binary import (
     sign_layer,
     standardised,
 )
-from .graph import Activation
 
 
 class RPReLU(nn.Module):
@@ -75,7 +74,7 @@ class Unit(nn.Module):
 
 
 class E2FIF(Unit):
-    """bn(conv(sign(x), sign(w))) + skip, then LeakyReLU(slope).
+    """bn(conv(sign(x), sign(w))) + skip, then LeakyReLU(slope); 1 is none.
 
     Activations: gradient g * max(0, 2 - 2|x|); weights: no scale, identity STE. Source: Lang et al. 2023 (arXiv
     2207.06893) and its released code. The release's convolutions have a bias that batch norm cancels; it is left out.
@@ -85,7 +84,7 @@ class E2FIF(Unit):
         super().__init__()
         self.conv = BinaryConv2d(cin, cout, k, act="triangle", weight="identity")
         self.bn = nn.BatchNorm2d(cout)
-        self.slope = slope
+        self.slope = None if slope == 1 else slope
 
     def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
         return g.bconv(name, self.conv, x, bn=self.bn, skip=skip, act=self.slope if act else None)
@@ -95,18 +94,28 @@ class House(E2FIF):
     """E2FIF with learned thresholds (RSign) before the sign and RPReLU after batch norm, inside the skip.
 
     rprelu(bn(conv(sign(x - threshold), sign(w)))) + skip, then LeakyReLU(slope). RSign and RPReLU are ReActNet's,
-    their place inside the skip BBCU's (arXiv 2210.00405). Both fold into the packed epilogue. ``inner``: initial
-    slope of RPReLU; 1 would be the identity, at the edge of what packs.
+    their place inside the skip BBCU's (arXiv 2210.00405). Both fold into the packed epilogue. For ablations:
+    ``thresholds`` False leaves RSign out; ``inner``, the initial slope of RPReLU, None leaves it out (1 would be the
+    identity, at the edge of what packs); a slope of 1 leaves LeakyReLU out.
     """
 
-    def __init__(self, cin: int, cout: int, k: int = 3, *, slope: float = 0.1, inner: float = 0.9) -> None:
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        k: int = 3,
+        *,
+        slope: float = 0.1,
+        inner: float | None = 0.9,
+        thresholds: bool = True,
+    ) -> None:
         super().__init__(cin, cout, k, slope=slope)
-        self.threshold = nn.Parameter(torch.zeros(cin))
-        self.inner = RPReLU(cout, inner)
+        self.threshold = nn.Parameter(torch.zeros(cin)) if thresholds else None
+        self.inner = None if inner is None else RPReLU(cout, inner)
 
     def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
-        after: Activation | None = self.slope if act else None
-        inner = self.inner.triple()
+        after = self.slope if act else None
+        inner = None if self.inner is None else self.inner.triple()
         return g.bconv(
             name, self.conv, x, bn=self.bn, threshold=self.threshold, inner=inner, skip=skip, act=after
         )

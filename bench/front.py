@@ -1,0 +1,169 @@
+"""The front of quality against time: packed nets and small float nets (.onnx of ``bitsr export``), one table, one plot.
+
+A float net runs in ONNX Runtime and, where it is installed, OpenVINO, as float32 and as static int8 (calibrated on
+validation pictures), and each of these is judged by its own pictures.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitsr.engine import Engine
+from bitsr.evaluate import Net, evaluate, find_set, read_hr
+from bitsr.folders import data_folder
+from bitsr.imresize import imresize
+from bitsr.metrics import rgb_to_y, to_8bit
+from bitsr.upscaler import find
+
+from . import machine
+from .prepare import quantise_onnx
+from .task import Task
+
+LUMA = 128.0
+
+
+@dataclass
+class Point:
+    """A net in an engine. psnr: of each set, dB; seconds: of each round."""
+
+    net: str
+    engine: str
+    kib: float
+    runs: Net
+    psnr: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def ms(self) -> float:
+        return 1e3 * statistics.median(self.seconds)
+
+
+class FloatNet:
+    """A float net as something that can be evaluated: int16 luma in and out, as ``Engine`` has it."""
+
+    def __init__(self, infer) -> None:
+        self.infer = infer
+        self.scale = infer(np.full((1, 1, 8, 8), 100, np.float32)).shape[2] // 8
+
+    def run(self, lr: NDArray[np.int16]) -> NDArray[np.int16]:
+        sr = self.infer((lr / np.float32(LUMA) + np.float32(127.5))[None, None])[0, 0]
+        return np.clip(np.rint((sr - 127.5) * LUMA), -32768, 32767).astype(np.int16)
+
+
+def onnxruntime(path: Path, threads: int) -> FloatNet:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return FloatNet(lambda x: session.run(None, {"lr": x})[0])
+
+
+def openvino(path: Path, threads: int) -> FloatNet:
+    import openvino as ov
+
+    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    config["INFERENCE_PRECISION_HINT"] = "f32"
+    request = ov.Core().compile_model(str(path), "CPU", config).create_infer_request()
+    return FloatNet(lambda x: request.infer({0: x})[0])
+
+
+def luma_tiles(scale: int, n: int = 16, side: int = 96) -> list[NDArray[np.float32]]:
+    """LR luma (1, 1, side, side) of the first validation pictures, for quantisers."""
+    out = []
+    for path in find_set(str(data_folder() / "valid"))[:n]:
+        hr = read_hr(path)[: side * scale, : side * scale]
+        lr = to_8bit(imresize(hr.astype(np.float64), 1 / scale))
+        out.append((rgb_to_y(lr) if lr.ndim == 3 else lr).astype(np.float32)[None, None])
+    return out
+
+
+def points(nets: list[str], threads: int, folder: Path) -> list[Point]:
+    """Every net in every engine that runs it. Raises RuntimeError for scales that differ."""
+    out = []
+    for name in nets:
+        path = Path(name)
+        if path.suffix != ".onnx":
+            path = find(name)
+            out.append(Point(path.stem, "bitsr", path.stat().st_size / 1024, Engine(path, threads=threads)))
+            continue
+        kib = path.stat().st_size / 1024
+        runs = onnxruntime(path, threads)
+        out.append(Point(path.stem, "ONNX Runtime float32", kib, runs))
+        small = folder / f"{path.stem}-int8.onnx"
+        quantise_onnx(path, small, luma_tiles(runs.scale))
+        out.append(
+            Point(path.stem, "ONNX Runtime int8", small.stat().st_size / 1024, onnxruntime(small, threads))
+        )
+        try:
+            out.append(Point(path.stem, "OpenVINO float32", kib, openvino(path, threads)))
+        except ImportError:
+            continue
+    if len({p.runs.scale for p in out}) > 1:
+        raise RuntimeError("the nets of a front share one scale")
+    return out
+
+
+def plot(found: list[Point], set_: str, task: Task, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    engines = list(dict.fromkeys(p.engine for p in found))
+    for i, engine in enumerate(engines):
+        mine = [p for p in found if p.engine == engine]
+        axes.scatter([p.ms for p in mine], [p.psnr[0] for p in mine], color=f"C{i}", label=engine)
+        for p in mine:
+            axes.annotate(p.net, (p.ms, p.psnr[0]), (4, 4), textcoords="offset points", fontsize=7)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel(f"ms a picture, LR {task.width}x{task.height}, {task.threads} threads of {machine.cpu()}")
+    axes.set_ylabel(f"PSNR-Y on {set_}, dB")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def front(nets: list[str], sets: list[str], task: Task, rounds: int, pause: float, out: Path) -> Path:
+    """Write front.md, .csv and .png to ``out``; the path of the first. Nets run in turn, ``rounds`` times."""
+    out.mkdir(parents=True, exist_ok=True)
+    lr = np.rint((task.luma() - 127.5) * LUMA).astype(np.int16)
+    with tempfile.TemporaryDirectory() as folder:
+        found = points(nets, task.threads, Path(folder))
+        for p in found:
+            means = evaluate(p.runs, sets).means()
+            p.psnr = [row.psnr for row in means]
+        for i in range(rounds + 1):
+            for p in found:
+                time.sleep(pause)  # in which the last engine's threads go to sleep
+                p.runs.run(lr)
+                start = time.perf_counter()
+                p.runs.run(lr)
+                if i:
+                    p.seconds.append(time.perf_counter() - start)
+    found.sort(key=lambda p: p.ms)
+    names = ["net", "engine", *sets, "ms", "KiB"]
+    lines = [f"# x{found[0].runs.scale}, LR {task.width}x{task.height}, {task.threads} threads", ""]
+    lines += [*(f"- {line}" for line in machine.describe()), ""]
+    lines += [f"| {' | '.join(names)} |", "|---|---|" + "---:|" * (len(sets) + 2)]
+    with (out / "front.csv").open("w", newline="") as f:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(names)
+        for p in found:
+            figures = [*(f"{v:.2f}" for v in p.psnr), f"{p.ms:.1f}", f"{p.kib:.0f}"]
+            writer.writerow([p.net, p.engine, *figures])
+            lines.append(f"| {' | '.join([p.net, p.engine, *figures])} |")
+    (out / "front.md").write_text("\n".join(lines) + "\n")
+    plot(found, sets[0], task, out / "front.png")
+    return out / "front.md"
