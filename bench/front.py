@@ -10,6 +10,7 @@ import csv
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class Point:
 class FloatNet:
     """A float net as something that can be evaluated: int16 luma in and out, as ``Engine`` has it."""
 
-    def __init__(self, infer) -> None:
+    def __init__(self, infer: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
         self.infer = infer
         self.scale = infer(np.full((1, 1, 8, 8), 100, np.float32)).shape[2] // 8
 
