@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,38 +91,42 @@ def pytorch(
     return build
 
 
+def onnx_session(path: Path, threads: int) -> Any:
+    """A session of ONNX Runtime's CPU provider, all graph optimisations."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def onnxruntime(net: str, kind: str = "onnx") -> Callable[[Task], Run]:
-    """ONNX Runtime's CPU provider, all graph optimisations."""
-
     def build(task: Task) -> Run:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = task.threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        model = str(prepared(task, kind, net))
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnx_session(prepared(task, kind, net), task.threads)
         feed = {"lr": task.luma()[None, None]}
         return lambda: session.run(None, feed)[0][0, 0]
 
     return build
 
 
+def openvino_request(path: Path, threads: int, precision: str) -> Any:
+    """A request to OpenVINO's CPU plugin, one stream, tuned for latency."""
+    import openvino as ov
+
+    config = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": precision,
+    }
+    return ov.Core().compile_model(str(path), "CPU", config).create_infer_request()
+
+
 def openvino(net: str, kind: str = "onnx", precision: str = "f32") -> Callable[[Task], Run]:
-    """OpenVINO's CPU plugin, one stream, tuned for latency."""
-
     def build(task: Task) -> Run:
-        import openvino as ov
-
-        config = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": task.threads,
-            "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": precision,
-        }
-        compiled = ov.Core().compile_model(str(prepared(task, kind, net)), "CPU", config)
-        request = compiled.create_infer_request()
+        request = openvino_request(prepared(task, kind, net), task.threads, precision)
         x = task.luma()[None, None]
         return lambda: request.infer({0: x})[0][0, 0]
 

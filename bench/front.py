@@ -1,7 +1,7 @@
 """The front of quality against time: packed nets and small float nets (.onnx of ``bitsr export``), one table, one plot.
 
-A float net runs in ONNX Runtime and, where it is installed, OpenVINO, as float32 and as static int8 (calibrated on
-validation pictures), and each of these is judged by its own pictures.
+A float net runs in ONNX Runtime, as float32 and as static int8 (calibrated on validation pictures), and, where it is
+installed, in OpenVINO as float32; each of these is judged by its own pictures.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsr.engine import Engine
-from bitsr.evaluate import Net, evaluate, find_set, read_hr
-from bitsr.folders import data_folder
+from bitsr.evaluate import Net, evaluate, find_set, read_hr, to_q
 from bitsr.imresize import imresize
 from bitsr.metrics import rgb_to_y, to_8bit
 from bitsr.upscaler import find
 
 from . import machine
+from .contenders import onnx_session, openvino_request
 from .prepare import quantise_onnx
 from .task import Task
-
-LUMA = 128.0
 
 
 @dataclass
@@ -55,32 +53,24 @@ class FloatNet:
         self.scale = infer(np.full((1, 1, 8, 8), 100, np.float32)).shape[2] // 8
 
     def run(self, lr: NDArray[np.int16]) -> NDArray[np.int16]:
-        sr = self.infer((lr / np.float32(LUMA) + np.float32(127.5))[None, None])[0, 0]
-        return np.clip(np.rint((sr - 127.5) * LUMA), -32768, 32767).astype(np.int16)
+        sr = self.infer((lr / 128 + 127.5).astype(np.float32)[None, None])[0, 0]
+        return to_q(sr)
 
 
 def onnxruntime(path: Path, threads: int) -> FloatNet:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(path, threads)
     return FloatNet(lambda x: session.run(None, {"lr": x})[0])
 
 
 def openvino(path: Path, threads: int) -> FloatNet:
-    import openvino as ov
-
-    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    config["INFERENCE_PRECISION_HINT"] = "f32"
-    request = ov.Core().compile_model(str(path), "CPU", config).create_infer_request()
+    request = openvino_request(path, threads, "f32")
     return FloatNet(lambda x: request.infer({0: x})[0])
 
 
 def luma_tiles(scale: int, n: int = 16, side: int = 96) -> list[NDArray[np.float32]]:
     """LR luma (1, 1, side, side) of the first validation pictures, for quantisers."""
     out = []
-    for path in find_set(str(data_folder() / "valid"))[:n]:
+    for path in find_set("valid")[:n]:
         hr = read_hr(path)[: side * scale, : side * scale]
         lr = to_8bit(imresize(hr.astype(np.float64), 1 / scale))
         out.append((rgb_to_y(lr) if lr.ndim == 3 else lr).astype(np.float32)[None, None])
@@ -139,7 +129,7 @@ def plot(found: list[Point], set_: str, task: Task, path: Path) -> None:
 def front(nets: list[str], sets: list[str], task: Task, rounds: int, pause: float, out: Path) -> Path:
     """Write front.md, .csv and .png to ``out``; the path of the first. Nets run in turn, ``rounds`` times."""
     out.mkdir(parents=True, exist_ok=True)
-    lr = np.rint((task.luma() - 127.5) * LUMA).astype(np.int16)
+    lr = to_q(task.luma())
     with tempfile.TemporaryDirectory() as folder:
         found = points(nets, task.threads, Path(folder))
         for p in found:
