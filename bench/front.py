@@ -152,7 +152,7 @@ def front(nets: list[str], sets: list[str], task: Task, rounds: int, pause: floa
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(names)
         for p in found:
-            figures = [*(f"{v:.2f}" for v in p.psnr), f"{p.ms:.1f}", f"{p.kib:.0f}"]
+            figures = [*(f"{v:.2f}" for v in p.psnr), f"{p.ms:.{1 if p.ms >= 10 else 3}f}", f"{p.kib:.0f}"]
             writer.writerow([p.net, p.engine, *figures])
             lines.append(f"| {' | '.join([p.net, p.engine, *figures])} |")
     (out / "front.md").write_text("\n".join(lines) + "\n")
