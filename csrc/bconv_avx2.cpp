@@ -178,8 +178,32 @@ void conv(const Conv& op, const ConvRow& row) {
   for (; x < row.w; x++) conv_pixels<1>(op, row, x);
 }
 
+/* Four pixels at a time: 4 vectors each, whose 8 sums of two are added up across the lanes together. */
+void map(const Map& op, const int16_t* x, int w, int16_t* out) {
+  const size_t stride = op.weight.size();
+  const V zero = _mm256_setzero_si256();
+  const __m128i s = _mm_cvtsi32_si128(op.shift), half = _mm_set1_epi32(1 << (op.shift - 1));
+  const V* weight = reinterpret_cast<const V*>(op.weight.data());
+  for (int i = 0; i < w; i += 4) {
+    V acc[4];
+#pragma GCC unroll 4
+    for (int p = 0; p < 4; p++) {
+      const V* v = reinterpret_cast<const V*>(x + size_t(i + p < w ? i + p : w - 1) * stride);
+      acc[p] = zero;
+      for (size_t c = 0; c < stride / 16; c++)
+        acc[p] = _mm256_add_epi32(acc[p],
+                                  _mm256_madd_epi16(_mm256_max_epi16(v[c], _mm256_subs_epi16(zero, v[c])), weight[c]));
+    }
+    const V sums = _mm256_hadd_epi32(_mm256_hadd_epi32(acc[0], acc[1]), _mm256_hadd_epi32(acc[2], acc[3]));
+    const __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    const __m128i v = _mm_sra_epi32(_mm_add_epi32(sum, half), s);
+    const int64_t four = _mm_cvtsi128_si64(_mm_packs_epi32(v, v));
+    std::memcpy(out + i, &four, size_t(w - i < 4 ? w - i : 4) * 2);
+  }
+}
+
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2", available, prepare, bconv, conv, avx2_quant, avx2_qconv};
+const Kernels avx2_kernels = {"avx2", available, prepare, bconv, conv, map, avx2_quant, avx2_qconv};
 
 }  // namespace bitsr

@@ -259,8 +259,35 @@ void conv(const Conv& op, const ConvRow& row) {
   for (; x < row.w; x++) conv_pixels<1>(op, row, x);
 }
 
+/* Four pixels at a time: 2 vectors each, whose 16 sums of two are added up across the lanes together. */
+void map(const Map& op, const int16_t* x, int w, int16_t* out) {
+  const size_t stride = op.weight.size();
+  const V zero = _mm512_setzero_si512();
+  const __m128i s = _mm_cvtsi32_si128(op.shift), half = _mm_set1_epi32(1 << (op.shift - 1));
+  for (int i = 0; i < w; i += 4) {
+    V acc[4];
+#pragma GCC unroll 4
+    for (int p = 0; p < 4; p++) {
+      const int16_t* v = x + size_t(i + p < w ? i + p : w - 1) * stride;
+      acc[p] = zero;
+      for (size_t c = 0; c < stride; c += 32) {
+        const V a = _mm512_load_si512(v + c);
+        acc[p] = _mm512_dpwssd_epi32(acc[p], _mm512_max_epi16(a, _mm512_subs_epi16(zero, a)),
+                                     _mm512_load_si512(op.weight.data() + c));
+      }
+    }
+    const V a = _mm512_add_epi32(_mm512_unpacklo_epi32(acc[0], acc[1]), _mm512_unpackhi_epi32(acc[0], acc[1]));
+    const V b = _mm512_add_epi32(_mm512_unpacklo_epi32(acc[2], acc[3]), _mm512_unpackhi_epi32(acc[2], acc[3]));
+    const V c = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    const __m256i d = _mm256_add_epi32(_mm512_castsi512_si256(c), _mm512_extracti64x4_epi64(c, 1));
+    const __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(d), _mm256_extracti128_si256(d, 1));
+    const __m128i v = _mm_sra_epi32(_mm_add_epi32(sum, half), s);
+    _mm_mask_storeu_epi16(out + i, __mmask8((1u << (w - i < 4 ? w - i : 4)) - 1), _mm_packs_epi32(v, v));
+  }
+}
+
 }  // namespace
 
-const Kernels avx512_kernels = {"avx512", available, prepare, bconv, conv, avx512_quant, avx512_qconv};
+const Kernels avx512_kernels = {"avx512", available, prepare, bconv, conv, map, avx512_quant, avx512_qconv};
 
 }  // namespace bitsr

@@ -174,8 +174,22 @@ void conv(const Conv& op, const ConvRow& row) {
   for (; x < row.w; x++) conv_pixels<1>(op, row, x);
 }
 
+void map(const Map& op, const int16_t* x, int w, int16_t* out) {
+  const int32x4_t down = vdupq_n_s32(-op.shift);
+  for (int i = 0; i < w; i++) {
+    uint32x4_t low = vdupq_n_u32(0), high = low; /* unsigned, for their sums may wrap */
+    for (size_t c = 0; c < op.weight.size(); c += 8, x += 8) {
+      const int16x8_t size = vqabsq_s16(vld1q_s16(x)), weight = vld1q_s16(op.weight.data() + c);
+      low = vaddq_u32(low, vreinterpretq_u32_s32(vmull_s16(vget_low_s16(size), vget_low_s16(weight))));
+      high = vaddq_u32(high, vreinterpretq_u32_s32(vmull_high_s16(size, weight)));
+    }
+    const uint32_t sum = vaddvq_u32(vaddq_u32(low, high)) + (uint32_t(1) << (op.shift - 1));
+    out[i] = vget_lane_s16(vqmovn_s32(vshlq_s32(vdupq_n_s32(int32_t(sum)), down)), 0);
+  }
+}
+
 }  // namespace
 
-const Kernels neon_kernels = {"neon", available, prepare, bconv, conv, neon_quant, neon_qconv};
+const Kernels neon_kernels = {"neon", available, prepare, bconv, conv, map, neon_quant, neon_qconv};
 
 }  // namespace bitsr

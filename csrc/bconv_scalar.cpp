@@ -20,7 +20,8 @@ void bconv(const Bconv& op, const BconvRow& row) {
           const uint64_t* a = row.rows[1 + dy] + ptrdiff_t(x - side) * words;
           for (int i = 0; i < op.k * words; i++) count += __builtin_popcountll(a[i] ^ *w++);
         }
-        const int16_t v = epilogue(op, c, int16_t(base[c] - (count << (op.shift + 1))), skip);
+        const int16_t v =
+            epilogue(op, c, int16_t(base[c] - (count << (op.shift + 1))), row.map ? row.map + x : nullptr, skip);
         if (row.out) row.out[size_t(x) * op.cout_pad + c] = v;
         bits |= uint64_t(v < op.threshold[c]) << (c - block);
       }
@@ -44,6 +45,15 @@ void conv(const Conv& op, const ConvRow& row) {
     }
 }
 
+void map(const Map& op, const int16_t* x, int w, int16_t* out) {
+  for (int i = 0; i < w; i++) {
+    uint32_t acc = uint32_t(1) << (op.shift - 1);
+    for (size_t c = 0; c < op.weight.size(); c++, x++)
+      acc += uint32_t((*x < -32767 ? 32767 : *x < 0 ? -*x : *x) * op.weight[c]);
+    out[i] = sat16(int32_t(acc) >> op.shift);
+  }
+}
+
 bool available() {
 #if defined(__x86_64__)
   return __builtin_cpu_supports("popcnt");
@@ -54,6 +64,6 @@ bool available() {
 
 }  // namespace
 
-const Kernels scalar_kernels = {"scalar", available, prepare, bconv, conv, scalar_quant, scalar_qconv};
+const Kernels scalar_kernels = {"scalar", available, prepare, bconv, conv, map, scalar_quant, scalar_qconv};
 
 }  // namespace bitsr

@@ -31,7 +31,8 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
       V below[2];
 #pragma GCC unroll 2
       for (int q = 0; q < 2; q++) {
-        V r = _mm256_adds_epi16(_mm256_mulhrs_epi16(sums(i, 2 * half + q), v[0][q]), v[1][q]);
+        V r = row.map ? _mm256_mulhrs_epi16(_mm256_set1_epi16(row.map[from + i]), v[0][q]) : v[0][q];
+        r = _mm256_adds_epi16(_mm256_mulhrs_epi16(sums(i, 2 * half + q), r), v[1][q]);
         if (INNER) r = _mm256_adds_epi16(leak(r, v[2][q]), v[3][q]);
         if (skip) r = _mm256_adds_epi16(r, skip[q]);
         if (SLOPE) r = leak(r, v[4][q]);

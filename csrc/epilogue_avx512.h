@@ -25,7 +25,8 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
     __mmask32 below[2];
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
-      V r = _mm512_adds_epi16(_mm512_mulhrs_epi16(sums(i, half), v[half]), v[2 + half]);
+      V r = row.map ? _mm512_mulhrs_epi16(_mm512_set1_epi16(row.map[from + i]), v[half]) : v[half];
+      r = _mm512_adds_epi16(_mm512_mulhrs_epi16(sums(i, half), r), v[2 + half]);
       if (INNER) {
         r = _mm512_mask_mulhrs_epi16(r, _mm512_movepi16_mask(r), r, v[4 + half]);
         r = _mm512_adds_epi16(r, v[6 + half]);

@@ -23,7 +23,9 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
     uint16x8_t below[8];
 #pragma GCC unroll 8
     for (int c = 0; c < 64; c += 8) {
-      int16x8_t r = vqaddq_s16(vqrdmulhq_s16(sums(i, c), vld1q_s16(v + c)), vld1q_s16(v + 64 + c));
+      int16x8_t r = vld1q_s16(v + c);
+      if (row.map) r = vqrdmulhq_n_s16(r, row.map[from + i]);
+      r = vqaddq_s16(vqrdmulhq_s16(sums(i, c), r), vld1q_s16(v + 64 + c));
       if (INNER) r = vqaddq_s16(leak(r, vld1q_s16(v + 128 + c)), vld1q_s16(v + 192 + c));
       if (skip) r = vqaddq_s16(r, vld1q_s16(skip + c));
       if (SLOPE) r = leak(r, vld1q_s16(v + 256 + c));

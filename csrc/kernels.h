@@ -68,7 +68,7 @@ static constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 /* What follows the sum `a` of a binary or int8 convolution, for output channel c at one pixel:
  *
- *   v = mulh(a, mul[c])
+ *   v = mulh(a, map ? mulh(map, mul[c]) : mul[c])
  *   v = sat(v + add[c])
  *   if inner_slope: v = sat((v < 0 ? mulh(v, inner_slope[c]) : v) + inner_add[c])
  *   if skip:        v = sat(v + skip[c])
@@ -89,6 +89,7 @@ constexpr int VALUES = 7;
 /* Its rows: pixels of cout_pad int16 each, or words of bits. */
 struct EpilogueRow {
   const int16_t* skip; /* null: none */
+  const int16_t* map;  /* null: none; one value a pixel */
   int16_t* out;        /* null: only bits are wanted; may equal skip */
   uint64_t* bits;      /* null: only out is wanted */
 };
@@ -142,6 +143,12 @@ struct ConvRow {
   int out_stride;
 };
 
+/* The size of a pixel: out = sat(shift(sum w |x|, s)), |x| at most 32767, sums modulo 2^32. */
+struct Map {
+  int shift = 1;
+  Array<int16_t> weight; /* as long as a pixel of x: round_up(channels, 64) */
+};
+
 /* int16 to int8: q = clip(shift(mulh(x, mul[c]), s), -top, top), stored as q + 128. A pixel of bytes has
  * round_up(channels, 4); what lies in the padding does not matter. */
 struct Quant {
@@ -188,6 +195,7 @@ struct Kernels {
   bool (*prepare)(Bconv&); /* fills packed; false: no memory */
   void (*bconv)(const Bconv&, const BconvRow&);
   void (*conv)(const Conv&, const ConvRow&);
+  void (*map)(const Map&, const int16_t* x, int w, int16_t* out);
   void (*quant)(const Quant&, const int16_t* x, int w, uint8_t* out);
   void (*qconv)(const Qconv&, const QconvRow&);
 };
@@ -213,8 +221,8 @@ const Kernels* path(int i);
 const Kernels* path(const char* name);
 
 /* The epilogue for one value: the reference that every path must equal. */
-static inline int16_t epilogue(const Epilogue& op, int c, int16_t a, const int16_t* skip) {
-  int16_t v = mulh(a, op.mul[c]);
+static inline int16_t epilogue(const Epilogue& op, int c, int16_t a, const int16_t* map, const int16_t* skip) {
+  int16_t v = mulh(a, map ? mulh(*map, op.mul[c]) : op.mul[c]);
   v = sat16(v + op.add[c]);
   if (op.inner_slope.size()) {
     if (v < 0) v = mulh(v, op.inner_slope[c]);

@@ -325,7 +325,7 @@ class Builder {
     op.inputs = {buffer(args[2])};
     const Buffer in = m_.buffers[size_t(op.inputs[0])];
     size_t used = 3;
-    if (kind == "conv" || kind == "bconv" || kind == "quant" || kind == "qconv" || kind == "attend") {
+    if (kind == "conv" || kind == "bconv" || kind == "map" || kind == "quant" || kind == "qconv" || kind == "attend") {
       if (args.size() < 4) fail("operation '" + kind + "' has no name");
       op.name = args[used++];
     } else if (kind == "add") {
@@ -371,12 +371,19 @@ class Builder {
       op.output = make(out, true, in.channels, in.rate);
     } else if (kind == "bconv") {
       op.kind = Kind::bconv;
-      const std::string skip = key("skip"), shift = key("shift");
+      const std::string skip = key("skip"), map = key("map"), shift = key("shift");
       op.bconv.shift = number(shift, 0, 14, "a shift");
       load_bconv(op, in);
-      add_skip(op, skip, op.bconv.cout, in.rate);
+      op.skip = add_input(op, skip, op.bconv.cout, in.rate);
+      op.map = add_input(op, map, 1, in.rate);
       if (op.bconv.cout == 1) fail("a binary convolution makes one channel");
       op.output = make(out, false, op.bconv.cout, in.rate);
+    } else if (kind == "map") {
+      op.kind = Kind::map;
+      if (in.channels == 1) fail("the map of a plane");
+      op.size.shift = number(key("shift"), 1, 30, "a shift");
+      channel_values(op.size.weight, need(op.name + ".weight", "I16", {uint64_t(in.channels)}), in.stride(), op.name);
+      op.output = make(out, false, 1, in.rate);
     } else if (kind == "quant") {
       op.kind = Kind::quant;
       op.quant.channels = in.channels;
@@ -391,7 +398,7 @@ class Builder {
       op.qconv.right = number_or(key("shift"), 0, 0, 24, "a shift");
       op.qconv.left = number_or(key("left"), 0, 0, 14, "a shift");
       load_qconv(op, in);
-      add_skip(op, skip, op.qconv.cout, in.rate);
+      op.skip = add_input(op, skip, op.qconv.cout, in.rate);
       op.output = make(out, false, op.qconv.cout, in.rate);
     } else if (kind == "add") {
       op.kind = Kind::add;
@@ -437,12 +444,13 @@ class Builder {
     m_.operations.push_back(std::move(op));
   }
 
-  void add_skip(Operation& op, const std::string& name, int channels, int rate) {
-    if (name.empty()) return;
-    const int skip = buffer(name);
-    const Buffer& b = m_.buffers[size_t(skip)];
-    if (!b.values() || b.channels != channels || b.rate != rate) fail("skip '" + name.substr(0, 40) + "' does not fit");
-    op.inputs.push_back(skip);
+  int add_input(Operation& op, const std::string& name, int channels, int rate) {
+    if (name.empty()) return -1;
+    const int input = buffer(name);
+    const Buffer& b = m_.buffers[size_t(input)];
+    if (!b.values() || b.channels != channels || b.rate != rate) fail("'" + name.substr(0, 40) + "' does not fit");
+    op.inputs.push_back(input);
+    return input;
   }
 
   static void check_kernel(const std::vector<uint64_t>& shape, const std::string& name, uint64_t largest) {
@@ -625,6 +633,18 @@ class Builder {
     return out;
   }
 
+  /* Whether nobody reads what op reads once op has begun with a row of it: a pooling or a map that it waits for is
+   * done. */
+  bool only_reader(const Operation& op, int input) const {
+    for (const int i : readers(input)) {
+      const Operation& reader = m_.operations[size_t(i)];
+      const bool waited = (op.kind == Kind::attend && reader.kind == Kind::pool) ||
+                          (op.map >= 0 && reader.kind == Kind::map && reader.output == op.map);
+      if (&reader != &op && !waited) return false;
+    }
+    return true;
+  }
+
   /* A sign whose input a binary convolution makes becomes that convolution's second output. */
   void fuse_signs() {
     std::vector<bool> gone(m_.operations.size());
@@ -705,7 +725,7 @@ class Builder {
     m_.lag = m_.operations.back().delay;
 
     /* Storage: an operation works in place on its skip (or on what it adds to, or attends to once it is pooled) when
-     * nobody else reads it. */
+     * nobody else reads it then. */
     for (size_t i = 0; i < m_.buffers.size(); i++) {
       Buffer& b = m_.buffers[i];
       if (b.producer == -2 || i + 1 == m_.buffers.size()) continue; /* unused, or straight into the caller's rows */
@@ -715,8 +735,8 @@ class Builder {
       if (!b.bits)
         for (size_t j = summing ? 1 : 0; (summing || op.kind == Kind::add || attend) && j < op.inputs.size(); j++) {
           const Buffer& source = m_.buffers[size_t(op.inputs[j])];
-          if (source.storage >= 0 && source.producer > 0 && readers(op.inputs[j]).size() == (attend ? 2 : 1) &&
-              b.storage < 0 && source.channels > 1)
+          if (source.storage >= 0 && source.producer > 0 && only_reader(op, op.inputs[j]) && b.storage < 0 &&
+              source.channels > 1)
             b.storage = source.storage;
         }
       if (b.storage < 0) {

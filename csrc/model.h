@@ -30,7 +30,7 @@ struct Buffer {
   }
 };
 
-enum class Kind { input, conv, sign, bconv, quant, qconv, add, concat, repeat, pool, attend, shuffle };
+enum class Kind { input, conv, sign, bconv, map, quant, qconv, add, concat, repeat, pool, attend, shuffle };
 
 /* Channel attention of C channels through H: see gate() in ops.cpp. */
 struct Attend {
@@ -42,9 +42,10 @@ struct Attend {
 struct Operation {
   Kind kind = Kind::input;
   std::string name;
-  std::vector<int> inputs; /* buffers: conv {x}, sign {x}, bconv {bits[, skip]}, quant {x}, qconv {bytes[, skip]},
-                              add {a, b}, concat {bits, ...}, repeat {x}, pool {x}, attend {x},
+  std::vector<int> inputs; /* buffers: conv {x}, sign {x}, bconv {bits[, skip][, map]}, map {x}, quant {x},
+                              qconv {bytes[, skip]}, add {a, b}, concat {bits, ...}, repeat {x}, pool {x}, attend {x},
                               shuffle {x} */
+  int skip = -1, map = -1; /* buffers, which are inputs too; -1: none */
   int output = -1;         /* buffer; bconv: -1 when only its bits are wanted */
   int bits = -1;           /* bconv: buffer of the sign fused into it */
   int side = 0;            /* pixels to each side that the first input is read at */
@@ -53,6 +54,7 @@ struct Operation {
   int level = 0;           /* poolings that lie before it on its longest way from the input */
   Conv conv;
   Bconv bconv;
+  Map size; /* map */
   Quant quant;
   Qconv qconv;
   Array<int16_t> threshold; /* sign */

@@ -519,13 +519,17 @@ class Stream {
         row.w = w;
         row.top = y == 0;
         row.bottom = y == h - 1;
-        row.skip = op.inputs.size() > 1 ? pixels(op.inputs[1], y) : nullptr;
+        row.skip = op.skip >= 0 ? pixels(op.skip, y) : nullptr;
+        row.map = op.map >= 0 ? pixels(op.map, y) : nullptr;
         row.out = op.output >= 0 ? pixels(op.output, y) : nullptr;
         row.bits = op.bits >= 0 ? bits(op.bits, y) : nullptr;
         row.scratch = scratch;
         m_.kernels->bconv(op.bconv, row);
         break;
       }
+      case Kind::map:
+        m_.kernels->map(op.size, pixels(op.inputs[0], y), w, pixels(op.output, y));
+        break;
       case Kind::quant:
         m_.kernels->quant(op.quant, pixels(op.inputs[0], y), w, bytes(op.output, y));
         break;
@@ -533,7 +537,8 @@ class Stream {
         QconvRow row;
         for (int i = 0; i < op.qconv.k; i++) row.rows[i] = bytes(op.inputs[0], y + i - op.side);
         row.w = w;
-        row.skip = op.inputs.size() > 1 ? pixels(op.inputs[1], y) : nullptr;
+        row.skip = op.skip >= 0 ? pixels(op.skip, y) : nullptr;
+        row.map = nullptr;
         row.out = pixels(op.output, y);
         row.bits = nullptr;
         row.scratch = scratch;

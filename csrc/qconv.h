@@ -34,7 +34,8 @@ static inline void qconv_chunks(const Qconv& op, const QconvRow& row, Some some,
     if (op.cout == 1) {
       auto* sums = reinterpret_cast<int16_t*>(row.scratch);
       plane(x, n, sums);
-      for (int i = 0; i < n; i++) row.out[x + i] = epilogue(op, 0, sums[i], row.skip ? row.skip + x + i : nullptr);
+      for (int i = 0; i < n; i++)
+        row.out[x + i] = epilogue(op, 0, sums[i], nullptr, row.skip ? row.skip + x + i : nullptr);
       continue;
     }
     auto* sums = reinterpret_cast<int16_t (*)[64]>(row.scratch);

@@ -7,6 +7,11 @@ import numpy as np
 from bitsr.packed import Op, Packed
 
 
+def with_roles(kind: str, out: str, x: str, name: str, attrs: dict[str, int], **roles: str | None) -> Op:
+    more = {role: y for role, y in roles.items() if y is not None}
+    return Op(kind, out, (x, *more.values()), name, attrs, tuple(more))
+
+
 class Maker:
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -76,19 +81,27 @@ class Maker:
         self.epilogue(name, cout, inner, slope, slope_add)
         typical = round(np.log2(127 * max(most, 1) * np.sqrt(cin * k * k)))  # bits of a sum
         attrs = {"shift": typical - 14} if typical > 14 else {"left": 14 - typical} if typical < 14 else {}
-        self.ops.append(Op("qconv", out, (x, skip) if skip else (x,), name, attrs))
+        self.ops.append(with_roles("qconv", out, x, name, attrs, skip=skip))
         return out
 
     def bconv(
         self, bits: str, cin: int, cout: int, k: int, skip: str | None, inner: bool, slope: bool,
-        slope_add: bool = False,
+        slope_add: bool = False, map: str | None = None,
     ) -> str:  # fmt: skip
         name, out = f"u{len(self.ops)}", f"x{len(self.ops)}"
         weight = self.signs(cin, cout, k)
         self.tensors[f"{name}.weight"] = weight
         self.epilogue(name, cout, inner, slope, slope_add)
         shift = max(s for s in range(15) if cin * k * k << s <= 32767)
-        self.ops.append(Op("bconv", out, (bits, skip) if skip else (bits,), name, {"shift": shift}))
+        self.ops.append(with_roles("bconv", out, bits, name, {"shift": shift}, skip=skip, map=map))
+        return out
+
+    def map(self, x: str, channels: int) -> str:
+        """A typical sum is a third of int16."""
+        name, out = f"m{len(self.ops)}", f"x{len(self.ops)}"
+        self.int16(f"{name}.weight", channels, -3000, 4000)
+        shift = 11 + round(np.log2(np.sqrt(channels)))
+        self.ops.append(Op("map", out, (x,), name, {"shift": shift}))
         return out
 
     def attend(self, x: str, channels: int, hidden: int) -> str:
@@ -134,8 +147,8 @@ def attention(seed: int, channels: int = 64, blocks: int = 3) -> Packed:
 
 
 def everything(seed: int) -> Packed:
-    """Thresholds, RPReLU, 1x1 to 9x9, both kinds of edges, widths that are no multiple of 64, two readers of one
-    sum, an unused sum; int8 convolutions of weights of 1, 4 and 8 bits, one of them of a plane."""
+    """Thresholds, RPReLU, maps, 1x1 to 9x9, both kinds of edges, widths that are no multiple of 64, two readers of
+    one sum, an unused sum; int8 convolutions of weights of 1, 4 and 8 bits, one of them of a plane."""
     m = Maker(seed)
     x = m.conv("lr", 1, 96, 9, 14, edge=True)
     b = m.sign(x, 96, True)
@@ -145,7 +158,8 @@ def everything(seed: int) -> Packed:
     wide = m.bconv(c, 96, 128, 1, None, True, False)
     e = m.sign(wide, 128, True)  # only the bits of `wide` are used
     z = m.bconv(e, 128, 96, 3, y, False, True, slope_add=True)
-    z = m.bconv(m.sign(z, 96, False), 96, 96, 3, None, False, False)
+    z = m.bconv(m.sign(z, 96, False), 96, 96, 3, None, False, False, map=m.map(z, 96))
+    z = m.bconv(m.sign(z, 96, True), 96, 96, 3, z, True, True, map=m.map(z, 96))
     z = m.bconv(d, 96, 96, 3, z, True, False)
     z = m.bconv(m.plain("concat", e, d), 224, 96, 1, z, False, False)
     sum = m.plain("add", z, x)

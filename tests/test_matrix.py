@@ -143,11 +143,12 @@ class Lockstep:
     turn, which must show twice as much.
     """
 
-    ROUNDED: ClassVar = {"bconv": 0.0, "conv": 0.02, "qconv": 0.025, "attend": 0.0}
+    ROUNDED: ClassVar = {"bconv": 0.0, "conv": 0.02, "qconv": 0.025, "map": 0.0, "attend": 0.0}
     """Kinds that round: how much of what the weights give may change by their rounding. Other kinds move integers."""
     PARTS: ClassVar = {
         "sign": ["threshold"],
         "quant": ["mul"],
+        "map": ["weight"],
         "attend": ["down.weight", "down.bias", "slope", "up.weight", "up.bias"],
         "bconv": ["weight", "bias", "mul", "add", "inner_slope", "inner_add", "slope", "slope_add"],
     }  # the others as bconv
@@ -248,10 +249,12 @@ def test_backbone(name: str, scale: int, args: dict[str, Any]) -> None:
     equals_its_simulation(net)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_method(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "options"), [*((m, {}) for m in METHODS), ("house", {"maps": True})], ids=str
+)
+def test_method(method: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    net = SRResNet(2, blocks=1, method=method)
+    net = SRResNet(2, blocks=1, method=method, options=options)
     train(net)
     spread(net)
     reasons = {unit.packs for unit in net.modules() if isinstance(unit, Unit)} - {""}

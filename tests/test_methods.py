@@ -17,14 +17,14 @@ from bitsr.counting import count  # noqa: E402
 from bitsr.engine import Engine  # noqa: E402
 from bitsr.nets.binary import sign_mean  # noqa: E402
 from bitsr.nets.graph import EAGER  # noqa: E402
-from bitsr.nets.methods import METHODS, Block, Unit, units  # noqa: E402
+from bitsr.nets.methods import METHODS, Block, House, Unit, units  # noqa: E402
 from bitsr.nets.srresnet import SRResNet  # noqa: E402
 from bitsr.train.count import describe, layers  # noqa: E402
 from bitsr.train.pack import LUMA, PackError, pack  # noqa: E402
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "e2fif": [{}, {"slope": 1.0}],
-    "house": [{}, {"slope": 1.0}, {"thresholds": False}, {"inner": None}],
+    "house": [{}, {"slope": 1.0}, {"thresholds": False}, {"inner": None}, {"maps": True}],
     "xnor": [{}, {"maps": False}],
     "dorefa": [{}, {"act_bits": 2}, {"act_bits": 3, "weight_bits": 2}],
     "abc": [{}, {"weights": 1, "activations": 2}],
@@ -56,6 +56,8 @@ def stirred(net: torch.nn.Module) -> torch.nn.Module:
             if isinstance(m, torch.nn.BatchNorm2d):
                 m.running_mean.normal_(0, 5)
                 m.running_var.uniform_(50, 300)
+            if isinstance(m, House) and m.size is not None:
+                m.size.weight.uniform_(-0.0001, 0.001)  # a map around 1, as those statistics want it
     return net.eval()
 
 

@@ -87,6 +87,21 @@ def attending(change=lambda tensors: None) -> bytes:
     return m.end(x, 4, 2).to_bytes()
 
 
+def mapped(change=lambda m: None, map: str | None = None) -> bytes:
+    """A net with a binary convolution of 4 channels and its map (or another buffer as that), changed."""
+
+    def begin(m: Maker) -> str:
+        bits = m.sign(x := m.conv("lr", 1, 4, 1, 12), 4, False)
+        plane = m.map(x, 4)
+        y = m.bconv(bits, 4, 4, 1, None, False, False, map=map or plane)
+        if map:
+            y = m.conv(m.plain("add", y, m.conv(plane, 1, 4, 1, 12)), 4, 4, 1, 12)
+        change(m)
+        return y
+
+    return made(begin)
+
+
 def of_bytes(build=None, k: int = 1, **tensors: np.ndarray) -> bytes:
     """A net whose int8 convolution u2 (64 -> 4) reads the bytes i1 made of x0, changed by ``build``."""
 
@@ -175,6 +190,20 @@ HOSTILE = {
     "attention without shift": edited(ops((" up=15", "")), attending()),
     "attention shifted by none": edited(ops(("down=14", "down=0")), attending()),
     "attention shifted too far": edited(ops(("down=14", "down=31")), attending()),
+    "map of a plane": made(
+        lambda m: m.bconv(
+            m.sign(m.conv("lr", 1, 4, 1, 12), 4, False), 4, 4, 1, None, False, False, map=m.map("lr", 1)
+        )
+    ),
+    "map of bits": of_bits(64, lambda m, b: m.conv(m.map(b, 64), 1, 64, 1, 12)),
+    "map without weights": mapped(lambda m: m.tensors.pop("m2.weight")),
+    "map of other channels": mapped(lambda m: m.int16("m2.weight", 5)),
+    "map that breaks mulh": mapped(lambda m: m.tensors["m2.weight"].fill(-32768)),
+    "map without shift": mapped(lambda m: m.ops[2].attrs.clear()),
+    "map shifted by none": mapped(lambda m: m.ops[2].attrs.update(shift=0)),
+    "map shifted too far": mapped(lambda m: m.ops[2].attrs.update(shift=31)),
+    "map of several channels": mapped(map="x0"),
+    "map of bytes": mapped(map="b1"),
     "values as bytes": of_bytes(lambda m: m.plain("add", m.qconv("x0", 64, 4, 1), "x2")),
     "bits as bytes": of_bytes(lambda m: m.plain("add", m.qconv(m.sign("x0", 64, False), 64, 4, 1), "x2")),
     "bytes as values": of_bytes(lambda m: m.plain("add", m.conv("i1", 64, 4, 1, 12), "x2")),

@@ -36,7 +36,7 @@ def graph(seed: int) -> Packed:
         x, bits, c, rate = recent[rng.integers(len(recent))]
         cout = widths[rng.integers(2)]
         alike = [name for name, *rest in buffers if rest == [False, c, rate]]
-        kind = rng.integers(7)
+        kind = rng.integers(8)
         skips = [None] + [name for name, *rest in buffers if rest == [False, cout, rate]]
         skip = skips[rng.integers(len(skips))]
         inner, slope = bool(rng.integers(2)), bool(rng.integers(2))
@@ -54,7 +54,10 @@ def graph(seed: int) -> Packed:
             buffers.append((m.plain("concat", *inputs), True, c * (len(inputs) - 1) + cin, rate))
         elif bits:
             k = int(rng.choice([1, 3]))
-            buffers.append((m.bconv(x, c, cout, k, skip, inner, slope, slope_add), False, cout, rate))
+            planes = 2 * [None] + [name for name, *rest in buffers if rest == [False, 1, rate]]
+            plane = planes[rng.integers(len(planes))]
+            y = m.bconv(x, c, cout, k, skip, inner, slope, slope_add, plane)
+            buffers.append((y, False, cout, rate))
         elif kind == 0 and rate < 4 and c % 4 == 0:
             buffers.append((m.plain("shuffle", x, scale=2), False, c // 4, 2 * rate))
         elif kind == 1 and len(m.ops) > 1:
@@ -64,6 +67,8 @@ def graph(seed: int) -> Packed:
         elif kind == 4 and c < 256:
             times = int(rng.integers(1, 6))
             buffers.append((m.plain("repeat", x, times=times), False, times * c, rate))
+        elif kind == 7 and c > 1:
+            buffers.append((m.map(x, c), False, 1, rate))
         elif kind == 6 and c > 1:
             buffers.append((m.attend(x, c, int(rng.integers(1, 9))), False, c, rate))
         elif kind == 2 or c == 1:
@@ -149,7 +154,7 @@ def test_shared_tensors_do_not_multiply_memory():
     shared = m.ops[-1]
     for i in range(1500):
         m.ops.append(Op("sign", f"q{i}", (y,)))
-        m.ops.append(Op("bconv", f"z{i}", (f"q{i}", y), shared.name, shared.attrs))
+        m.ops.append(Op("bconv", f"z{i}", (f"q{i}", y), shared.name, shared.attrs, ("skip",)))
         y = f"z{i}"
     with pytest.raises(EngineError, match="more memory"):
         Engine(m.end(y, 1024, 1))

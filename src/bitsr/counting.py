@@ -139,6 +139,10 @@ def packed_layers(packed: Packed) -> list[Layer]:
                     Layer(op.name, channels, cout, k, pixels=rate * rate, others=others, bytes=size, **kind)
                 )
                 channels = cout
+            elif op.kind == "map":
+                size = sum(packed.tensors[t].nbytes for t in tensors)
+                out.append(Layer(op.name, channels, 1, 1, pixels=rate * rate, bytes=size))
+                channels = 1
             elif op.kind in ("sign", "quant"):
                 owned[op.out] = tensors
             elif op.kind == "concat":
@@ -179,7 +183,9 @@ def packed_radius(packed: Packed) -> float:
             radius += Fraction(packed.tensors[f"{op.name}.weight"].shape[1] // 2, rate)
         elif op.kind == "shuffle":
             rate *= op.attrs["scale"]
-        radius = max([radius, *(seen[name][0] for name in op.inputs[1:])])  # a skip reads its own place alone
+        radius = max(
+            [radius, *(seen[name][0] for name in op.inputs[1:])]
+        )  # skips and maps are read at their own place
         seen[op.out] = (radius, rate)
     return ceil(radius)
 

@@ -21,6 +21,7 @@ _WORDS = {
     "conv": (4,),
     "sign": (3, 4),
     "bconv": (4,),
+    "map": (4,),
     "quant": (4,),
     "qconv": (4,),
     "add": (4,),
@@ -31,6 +32,9 @@ _WORDS = {
 }
 
 
+ROLES = ("skip", "map")
+
+
 class PackedError(ValueError):
     """The file is no model that this version reads; the message is one line."""
 
@@ -39,8 +43,8 @@ class PackedError(ValueError):
 class Op:
     """One operation: ``kind out inputs... [name] [key=value ...]``.
 
-    kind: a key of ``_WORDS``. inputs: buffers made by earlier operations, or ``lr``; the skip of a bconv or a
-    qconv is its second input. name: prefix of its tensors, "" where it has none.
+    kind: a key of ``_WORDS``. inputs: buffers made by earlier operations, or ``lr``. roles: of a bconv or a qconv,
+    what its inputs after the first are ("skip", "map"). name: prefix of its tensors, "" where it has none.
     """
 
     kind: str
@@ -48,6 +52,7 @@ class Op:
     inputs: tuple[str, ...]
     name: str = ""
     attrs: dict[str, int] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, line: str) -> Op:
@@ -61,23 +66,21 @@ class Op:
         several = kind in ("add", "concat")
         inputs = plain[2:] if several else plain[2:3]
         name = plain[3] if len(plain) == 4 and not several else ""
-        if skip := keys.pop("skip", None):
-            inputs.append(skip)
+        roles = [role for role in ROLES if role in keys]
+        inputs += [keys.pop(role) for role in roles]
         try:
             attrs = {k: int(v) for k, v in keys.items()}
         except ValueError:
             raise PackedError(f"no operation: {line[:60]!r}") from None
-        return cls(kind, plain[1], tuple(inputs), name, attrs)
+        return cls(kind, plain[1], tuple(inputs), name, attrs, tuple(roles))
 
     def __str__(self) -> str:
-        words = [self.kind, self.out, *self.inputs]
-        if self.kind in ("bconv", "qconv"):
-            words = words[:3]
+        plain = len(self.inputs) - len(self.roles)
+        words = [self.kind, self.out, *self.inputs[:plain]]
         if self.name:
             words.append(self.name)
         words += [f"{k}={v}" for k, v in self.attrs.items()]
-        if self.kind in ("bconv", "qconv") and len(self.inputs) > 1:
-            words.append(f"skip={self.inputs[1]}")
+        words += [f"{role}={x}" for role, x in zip(self.roles, self.inputs[plain:], strict=True)]
         return " ".join(words)
 
 

@@ -43,15 +43,16 @@ def unpack_signs(words: NDArray[np.uint64], channels: int) -> NDArray[np.int64]:
     return 1 - 2 * bits.reshape(*words.shape[:-1], -1)[..., :channels].astype(np.int64)
 
 
-def _epilogue(op: Op, a: Int, skip: list[NDArray], t: dict[str, NDArray]) -> Int:
-    """What follows the sum of a binary or an int8 convolution (csrc/kernels.h)."""
+def _epilogue(op: Op, a: Int, x: dict[str, NDArray], t: dict[str, NDArray]) -> Int:
+    """What follows the sum of a binary or an int8 convolution (csrc/kernels.h). x: its inputs by role."""
     inner, slope, slope_add = (t.get(f"{op.name}.{s}") for s in ("inner_slope", "slope", "slope_add"))
-    v = sat(mulh(a, t[f"{op.name}.mul"]).astype(np.int32) + t[f"{op.name}.add"])
+    mul = t[f"{op.name}.mul"]
+    v = sat(mulh(a, mulh(x["map"], mul) if "map" in x else mul).astype(np.int32) + t[f"{op.name}.add"])
     if inner is not None:
         v = np.where(v < 0, mulh(v, inner), v)
         v = sat(v.astype(np.int32) + t[f"{op.name}.inner_add"])
-    if skip:
-        v = sat(v.astype(np.int32) + skip[0])
+    if "skip" in x:
+        v = sat(v.astype(np.int32) + x["skip"])
     if slope is not None:
         v = np.where(v < 0, mulh(v, slope), v)
     return v if slope_add is None else sat(v.astype(np.int32) + slope_add)
@@ -85,7 +86,13 @@ def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
     if op.kind == "bconv":
         weight = unpack_signs(t[f"{op.name}.weight"], x[0].shape[-1])
         acc = np.einsum("hwijc,oijc->hwo", _patches(x[0], weight.shape[1]), weight)
-        return _epilogue(op, sat(acc << op.attrs["shift"]), x[1:], t)
+        return _epilogue(op, sat(acc << op.attrs["shift"]), dict(zip(op.roles, x[1:], strict=True)), t)
+    if op.kind == "map":
+        size = np.minimum(np.abs(x[0].astype(np.int64)), 32767)
+        shift = op.attrs["shift"]
+        return sat(_wrap32(size @ t[f"{op.name}.weight"].astype(np.int64) + (1 << (shift - 1))) >> shift)[
+            ..., None
+        ]
     if op.kind == "quant":
         q = mulh(x[0], t[f"{op.name}.mul"]).astype(np.int64)
         shift, top = op.attrs.get("shift", 0), op.attrs.get("max", 127)
@@ -97,7 +104,8 @@ def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
         acc = np.einsum("hwijc,oijc->hwo", _patches(x[0], weight.shape[1]), weight.astype(np.int64))
         if right := op.attrs.get("shift", 0):
             acc = (acc + (1 << (right - 1))) >> right
-        return _epilogue(op, sat(acc << op.attrs.get("left", 0)), x[1:], t)
+        a = sat(acc << op.attrs.get("left", 0))
+        return _epilogue(op, a, dict(zip(op.roles, x[1:], strict=True)), t)
     if op.kind == "add":
         return sat(x[0].astype(np.int32) + x[1])
     if op.kind == "concat":

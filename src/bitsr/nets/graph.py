@@ -55,13 +55,23 @@ class Eager:
         inner: Activation | None = None,
         skip: Tensor | None = None,
         act: Activation | None = None,
+        map: Tensor | None = None,
     ) -> Tensor:
-        """act(inner(bn(conv(sign(x - threshold)))) + skip), conv's own binarizers doing the signs.
+        """act(inner(bn(map * conv(sign(x - threshold)))) + skip), conv's own binarizers doing the signs.
 
-        threshold: (Cin,).
+        threshold: (Cin,). map: (N, 1, H, W), see ``map``.
         """
         v = conv(x if threshold is None else x - threshold.view(1, -1, 1, 1))
+        if map is not None:
+            v = v * map
         return self._epilogue(v, bn, inner, skip, act)
+
+    def map(self, name: str, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """sum_c w_c |x_c|, (N, C, H, W) -> (N, 1, H, W): the size of a binary convolution's input, pixel by pixel.
+
+        conv: a 1x1 convolution C -> 1 without bias, which has w.
+        """
+        return (x.abs() * conv.weight).sum(dim=1, keepdim=True)
 
     def qconv(
         self,

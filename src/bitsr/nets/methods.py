@@ -97,6 +97,10 @@ class House(E2FIF):
     their place inside the skip BBCU's (arXiv 2210.00405). Both fold into the packed epilogue. For ablations:
     ``thresholds`` False leaves RSign out; ``inner``, the initial slope of RPReLU, None leaves it out (1 would be the
     identity, at the edge of what packs); a slope of 1 leaves LeakyReLU out.
+
+    maps: before batch norm, each pixel of the convolution's result is multiplied by K = sum_c v_c |x_c| of its input, v
+    learned, from 1/C. It gives back what the sign takes: how large the input is where. XNOR-Net's K (arXiv
+    1603.05279) is the mean of |x| over channels and 3x3 pixels; weights of its own for each channel are ours.
     """
 
     def __init__(
@@ -108,16 +112,29 @@ class House(E2FIF):
         slope: float = 0.1,
         inner: float | None = 0.9,
         thresholds: bool = True,
+        maps: bool = False,
     ) -> None:
         super().__init__(cin, cout, k, slope=slope)
+        self.size = nn.Conv2d(cin, 1, 1, bias=False) if maps else None
+        if self.size is not None:
+            nn.init.constant_(self.size.weight, 1 / cin)
         self.threshold = nn.Parameter(torch.zeros(cin)) if thresholds else None
         self.inner = None if inner is None else RPReLU(cout, inner)
 
     def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
         after = self.slope if act else None
         inner = None if self.inner is None else self.inner.triple()
+        map = None if self.size is None or self.conv.act == "float" else g.map(f"{name}.size", self.size, x)
         return g.bconv(
-            name, self.conv, x, bn=self.bn, threshold=self.threshold, inner=inner, skip=skip, act=after
+            name,
+            self.conv,
+            x,
+            bn=self.bn,
+            threshold=self.threshold,
+            inner=inner,
+            skip=skip,
+            act=after,
+            map=map,
         )
 
 

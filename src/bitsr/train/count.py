@@ -98,6 +98,9 @@ class Layers:
             self.rows[-1] = replace(self.rows[-1], binary=True, weight_only=False)
         return y
 
+    def map(self, name: str, conv: nn.Conv2d, x: Size) -> Size:
+        return self._layer(name, conv, x)
+
     def attend(self, name: str, down: nn.Conv2d, up: nn.Conv2d, slope: Any, x: Size) -> Size:
         self._layer(f"{name}.down", down, x, slope, once=True)
         self._layer(f"{name}.up", up, Size(down.out_channels), once=True)

@@ -114,15 +114,24 @@ class _Range:
         *,
         bn: nn.BatchNorm2d | None = None,
         threshold: Tensor | None = None,
+        map: _Value | None = None,
         **after: Any,
     ) -> _Value:
         if isinstance(conv, BasesConv2d):
-            return _chain(self, name, conv, x, bn=bn, threshold=threshold, **after)
+            return _chain(self, name, conv, x, bn=bn, threshold=threshold, map=map, **after)
         scale, bias = _folded(conv, _signs(name, conv), bn)
+        if map is not None:
+            if conv.bias is not None:
+                raise PackError(f"{name}: a convolution with a map packs without bias")
+            scale = scale * self._unit[int(map.nodes[0])] * 2.0**15
         floor = np.maximum(np.abs(scale) * 2.0 ** (15 - _shift(conv)), np.abs(bias)) / 32767
+        factors = None if map is None else map.tensor
         return self._after(
-            self._eager.bconv(name, conv, x.tensor, bn=bn, threshold=threshold), floor, **after
+            self._eager.bconv(name, conv, x.tensor, bn=bn, threshold=threshold, map=factors), floor, **after
         )
+
+    def map(self, name: str, conv: nn.Conv2d, x: _Value) -> _Value:
+        return self._make(self._eager.map(name, conv, x.tensor))
 
     def qconv(
         self,
@@ -292,12 +301,15 @@ def _chain(
     inner: Activation | None = None,
     skip: Any = None,
     act: Activation | None = None,
+    map: Any = None,
 ) -> Any:
     """A sum of binary convolutions as so many, each with the one before as its skip; batch norm is folded into each."""
     if "float" in (conv.act, conv.weight_mode):
         raise PackError(f"{name} is not binary: only W1A1 convolutions are packed")
-    if threshold is not None or inner is not None:
-        raise PackError(f"{name}: a sum of binary convolutions packs without threshold and inner activation")
+    if any(v is not None for v in (threshold, inner, map)):
+        raise PackError(
+            f"{name}: a sum of binary convolutions packs without threshold, inner activation and map"
+        )
     gain, bias = _folded(conv, np.ones(conv.out_channels), bn)
     parts = conv.parts()
     for i, (t, w) in enumerate(parts):
@@ -382,11 +394,13 @@ class _Emit:
         inputs: tuple[str, ...],
         name: str,
         unit: NDArray[np.float64] | None = None,
+        roles: dict[str, str | None] | None = None,
         **attrs: int,
     ) -> str:
-        """unit: None for what has none: bits and bytes."""
+        """unit: None for what has none: bits and bytes. roles: inputs by role, None for those that are not there."""
         out = f"{'x' if unit is not None else 'b'}{len(self.ops)}"
-        self.ops.append(Op(kind, out, inputs, name, attrs))
+        more = {role: x for role, x in (roles or {}).items() if x is not None}
+        self.ops.append(Op(kind, out, (*inputs, *more.values()), name, attrs, tuple(more)))
         if unit is not None:
             self._units[out] = unit
         return out
@@ -451,16 +465,35 @@ class _Emit:
         inner: Activation | None = None,
         skip: str | None = None,
         act: Activation | None = None,
+        map: str | None = None,
     ) -> str:
         if isinstance(conv, BasesConv2d):
-            return _chain(self, name, conv, x, bn=bn, threshold=threshold, inner=inner, skip=skip, act=act)
+            return _chain(
+                self, name, conv, x, bn=bn, threshold=threshold, inner=inner, skip=skip, act=act, map=map
+            )
         scale, bias = _folded(conv, _signs(name, conv), bn)
         shift = _shift(conv)
+        if map is not None:
+            scale = scale * self._units[map] * 2.0**15
         bits = self._bits(name, x, None if threshold is None else _numpy(threshold))
         self.tensors[f"{name}.weight"] = pack_signs(_numpy(conv.quantised_weight()))
         unit = next(self._walk)
         self._epilogue(name, scale * 2.0**-shift, bias, unit, inner, act)
-        return self._emit("bconv", (bits, skip) if skip else (bits,), name, unit, shift=shift)
+        return self._emit("bconv", (bits,), name, unit, {"skip": skip, "map": map}, shift=shift)
+
+    def map(self, name: str, conv: nn.Conv2d, x: Handle) -> str:
+        parts = (x,) if isinstance(x, str) else x
+        unit, out, at = next(self._walk), "", 0
+        for i, part in enumerate(parts):
+            own = name if isinstance(x, str) else f"{name}.{i}"
+            n = len(self._units[part])
+            w = _numpy(conv.weight)[0, at : at + n, 0, 0] * self._units[part] / unit
+            at += n
+            q, _, shift = _fixed(own, w[None], np.zeros(1))
+            self.tensors[f"{own}.weight"] = q[0]
+            made = self._emit("map", (part,), own, unit, shift=shift)
+            out = self._emit("add", (out, made), "", unit) if out else made
+        return out
 
     def qconv(
         self,
@@ -496,7 +529,7 @@ class _Emit:
         self._epilogue(name, scale * 2.0**shift, bias, unit, inner, act)
         q = self._quant(name, x, step, top)
         attrs = {"shift": shift} if shift > 0 else {"left": -shift} if shift < 0 else {}
-        return self._emit("qconv", (q, skip) if skip else (q,), name, unit, **attrs)
+        return self._emit("qconv", (q,), name, unit, {"skip": skip}, **attrs)
 
     def _quant(self, name: str, x: str, step: float, top: int) -> str:
         key = ("quant", x, step, top)
