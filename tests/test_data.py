@@ -11,6 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
+from torch.nn import functional as F  # noqa: E402
+
 from bitsr.folders import data_folder  # noqa: E402
 from bitsr.imresize import imresize  # noqa: E402
 from bitsr.metrics import rgb_to_y  # noqa: E402
@@ -229,6 +231,25 @@ def test_crops_depend_on_seed_and_iteration_alone() -> None:
     assert not torch.equal(first[0], draw(Crops(pairs, 4, 8, seed=4), 0)[0])
     halves = [draw(Crops(pairs, 4, 8, seed=3, samples=r), 0)[0] for r in (range(4), range(4, 8))]
     assert torch.equal(torch.cat(halves), first[0])  # devices share a batch without overlap
+
+
+def test_of_several_crops_the_most_detailed_is_taken() -> None:
+    generator = torch.Generator().manual_seed(0)
+    flat = coordinates([(20, 20), (30, 12)], 2)
+    noise = torch.randint(-9000, 9000, flat.hr.shape, generator=generator, dtype=torch.int16)
+    strength = torch.rand(flat.hr.shape, generator=generator)
+    pairs = Pairs((noise * strength).to(torch.int16), flat.lr, flat.sizes, 2)
+    drawn = [draw(Crops(pairs, 4, 24, seed=3, samples=range(i, i + 8)), 5) for i in (0, 8, 16)]
+    lr, hr = draw(Crops(pairs, 4, 8, seed=3, tries=3), 5)
+    details = torch.stack([data.detail(part[1].float(), 2) for part in drawn])  # drawn one by one
+    for i, most in enumerate(details.argmax(0)):
+        assert torch.equal(hr[i], drawn[most][1][i]) and torch.equal(lr[i], drawn[most][0][i])
+    assert len(set(details.argmax(0).tolist())) == 3
+    values = hr.float()
+    blocks = F.avg_pool2d(values, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(data.detail(values, 2), (values - blocks).abs().mean((1, 2, 3)))
+    halves = [draw(Crops(pairs, 4, 8, seed=3, samples=r, tries=3), 5)[1] for r in (range(4), range(4, 8))]
+    assert torch.equal(torch.cat(halves), hr)  # devices share a batch without overlap
 
 
 def test_hash_is_pinned() -> None:

@@ -256,6 +256,12 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
+def detail(hr: Tensor, scale: int) -> Tensor:
+    """(b, 1, h, w) -> (b,): mean |HR - the mean of its scale x scale block|, about what LR has lost, in levels."""
+    blocks = hr.unflatten(3, (-1, scale)).unflatten(2, (-1, scale))
+    return (blocks - blocks.mean((3, 5), keepdim=True)).abs().mean((1, 2, 3, 4, 5))
+
+
 class Crops:
     """Random crops of ``pairs``, uniform over all places where one fits and over the 8 orientations.
 
@@ -263,8 +269,9 @@ class Crops:
     LR (b, 1, patch, patch) and HR (b, 1, scale*patch, scale*patch), the samples ``samples`` (default: all) of
     the batch of that iteration. The same (seed, iteration, sample) is the same crop on every device.
 
-    Places are drawn with replacement. repeats: how often each picture counts, (n,) int64. Raises DataError if
-    no picture is as large as a crop; smaller pictures are left out.
+    Places are drawn with replacement. repeats: how often each picture counts, (n,) int64. tries: how many crops are
+    drawn for each sample; the one with the most detail is taken (``detail``), the others are dropped. Raises DataError
+    if no picture is as large as a crop; smaller pictures are left out.
     """
 
     def __init__(
@@ -276,6 +283,7 @@ class Crops:
         *,
         repeats: Tensor | None = None,
         samples: range | None = None,
+        tries: int = 1,
     ) -> None:
         places = (pairs.sizes - patch + 1).clamp(min=0)
         counts = places.prod(1)
@@ -290,9 +298,10 @@ class Crops:
         self.columns, self.widths = places[:, 1].to(device), pairs.sizes[:, 1].to(device)
         self.starts = pairs.starts.to(device)
         self.key = int(_mix(torch.tensor((seed + 0x9E3779B9) & _MASK)))
-        # three hash words for each sample, by multiples of an odd constant so that no two counters meet
+        # three hash words for each crop, by multiples of an odd constant so that no two counters meet
         chosen = torch.tensor(list(samples if samples is not None else range(batch)), device=device)
-        self.counters = (torch.arange(3, device=device)[:, None] + 3 * chosen) * 0x9E3779B9
+        drawn = (chosen + batch * torch.arange(tries, device=device)[:, None]).flatten()
+        self.tries, self.counters = tries, (torch.arange(3, device=device)[:, None] + 3 * drawn) * 0x9E3779B9
         self.sides = [torch.arange(patch * s, device=device) for s in (1, pairs.scale)]
 
     def __call__(self, iteration: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,11 +309,13 @@ class Crops:
         place = ((a << 31) | (b >> 1)) % self.total  # 63 bits
         picture = torch.searchsorted(self.ends, place, right=True)
         place = (place - self.ends[picture]) % self.counts[picture]  # repeats fold onto the same places
-        y, x = place // self.columns[picture], place % self.columns[picture]
-        return (
-            self._gather(self.pairs.lr, picture, y, x, orientation, 1),
-            self._gather(self.pairs.hr, picture, y, x, orientation, self.pairs.scale),
-        )
+        where = (picture, place // self.columns[picture], place % self.columns[picture], orientation)
+        hr = self._gather(self.pairs.hr, *where, self.pairs.scale)
+        if self.tries > 1:
+            most = detail(hr, self.pairs.scale).view(self.tries, -1).argmax(0)
+            taken = most * (len(hr) // self.tries) + torch.arange(len(most), device=most.device)
+            hr, where = hr[taken], tuple(v[taken] for v in where)
+        return self._gather(self.pairs.lr, *where, 1), hr
 
     def _gather(
         self, flat: Tensor, picture: Tensor, y: Tensor, x: Tensor, orientation: Tensor, s: int

@@ -32,7 +32,7 @@ from ..folders import data_folder
 from . import checkpoint, data
 from .adversarial import Adversary
 from .loss import LOSSES, PYRAMIDS
-from .recipe import Recipe, Stage, build
+from .recipe import Recipe, Stage, build, parse
 
 COLUMNS: tuple[str, ...] = ("iteration", "stage", "lr", "loss", "loss_d", "psnr_y", "it_per_s")
 FREE = {  # settings that may differ between a run and its resumption: they do not touch the weights
@@ -373,7 +373,9 @@ def _resume(folder: Path, recipe: Recipe, resume: bool | None) -> dict[str, Any]
     state = checkpoint.load(last)
     if "optimiser" not in state or "recipe" not in state:
         raise TrainError(f"{last}: not written by this loop; start from it by train.init_from")
-    old, new = (_settings(r, FREE) for r in (state["recipe"], recipe.model_dump(mode="json")))
+    # parsed: a setting that is younger than the run has its default
+    ran = parse(state["recipe"], str(last))
+    old, new = (_settings(r.model_dump(mode="json"), FREE) for r in (ran, recipe))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             raise TrainError(f"{folder}: the run has {key} = {old.get(key)!r}, the recipe {new.get(key)!r}")
@@ -402,6 +404,7 @@ def _load_data(recipe: Recipe, device: torch.device, rank: int, world: int) -> t
         recipe.train.seed,
         repeats=torch.tensor([n for n, s in zip(repeats, sets, strict=True) for _ in s]),
         samples=range(rank * share, (rank + 1) * share),
+        tries=d.tries,
     )
     return crops, valid
 

@@ -74,6 +74,8 @@ class Data(_Section):
     """LR side of a training crop in pixels."""
     batch: PositiveInt = 16
     """Crops an iteration, over all devices together."""
+    tries: PositiveInt = 1
+    """Crops drawn for each of the batch; the one with the most detail is taken (``data.detail``)."""
     colour: Literal["y"] = "y"
     valid_crop: NonNegativeInt = 0
     """Validate on the central square of so many LR pixels a side; 0: on whole pictures."""
