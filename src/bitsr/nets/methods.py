@@ -10,7 +10,7 @@ To add one: derive from ``Unit``, say formula, gradient, source and what is unce
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ class House(E2FIF):
 
     rprelu(bn(conv(sign(x - threshold), sign(w)))) + skip, then LeakyReLU(slope). RSign and RPReLU are ReActNet's,
     their place inside the skip BBCU's (arXiv 2210.00405). Both fold into the packed epilogue. For ablations:
-    ``thresholds`` False leaves RSign out; ``inner``, the initial slope of RPReLU, None leaves it out (1 would be the
+    ``thresholds`` False leaves RSign out; ``inner``, the initial slope of RPReLU, False leaves it out (1 would be the
     identity, at the edge of what packs); a slope of 1 leaves LeakyReLU out.
 
     maps: before batch norm, each pixel of the convolution's result is multiplied by K = sum_c v_c |x_c| of its input, v
@@ -110,7 +110,7 @@ class House(E2FIF):
         k: int = 3,
         *,
         slope: float = 0.1,
-        inner: float | None = 0.9,
+        inner: float | Literal[False] = 0.9,
         thresholds: bool = True,
         maps: bool = False,
     ) -> None:
@@ -119,7 +119,7 @@ class House(E2FIF):
         if self.size is not None:
             nn.init.constant_(self.size.weight, 1 / cin)
         self.threshold = nn.Parameter(torch.zeros(cin)) if thresholds else None
-        self.inner = None if inner is None else RPReLU(cout, inner)
+        self.inner = None if inner is False else RPReLU(cout, inner)
 
     def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
         after = self.slope if act else None
