@@ -29,15 +29,17 @@ def _json(packed: Packed, key: str) -> Any:
 def _recipe(recipe: dict[str, Any]) -> list[str]:
     """The settings that decide the weights, a line each."""
     net, data, train = (recipe.get(key, {}) for key in ("net", "data", "train"))
-    args = ", ".join(f"{k} = {v}" for k, v in net.get("args", {}).items())
-    loop = ("batch", "patch"), ("iterations", "lr", "schedule", "warmup", "loss", "ema", "precision", "seed")
+    args = dict(net.get("args", {}))
+    args |= args.pop("options", {})
+    said = ", ".join(f"{k} = {v}" for k, v in args.items())
+    loop = ("batch", "patch", "tries"), ("iterations", "lr", "schedule", "warmup", "loss", "ema", "precision", "seed")
     settings = [
         f"{k} {s[k]}"
         for s, keys in zip((data, train), loop, strict=True)
         for k in keys
         if s.get(k) is not None
     ]
-    lines = [f"- net: {net.get('name')}" + (f" ({args})" if args else "")]
+    lines = [f"- net: {net.get('name')}" + (f" ({said})" if said else "")]
     if recipe.get("source"):
         lines.append(f"- source: {recipe['source']}")
     return [*lines, f"- settings: {', '.join(settings)}"]

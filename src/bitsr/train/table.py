@@ -134,13 +134,16 @@ def _about(recipe: Recipe, facts: dict[str, Any]) -> str:
 
 
 def _method(recipe: Recipe, stage: int) -> str:
-    """The name of the method in ``METHODS``, or "float"."""
+    """The name of the method in ``METHODS`` and its options, or "float"."""
+    args = {**recipe.net.args, **recipe.stages[stage].args}
     with torch.device("meta"):
         net = build(recipe, recipe.stages[stage])
     used = {type(module) for module in net.modules()}
     names = [name for name, unit in METHODS.items() if unit in used]
-    off = {**recipe.net.args, **recipe.stages[stage].args}.get("binary", True) is False
-    return "float" if off or not names else names[0]
+    if args.get("binary", True) is False or not names:
+        return "float"
+    options = ", ".join(f"{k} = {v}" for k, v in args.get("options", {}).items())
+    return f"{names[0]} ({options})" if options else names[0]
 
 
 class _Meter:
