@@ -30,6 +30,7 @@ from torch import nn
 
 from ..folders import RECIPES
 from ..nets import NETS
+from ..nets.binary import BinaryConv2d
 from .loss import LOSSES, PYRAMIDS
 
 if sys.version_info >= (3, 11):
@@ -56,6 +57,9 @@ class Net(_Section):
     gain: PositiveFloat = 1.0
     """At initialisation head weights are multiplied and tail weights divided by it: it moves the spread of
     the residual stream against the window |x| <= 1 in which a binarizer passes a gradient."""
+    latent: PositiveFloat = 1.0
+    """At initialisation the latent weights of binary convolutions are multiplied by it. Where only their sign
+    counts, it divides their rate: Adam moves them by the learning rate, whatever their size."""
 
 
 class Data(_Section):
@@ -269,6 +273,11 @@ def build(recipe: Recipe, stage: Stage | None = None) -> nn.Module:
         with torch.no_grad():
             head.weight *= recipe.net.gain
             tail.weight /= recipe.net.gain
+    if recipe.net.latent != 1:
+        with torch.no_grad():
+            for conv in net.modules():
+                if isinstance(conv, BinaryConv2d):
+                    conv.weight *= recipe.net.latent
     return net
 
 
