@@ -143,7 +143,7 @@ class Lockstep:
     turn, which must show twice as much.
     """
 
-    ROUNDED: ClassVar = {"bconv": 0.0, "conv": 0.02, "qconv": 0.025, "map": 0.0, "attend": 0.0}
+    ROUNDED: ClassVar = {"bconv": 0.0, "conv": 0.02, "qconv": 0.025, "map": 0.001, "attend": 0.0}
     """Kinds that round: how much of what the weights give may change by their rounding. Other kinds move integers."""
     PARTS: ClassVar = {
         "sign": ["threshold"],

@@ -17,7 +17,7 @@ from bitsr.counting import count  # noqa: E402
 from bitsr.engine import Engine  # noqa: E402
 from bitsr.nets.binary import sign_mean  # noqa: E402
 from bitsr.nets.graph import EAGER  # noqa: E402
-from bitsr.nets.methods import METHODS, Block, House, Unit, units  # noqa: E402
+from bitsr.nets.methods import METHODS, XNOR, Block, House, Unit, units  # noqa: E402
 from bitsr.nets.srresnet import SRResNet  # noqa: E402
 from bitsr.train.count import describe, layers  # noqa: E402
 from bitsr.train.pack import LUMA, PackError, pack  # noqa: E402
@@ -56,8 +56,11 @@ def stirred(net: torch.nn.Module) -> torch.nn.Module:
             if isinstance(m, torch.nn.BatchNorm2d):
                 m.running_mean.normal_(0, 5)
                 m.running_var.uniform_(50, 300)
+            # a map around 1, as those statistics want it
             if isinstance(m, House) and m.size is not None:
-                m.size.weight.uniform_(-0.0001, 0.001)  # a map around 1, as those statistics want it
+                m.size.weight.uniform_(-0.0001, 0.001)
+            if isinstance(m, XNOR) and m.mean is not None:
+                m.mean.weight.mul_(0.03)
     return net.eval()
 
 
@@ -77,7 +80,8 @@ def test_trains_in_bfloat16(name: str, options: dict[str, Any]) -> None:
         sr = net(torch.from_numpy(np.stack([scene(12, 13), 0.7 * scene(12, 13)])).float()[:, None])
     sr.square().mean().backward()
     for key, p in net.named_parameters():
-        assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), key
+        if p.requires_grad:
+            assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), key
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -138,7 +142,6 @@ def test_xnor_scales_by_the_mean_magnitude() -> None:
     k = F.conv2d(x.abs().mean(1, keepdim=True), torch.full((1, 1, 3, 3), 1 / 9), padding=1)
     expected = F.conv2d(signs(x), signs(w) * alpha, padding=1) * k + x
     torch.testing.assert_close(u.build(EAGER, x, "u", skip=x), expected)
-    assert not unit("xnor", maps=False).packs
 
 
 def test_dorefa_of_one_bit_is_the_paper_inside_the_picture() -> None:
@@ -294,7 +297,7 @@ def test_pams_untrained_does_not_pack() -> None:
 
 def test_info_says_what_does_not_pack(tmp_path: Path) -> None:
     text = '[net]\nname = "srresnet"\nargs = {{ method = "{}", blocks = 1 }}\n[train]\niterations = 1\nlr = 1e-3\n'
-    for name in ("xnor", "bireal"):
+    for name in ("scales", "bireal"):
         (tmp_path / "r.toml").write_text("scale = 2\n" + text.format(name))
         reason = unit(name).packs
         assert (f"- does not pack: {reason}\n" in describe(str(tmp_path / "r.toml"))) == bool(reason)

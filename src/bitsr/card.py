@@ -32,7 +32,10 @@ def _recipe(recipe: dict[str, Any]) -> list[str]:
     args = dict(net.get("args", {}))
     args |= args.pop("options", {})
     said = ", ".join(f"{k} = {v}" for k, v in args.items())
-    loop = ("batch", "patch", "tries"), ("iterations", "lr", "schedule", "warmup", "loss", "ema", "precision", "seed")
+    loop = (
+        ("batch", "patch", "tries"),
+        ("iterations", "lr", "schedule", "warmup", "loss", "ema", "precision", "seed"),
+    )
     settings = [
         f"{k} {s[k]}"
         for s, keys in zip((data, train), loop, strict=True)

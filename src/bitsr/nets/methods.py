@@ -160,7 +160,7 @@ class XNOR(Unit):
     """bn(K * conv(sign(x), a sign(w))), one skip over two; a = mean|w| per filter.
 
     K: |x|, averaged over channels and the k x k neighbourhood: a scale of its own for each pixel. Activations: gradient
-    g * 1{|x| <= 1}; weights: ``binary.sign_xnor``. maps: False leaves K out, which packs. Source: Rastegari et al. 2016
+    g * 1{|x| <= 1}; weights: ``binary.sign_xnor``. maps: False leaves K out. Source: Rastegari et al. 2016
     (XNOR-Net, arXiv 1603.05279). There batch norm stands before the sign; here after the convolution, as in the
     other methods. Uncertain: the gradient through K (taken as written); the authors' code leaves K out, and
     centres and clamps the weights, which the paper has not.
@@ -172,30 +172,18 @@ class XNOR(Unit):
         super().__init__()
         self.conv = BinaryConv2d(cin, cout, k, act="clip", weight="xnor")
         self.bn = nn.BatchNorm2d(cout)
-        self.maps = maps
+        self.mean = self.box = None
         if maps:
-            self.packs = (
-                "XNOR-Net scales each pixel by the size of its input (options = { maps = false } packs)"
-            )
+            self.mean = nn.Conv2d(cin, 1, 1, bias=False).requires_grad_(False)
+            self.box = nn.Conv2d(1, 1, k, padding=k // 2, bias=False).requires_grad_(False)
+            nn.init.constant_(self.mean.weight, 1 / cin)
+            nn.init.constant_(self.box.weight, 1 / k**2)
 
     def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
-        if not self.maps:
-            return g.bconv(name, self.conv, x, bn=self.bn, skip=skip)
-        y = g.bconv(name, self.conv, x)
-        if self.conv.act != "float":
-            y = g.beyond(self.scaled, y, x)
-        return g.beyond(normalised, y, self.bn, *(() if skip is None else (skip,)))
-
-    def scaled(self, y: Tensor, x: Tensor) -> Tensor:
-        """y * K(x)."""
-        k = self.conv.kernel_size[0]
-        return y * F.avg_pool2d(x.abs().mean(dim=1, keepdim=True), k, stride=1, padding=k // 2)
-
-
-def normalised(y: Tensor, bn: nn.Module, skip: Tensor | None = None) -> Tensor:
-    """bn(y) + skip."""
-    y = bn(y)
-    return y if skip is None else y + skip
+        map = None
+        if self.mean is not None and self.conv.act != "float":
+            map = g.conv(f"{name}.box", self.box, g.map(f"{name}.mean", self.mean, x))
+        return g.bconv(name, self.conv, x, bn=self.bn, skip=skip, map=map)
 
 
 class DoReFaConv2d(QuantConv2d):
