@@ -309,13 +309,13 @@ class Crops:
         place = ((a << 31) | (b >> 1)) % self.total  # 63 bits
         picture = torch.searchsorted(self.ends, place, right=True)
         place = (place - self.ends[picture]) % self.counts[picture]  # repeats fold onto the same places
-        where = (picture, place // self.columns[picture], place % self.columns[picture], orientation)
-        hr = self._gather(self.pairs.hr, *where, self.pairs.scale)
+        y, x = place // self.columns[picture], place % self.columns[picture]
+        hr = self._gather(self.pairs.hr, picture, y, x, orientation, self.pairs.scale)
         if self.tries > 1:
             most = detail(hr, self.pairs.scale).view(self.tries, -1).argmax(0)
             taken = most * (len(hr) // self.tries) + torch.arange(len(most), device=most.device)
-            hr, where = hr[taken], tuple(v[taken] for v in where)
-        return self._gather(self.pairs.lr, *where, 1), hr
+            hr, picture, y, x, orientation = (v[taken] for v in (hr, picture, y, x, orientation))
+        return self._gather(self.pairs.lr, picture, y, x, orientation, 1), hr
 
     def _gather(
         self, flat: Tensor, picture: Tensor, y: Tensor, x: Tensor, orientation: Tensor, s: int

@@ -422,7 +422,7 @@ class _Emit:
         if act is not None:
             _, t[f"{name}.slope"], _ = self._triple(act, np.zeros(len(w)), name)
         edge = {"edge": 1} if conv.padding_mode == "replicate" else {}
-        return self._emit("conv", (x,), name, unit, shift=shift, **edge)
+        return self._emit("conv", (x,), name, unit, None, shift=shift, **edge)
 
     def _sign(self, name: str, x: str, threshold: NDArray[np.float64] | None) -> str:
         # A threshold that no value reaches may lie far beyond int16.
