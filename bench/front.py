@@ -118,6 +118,7 @@ def plot(found: list[Point], set_: str, task: Task, path: Path) -> None:
             axes.annotate(p.net, (p.ms, p.psnr[0]), (4, 4), textcoords="offset points", fontsize=7)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel(f"ms a picture, LR {task.width}x{task.height}, {task.threads} threads of {machine.cpu()}")
     axes.set_ylabel(f"PSNR-Y on {set_}, dB")
     axes.grid(alpha=0.3)
