@@ -284,6 +284,33 @@ def test_patterns_leave_parameters_fresh() -> None:
         checkpoint.initialise(house, plain.state_dict(), ["*.inner.*"], "plain")
 
 
+def test_frozen_batch_norm_keeps_its_statistics(tmp_path: Path) -> None:
+    """From the iteration on in every stage; a resumed run is the whole run, to the bit; the average has them too."""
+    args = {"train__freeze_bn": 4, "train__ema": 0.5, "train__int8": True, "train__bn_batches": 2}
+    r = make(**args, train__checkpoint_every=1, train__validate_every=1)
+    kept = []
+
+    def see(folder: Path):
+        def report(i: int, row: Any) -> None:
+            net, best = (checkpoint.load(folder / f"{name}.pt")["net"] for name in ("last", "best"))
+            kept.append((i, net["body.0.unit1.bn.running_var"], best["body.0.unit1.bn.running_var"]))
+
+        return report
+
+    train(r, tmp_path / "whole", device="cpu", report=see(tmp_path / "whole"))
+    by_iteration = {i: variance for i, variance, _ in kept}
+    assert not torch.equal(by_iteration[3], by_iteration[4])
+    assert not torch.equal(by_iteration[4], by_iteration[5])  # estimated anew before the fifth
+    assert all(torch.equal(by_iteration[i], by_iteration[5]) for i in range(6, 13))
+    assert kept[-1][0] == 12 and torch.equal(kept[-1][2], by_iteration[5])
+    for cut in (3, 4, 5, 9):
+        folder = tmp_path / str(cut)
+        stop = lambda i, row, cut=cut: os.kill(os.getpid(), signal.SIGINT) if i == cut - 1 else None  # noqa: E731
+        assert train(r, folder, device="cpu", report=stop).iteration == cut
+        train(r, folder, device="cpu")
+        assert losses(folder) == losses(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("loss", ["l1", "mse", "charbonnier"])
 def test_options_train(tmp_path: Path, loss: str) -> None:
     r = make(

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .int8 import sign_conv
+
 
 def _sign(x: Tensor) -> Tensor:
     """+1 where x >= 0, else -1, in the dtype of x."""
@@ -106,6 +108,15 @@ def sign_identity(x: Tensor) -> Tensor:
     Source: Bengio et al. 2013; the weights of E2FIF (arXiv 2207.06893).
     """
     return _SignIdentity.apply(x)
+
+
+def sign_blocked(x: Tensor) -> Tensor:
+    """sign(x); gradient 0: a convolution learns from its own input, what lies before it by the skips alone.
+
+    For nets whose skips go over each convolution. Where the stream is far wider than the window of ``sign_triangle``,
+    as in E2FIF on [0, 255], hardly any gradient passes there; this one saves its computation (docs/ablation.md).
+    """
+    return _sign(x.detach())
 
 
 def sign_clip(x: Tensor) -> Tensor:
@@ -223,6 +234,7 @@ Binarizer = Callable[..., Tensor]
 
 ACTIVATIONS: dict[str, Binarizer] = {
     "identity": sign_identity,
+    "blocked": sign_blocked,
     "clip": sign_clip,
     "half": sign_half,
     "step": sign_step,
@@ -284,10 +296,11 @@ class BinaryConv2d(QuantConv2d):
     """A convolution of binarized input with binarized weights (W1A1).
 
     act, weight: names in ``ACTIVATIONS`` and ``WEIGHTS``. ``progress`` is a buffer that the training loop keeps at how
-    far it is, 0 to 1, for the binarizers that are annealed.
+    far it is, 0 to 1, for the binarizers that are annealed. ``int8``: whether training computes it by ``sign_conv``.
     """
 
     progress: Tensor
+    int8: bool = False
 
     def __init__(self, cin: int, cout: int, k: int = 3, *, act: str, weight: str, bias: bool = False) -> None:
         super().__init__(cin, cout, k, act=act, weight=weight, bias=bias)
@@ -302,7 +315,14 @@ class BinaryConv2d(QuantConv2d):
     def quantised_weight(self) -> Tensor:
         return self._binarized(WEIGHTS[self.weight_mode], self.weight)
 
+    @property
+    def signs(self) -> bool:
+        """Whether both sides are +-1 and nothing else."""
+        return self.weight_mode in UNSCALED and self.act != "float" and self.bias is None
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.int8 and self.signs:
+            return sign_conv(self.quantised(x), self.quantised_weight())
         if self.training or self.weight_mode in UNSCALED or "float" in (self.act, self.weight_mode):
             return super().forward(x)
         # Sums of integers, as in the engine: a sum of 0 must not be left with a rounding error, and its sign.

@@ -29,6 +29,7 @@ from lightning_fabric import Fabric  # before any torch.compile, whose arguments
 from torch import Tensor, nn
 
 from ..folders import data_folder
+from ..nets.binary import BinaryConv2d
 from . import checkpoint, data
 from .adversarial import Adversary
 from .loss import LOSSES, PYRAMIDS
@@ -67,16 +68,26 @@ def protocol(pairs: data.Pairs, crop: int = 0) -> str:
     return f"PSNR on Y, 8-bit rounded, crop {pairs.scale}, mean of {len(pairs)} validation pictures{part}"
 
 
+@contextmanager
+def mode(net: nn.Module, training: bool) -> Iterator[None]:
+    """net in training or evaluation mode for a while; then each of its modules in the one that it had."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.train(training)
+    yield
+    for module, had in modes:
+        module.training = had
+
+
 @torch.no_grad()
 def validate(net: nn.Module, pairs: data.Pairs, crop: int = 0) -> float:
     """Mean over pictures of the Y PSNR in dB: clipped to [0, 255], rounded, ``scale`` border pixels cut off.
 
     The net runs in float32, as packing sees it. crop: only the central square of so many LR pixels; 0: all.
     """
-    s, training, scores = pairs.scale, net.training, []
-    net.eval()
+    s, scores = pairs.scale, []
     # Sizes differ from picture to picture, so no autotuning; and no TF32, which moves values across zero.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+    fixed = torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
+    with mode(net, False), fixed:
         for index in range(len(pairs)):
             lr, hr = pairs.picture(index)
             if crop:
@@ -86,7 +97,6 @@ def validate(net: nn.Module, pairs: data.Pairs, crop: int = 0) -> float:
             sr = net(lr[None, None].contiguous())[0, 0]
             error = ((sr.clamp(0, 255) + 0.5).floor() - (hr + 0.5).floor())[s:-s, s:-s].double()
             scores.append(10 * torch.log10(255.0**2 / error.square().mean().clamp(min=1e-10)))
-    net.train(training)
     return float(torch.stack(scores).mean())  # the one read from the device
 
 
@@ -100,14 +110,13 @@ def estimate_bn(net: nn.Module, crops: data.Crops, batches: int) -> None:
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     if not norms:
         return
-    momenta, training = [norm.momentum for norm in norms], net.training
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative mean
-    net.train()
-    for i in range(batches):
-        net(crops(torch.tensor(2**31 + i, device=crops.ends.device))[0])
-    net.train(training)
+    with mode(net, True):
+        for i in range(batches):
+            net(crops(torch.tensor(2**31 + i, device=crops.ends.device))[0])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
@@ -240,6 +249,11 @@ class Trainer:
             # One tensor for all: one write an iteration, which a captured step sees.
             if "progress" in module._buffers:
                 module.progress = self.progress
+        self.frozen = False
+        if t.int8 and not self.cuda:
+            for module in self.net.modules():
+                if isinstance(module, BinaryConv2d):
+                    module.int8 = True
         self.average = copy.deepcopy(self.net).requires_grad_(False) if t.ema else None
         # a captured step reads lr from a tensor, so that the schedule can change it
         lr: float | Tensor = torch.zeros((), device=device) if self.graph else 0.0
@@ -255,6 +269,17 @@ class Trainer:
         self.iteration = torch.zeros((), dtype=torch.int64, device=device)
         self.loss_sum = torch.zeros((), device=device)
         self._step = Graphed(self._eager, adam) if self.graph else self._eager
+
+    def freeze(self, estimate: bool) -> None:
+        """From now on batch norm keeps its statistics; estimate: after they have been estimated anew."""
+        if estimate:
+            estimate_bn(self.net, self.crops, self.train.bn_batches)
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        self.frozen = True
+        if self.graph:  # the captured step has the other mode in it
+            self._step = Graphed(self._eager, self.adam)
 
     def step(self, iteration: int, lr: float, progress: float) -> None:
         self.iteration.fill_(iteration)
@@ -302,7 +327,8 @@ class Trainer:
             return self.net
         for mine, latest in zip(self.average.buffers(), self.net.buffers(), strict=True):
             mine.copy_(latest)  # for those that are not estimated next
-        estimate_bn(self.average, self.crops, self.train.bn_batches)
+        if not self.frozen:
+            estimate_bn(self.average, self.crops, self.train.bn_batches)
         return self.average
 
     def state(self) -> dict[str, Any]:
@@ -435,7 +461,11 @@ class _Run:
         t, end = self.recipe.train, begin + stage.iterations
         saved = clock = time.monotonic()
         timed = 0
+        if 0 < t.freeze_bn < self.iteration - begin:  # resumed past it
+            trainer.freeze(estimate=False)
         while self.iteration < end:
+            if 0 < t.freeze_bn == self.iteration - begin:
+                trainer.freeze(estimate=True)
             lr = self.recipe.rate(stage, self.iteration - begin)
             trainer.step(self.iteration, lr, (self.iteration - begin) / stage.iterations)
             self.iteration += 1
