@@ -1,4 +1,4 @@
-"""``python -m bench [race|kernel|sizes|memory|look]``: see bench/README.md."""
+"""``python -m bench [race|kernel|sizes|memory|look|front|train]``: see bench/README.md."""
 
 from __future__ import annotations
 
@@ -73,6 +73,12 @@ def front(args: argparse.Namespace) -> None:
     print(front(args.nets, args.sets, task, args.rounds, args.pause, args.out).read_text())
 
 
+def train(args: argparse.Namespace) -> None:
+    from .train import report
+
+    print(report(args.recipe, args.set, args.threads, args.rounds))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command")
@@ -122,6 +128,12 @@ def main() -> None:
     p.add_argument("--pause", type=float, default=0.3, help="seconds of rest before each measurement")
     p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "front")
     p.set_defaults(run=front)
+    p = commands.add_parser("train", help="iterations a second of the ways to train on a CPU")
+    p.add_argument("recipe", nargs="?", default="ranking-x4", help="ranking-x4")
+    p.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="as for bitsr train")
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--rounds", type=int, default=7)
+    p.set_defaults(run=train)
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["race", *arguments]

@@ -23,6 +23,7 @@ from bench.nets import layers, random_int8, random_packed  # noqa: E402
 from bench.task import Task  # noqa: E402
 from bitsr.counting import count  # noqa: E402
 from bitsr.engine import Engine, isas  # noqa: E402
+from bitsr.folders import data_folder  # noqa: E402
 
 
 def task(tmp_path, **kw) -> Task:
@@ -133,6 +134,19 @@ def test_ceilings():
 
     top = ceilings(rounds=1, seconds=0.002)
     assert top["clock"][0] == "cycle" and all(rate > 0 for _, rate in top.values())
+
+
+def test_train(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("lightning_fabric")
+    if not (data_folder() / "train").is_dir():
+        pytest.skip("no training pictures (BITSR_DATA)")
+    from bench import train
+
+    small = "net.args={channels = 8, blocks = 1, method = 'e2fif'}"
+    monkeypatch.setattr(train, "SETTINGS", {k: train.SETTINGS[k] for k in ("float32", "int8, blocked")})
+    monkeypatch.setattr(train.torch, "set_num_threads", lambda n: None)
+    text = train.report("ranking-x4", [small, "data.patch=8", "train.compile=false"], 1, 1, steps=1)
+    assert "| float32 |" in text and "| int8, blocked |" in text
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs wait4")
