@@ -235,15 +235,17 @@ class Builder {
     const auto text = file_.metadata.find("ops");
     if (text == file_.metadata.end()) fail("no operations in the metadata");
     std::istringstream lines(text->second);
+    lines.exceptions(std::ios::badbit); /* else a word that finds no memory is a word that is not there */
     for (std::string line; std::getline(lines, line);) {
       std::istringstream words(line);
+      words.exceptions(std::ios::badbit);
       std::vector<std::string> args;
       for (std::string word; words >> word;) {
         if (args.size() == MAX_WORDS) fail("operation '" + line.substr(0, 60) + "' is too long");
         args.push_back(word);
       }
       if (args.empty()) continue;
-      if (m_.operations.size() == size_t(MAX_OPERATIONS)) fail("too many operations");
+      if (m_.operations.size() >= size_t(MAX_OPERATIONS)) fail("too many operations");
       if (args.size() < 3) fail("operation '" + line.substr(0, 60) + "' is too short");
       add(args);
     }

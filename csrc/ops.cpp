@@ -24,7 +24,6 @@
 #include <mutex>
 #include <new>
 #include <stdexcept>
-#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -260,6 +259,10 @@ struct Pool {
 
 }  // namespace
 
+/* What the rows of one picture may take while they are worked on: about 17 kB an LR column with two threads, so this is
+ * far beyond real pictures, and nearer than the swap of a machine that is fed a lie. */
+constexpr size_t IN_FLIGHT_MOST = size_t(UINT32_MAX);
+
 class Stream {
  public:
   Stream(const Model& model, int h, int w, int threads, int pass) : m_(model), h_(h), w_(w), asked_{threads, pass} {
@@ -268,7 +271,7 @@ class Stream {
     if (threads < 1 || threads > 1024) throw std::runtime_error("threads must be from 1 to 1024");
     if (pass < 0 || pass > h) throw std::runtime_error("a pass must have from 1 to all rows");
     pass_ = pass ? pass : std::min(LANE_ROWS * threads, MAX_PASS);
-    size_t widest = 0, widest_bytes = 0;
+    size_t widest = 0, widest_bytes = 0, in_flight = 0;
     memories_.resize(m_.memories.size());
     for (const Storage& s : m_.storages) {
       Ring ring;
@@ -277,6 +280,9 @@ class Stream {
           (size_t(w_) * size_t(s.rate) + 2 * size_t(s.margin)) * size_t(s.stride * s.cell) + (bytes ? DOT : 0) + 63;
       ring.row_bytes -= ring.row_bytes % 64;
       ring.rows = (s.whole ? h_ : std::min(s.rows + pass_, h_)) * s.rate;
+      if (!s.whole && ring.row_bytes > (IN_FLIGHT_MOST - in_flight) / size_t(ring.rows))
+        throw std::runtime_error("the picture is too wide: its rows in flight need more than 4 GiB");
+      in_flight += s.whole ? 0 : ring.row_bytes * size_t(ring.rows);
       (bytes ? widest_bytes : widest) = std::max(bytes ? widest_bytes : widest, ring.row_bytes);
       Array<uint8_t>& memory = memories_[size_t(s.memory)];
       if (!memory.size()) {
@@ -380,8 +386,8 @@ class Stream {
     for (size_t t = 1; t < scratch_.size(); t++) {
       try {
         others_.emplace_back([this, t] { work(t); });
-      } catch (const std::system_error&) {
-        break; /* the system has no more threads: those there are do it all */
+      } catch (const std::exception&) {
+        break; /* no more threads, or no memory for one: those there are do it all */
       }
     }
     work(0);

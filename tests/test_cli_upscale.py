@@ -145,6 +145,7 @@ def test_notes(run, tmp_path):
         ("-i a.png -t -1", "Invalid value for '-t'"),
         ("-i a.png -q 0", "Invalid value for '-q'"),
         ("-i a.png -j two", "-j wants N or load:proc:save, not 'two'"),
+        ("-i a.png -j 100000", "threads must be from 1 to 1024, not 100000"),
         ("-i a.png -j 1:2", "-j wants N or load:proc:save"),
         ("-i a.png -f bmp", "no output format bmp; there are auto, png"),
         ("-i a.png -o b.bmp", "b.bmp: name it .png, .jpg, .webp or .tif, or give -f"),
@@ -187,7 +188,7 @@ def test_a_mistake_is_one_line(run, tmp_path, args, text):
 def test_scales_without_a_net(run, tmp_path, scale):
     picture(tmp_path / "a.png")
     code, err = run("-i", "a.png", "-s", scale, net=None)
-    assert code == 1 and len(err) == 1 and f"no net named e2fif-srresnet-x{scale}; there are: " in err[0]
+    assert code == 1 and len(err) == 1 and f"no net for x{scale} where none is named; there are: " in err[0]
 
 
 def hostile(whole: bytes):

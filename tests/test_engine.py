@@ -137,8 +137,9 @@ def test_refuses_what_cannot_be():
         engine.run(np.zeros((4, 4), np.float32))
     with pytest.raises(EngineError, match="no path"):
         Engine(packed, isa="mmx")
-    with pytest.raises(EngineError, match="threads"):
-        Engine(packed, threads=0)
+    for threads in (0, 1025):
+        with pytest.raises(EngineError, match="threads must be from 1 to 1024"):
+            Engine(packed, threads=threads)
     with pytest.raises(EngineError):
         engine.stream(2**31 - 1, 2**31 - 1)
     with engine.stream(4, 4) as stream, pytest.raises(EngineError):

@@ -127,6 +127,14 @@ def with_tensors(**more: np.ndarray) -> bytes:
     return packed.to_bytes()
 
 
+def many(m: Maker, before: int) -> str:
+    """So many additions, an attention (which is two operations to the engine), a few more."""
+    x = m.conv("lr", 1, 4, 1, 12)
+    for i in range(before + 3):
+        x = m.attend(x, 4, 2) if i == before else m.plain("add", x, x)
+    return x
+
+
 HOSTILE = {
     "empty": b"",
     "short": b"\x01\x02",
@@ -165,6 +173,8 @@ HOSTILE = {
     "kernel of 11": made(lambda m: m.conv("lr", 1, 4, 11, 12)),
     "edge of channels": edited(ops(("shift=14", "shift=14 edge=1"))),
     "edge of two": edited(ops(("shift=12", "shift=12 edge=2"))),
+    "too many operations": made(lambda m: many(m, 4100)),
+    "too many by an attention": made(lambda m: many(m, 4093)),
     "concat of values": of_bits(64 + 1, lambda m, b: m.plain("concat", b, "lr")),
     "concat of values alone": of_bits(2, lambda m, b: m.plain("concat", "lr", "lr")),
     "concat of half words": of_bits(2 * 32, lambda m, b: m.plain("concat", b, b), 32),

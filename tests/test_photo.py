@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -140,6 +141,9 @@ def test_profile_of_another_colour_model_is_dropped(tmp_path):
     assert picture.notes == ["ICC profile of another colour model dropped"]
 
 
+PNG = b"\x89PNG\r\n\x1a\n" + photo._chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, 0))
+
+
 def damaged():
     x = ramp(480, 640)
     noise = np.random.default_rng(0).integers(0, 256, x.shape).astype(np.uint8)
@@ -151,6 +155,8 @@ def damaged():
         data = io.BytesIO()
         Image.fromarray(noise).save(data, format)
         yield f"cut.{suffix}", data.getvalue()[: data.tell() // 2]
+    for cut in (9, 20, 33):
+        yield f"cut_at_{cut}.png", PNG[:cut]
     yield "empty.png", b""
     yield "text.png", b"this is no picture\n"
     yield "zeros.jpg", bytes(1000)
@@ -162,7 +168,8 @@ def test_damaged_files_are_errors_not_half_pictures(tmp_path, name, data):
     path.write_bytes(data)
     with pytest.raises(photo.PhotoError) as caught:
         pixels(path)
-    assert str(caught.value) and "\n" not in str(caught.value)
+    text = str(caught.value)
+    assert text and "\n" not in text and "Vips" not in text
 
 
 def test_oddities_that_cost_no_pixels_are_read(tmp_path):
@@ -233,6 +240,16 @@ def test_too_large_for_the_format(tmp_path, format, longest):
     for height, width in ((1, longest + 1), (longest + 1, 1)):
         with pytest.raises(photo.PhotoError, match=f"too large for {format}, at most {longest}"):
             photo.Writer(tmp_path / "x", format, height, width, 3, 8)
+
+
+def test_no_thread_for_the_encoder(tmp_path, monkeypatch):
+    def refused(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(photo.threading.Thread, "start", refused)
+    with pytest.raises(OSError, match="no thread for the encoder"):
+        write(tmp_path / "x.png", ramp())
+    assert not list(tmp_path.iterdir())
 
 
 def test_directory_that_is_not_there(tmp_path):

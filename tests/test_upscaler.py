@@ -130,6 +130,13 @@ def test_what_is_no_picture_is_refused(up, image):
         up(image)
 
 
+def test_strips_of_narrow_pictures_end(up):
+    """A column of a million pixels is no single strip, and no strip is empty."""
+    assert up.strip(1, 1, 8) == up.strip(3, 3, 16) == 4096
+    assert up.strip(2**30, 4, 16) == 1
+    assert 1 < up.strip(6000, 3, 8) < 4096
+
+
 def test_names_and_paths_of_nets(net_file, tmp_path):
     assert find(net_file) == net_file
     assert find("random-x4", net_file.parent) == net_file

@@ -14,6 +14,7 @@ from ._lib import lib
 from .packed import Packed
 
 _ERR = 256
+_THREADS_MOST = 1024
 lib.bitsr_isa.restype = ctypes.c_char_p
 lib.bitsr_isa.argtypes = [ctypes.c_int]
 lib.bitsr_model_open.restype = ctypes.c_void_p
@@ -78,11 +79,10 @@ class Engine:
         isa = isa or os.environ.get("BITSR_ISA") or None
         if isa and isa not in isas():
             raise EngineError(f"this CPU has no path {isa!r}; it has {', '.join(isas())}")
-        if threads is not None and threads < 1:
-            raise EngineError(f"threads must be at least 1, not {threads}")
-        self.threads = threads or (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
+        if threads is not None and not 1 <= threads <= _THREADS_MOST:
+            raise EngineError(f"threads must be from 1 to {_THREADS_MOST}, not {threads}")
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = threads or min(cpus, _THREADS_MOST)
         err = ctypes.create_string_buffer(_ERR)
         self._handle = lib.bitsr_model_open(data, len(data), isa.encode() if isa else None, err, _ERR)
         if not self._handle:

@@ -46,7 +46,9 @@ def format_of(path: str | Path) -> str | None:
 def _reason(error: pyvips.Error) -> str:
     """What libvips found, in one line: it reports a stack of causes, often the same one many times."""
     lines = [line.strip() for line in error.detail.splitlines() if line.strip()]
-    text = lines[-1] if lines else error.message
+    # That a loader was called and failed says nothing: what its library said stands before, if it said anything.
+    telling = [line for line in [error.message, *lines] if not line.startswith("unable to call")]
+    text = telling[-1] if telling else "damaged or cut short"
     for line in lines:
         if "unix error" in line:
             return line.partition("unix error:")[2].strip() or text
@@ -248,6 +250,9 @@ class Writer:
             raise type(error)(error.errno, error.strerror, str(self.path)) from None
         try:
             self._thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            self._abandon()
+            raise OSError(f"no thread for the encoder: {error}") from None
         except BaseException:  # Ctrl-C while the thread starts: the block is never entered, so never left
             self._abandon()
             raise

@@ -22,6 +22,8 @@ DEFAULTS = ("house-srresnet", "e2fif-srresnet")
 """Where no net is named; the better one first."""
 # SR pixels of a strip are kept near this size; a few such arrays are alive at a time.
 _STRIP_BYTES = 8 << 20
+_STRIP_ROWS = 4096
+"""The most LR rows of a strip: decoders and progress by rows want more than one strip, however narrow a picture."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,12 @@ def find(net: str | Path, folder: str | Path = ZOO) -> Path:
         return path
     path = Path(folder) / f"{net}.bsr"
     if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in Path(folder).glob("*.bsr"))) or "none"
-        raise ValueError(f"no net named {net}; there are: {names}")
+        raise ValueError(f"no net named {net}; there are: {_names(folder)}")
     return path
+
+
+def _names(folder: str | Path) -> str:
+    return ", ".join(sorted(p.stem for p in Path(folder).glob("*.bsr"))) or "none"
 
 
 def choose(
@@ -63,7 +68,9 @@ def choose(
     """
     if net is None:
         names = [f"{name}-x{scale or 4}" for name in DEFAULTS]
-        net = next((name for name in names if (Path(folder) / f"{name}.bsr").is_file()), names[-1])
+        net = next((name for name in names if (Path(folder) / f"{name}.bsr").is_file()), None)
+        if net is None:
+            raise ValueError(f"no net for x{scale or 4} where none is named; there are: {_names(folder)}")
     upscaler = load(find(net, folder), threads=threads)
     if scale not in (None, upscaler.scale):
         raise ValueError(f"{upscaler.name} upscales x{upscaler.scale}, not x{scale}")
@@ -96,7 +103,7 @@ class Upscaler:
 
         Arrays: (H, W) or (H, W, C) uint8 or uint16, C 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. PIL
         modes: 1, L, LA, I;16, P, RGB, RGBA, CMYK; 1 gives L, P gives RGB or RGBA, CMYK gives RGB; the ICC
-        profile is kept. ensemble: mean of the net over 8 flips and turns, at 8 times the work.
+        profile is kept. ensemble: mean of the net over 8 flips and turns, at 8 times the work and more memory.
         Raises ValueError for anything else.
         """
         # PIL stays optional: an image of its kind can only arrive when it is loaded.
@@ -126,7 +133,7 @@ class Upscaler:
     def strip(self, width: int, channels: int, depth: int) -> int:
         """LR rows to take at a time, so that their SR pixels stay within the memory budget."""
         row = self.scale**2 * width * channels * (depth // 8)
-        return max(1, _STRIP_BYTES // row)
+        return max(1, min(_STRIP_BYTES // row, _STRIP_ROWS))
 
     def rows(
         self, strips: Iterable[NDArray], height: int, width: int, *, ensemble: bool = False
@@ -254,7 +261,7 @@ def upscale(
         if picture.depth > photo.FORMATS[format][2]:
             note(f"16 bits reduced to 8: {format} has no more")
     height, width = upscaler.scale * picture.height, upscaler.scale * picture.width
-    n = tile or upscaler.strip(picture.width, picture.channels, picture.depth)
+    n = min(tile, _STRIP_ROWS) or upscaler.strip(picture.width, picture.channels, picture.depth)
     with photo.Writer(
         output,
         format,
