@@ -16,18 +16,16 @@ from torch import nn  # noqa: E402
 from bitsr.cli import main  # noqa: E402
 from bitsr.counting import Count, count, packed_layers, packed_radius  # noqa: E402
 from bitsr.nets import NETS  # noqa: E402
-from bitsr.nets.binary import BinaryConv2d  # noqa: E402
-from bitsr.nets.graph import Net  # noqa: E402
 from bitsr.nets.methods import METHODS  # noqa: E402
 from bitsr.nets.srresnet import EDSR, SRResNet  # noqa: E402
 from bitsr.train import recipe  # noqa: E402
-from bitsr.train.count import CountError, layers  # noqa: E402
+from bitsr.train.count import CountError, as_published, layers  # noqa: E402
 from bitsr.train.pack import pack  # noqa: E402
 
 
-def of(make, *args, colours: int = 1, **kw) -> Count:
+def of(make, *args, **kw) -> Count:
     with torch.device("meta"):
-        return count(layers(make(*args, **kw), colours)[0])
+        return count(layers(make(*args, **kw))[0])
 
 
 @pytest.mark.parametrize(
@@ -66,47 +64,59 @@ def test_e2fif_with_the_tail_of_bi_real(scale, binary, fp, ops) -> None:
     )
 
 
-class MSRResNet(Net):
-    """The net that BBCU binarizes (arXiv 2210.00405, Table 1): RGB, no batch norm, 16 blocks of 64 channels."""
-
-    def __init__(self, scale: int, body: bool, upsampler: bool) -> None:
-        super().__init__()
-        self.scale = scale
-
-        def conv(cin: int, cout: int, binary: bool) -> nn.Conv2d:
-            kind = {"act": "triangle", "weight": "mean"} if binary else {"act": "float", "weight": "float"}
-            return BinaryConv2d(cin, cout, **kind, bias=not binary)
-
-        self.head, self.last = conv(3, 64, False), conv(64, 3, False)
-        self.body = nn.ModuleList(conv(64, 64, body) for _ in range(32))
-        self.up = nn.ModuleList(conv(64, 256, upsampler) for _ in range(scale // 2))
-        self.hr = conv(64, 64, upsampler)
-
-    def build(self, g, x):
-        x = head = g.conv("head", self.head, x)
-        for i, conv in enumerate(self.body):
-            x = g.bconv(f"body.{i}", conv, x, skip=x)
-        x = g.add(x, head)
-        for i, conv in enumerate(self.up):
-            x = g.shuffle(g.bconv(f"up.{i}", conv, x), 2)
-        return g.conv("last", self.last, g.bconv("hr", self.hr, x))
+RECIPES = {
+    "bbcu-l-x2": (18.55, 225),
+    "bbcu-l-x4": (79.20, 372),
+    "bbcu-m-x2": (1.83, 46),
+    "bbcu-m-x4": (3.95, 51),
+}
+TABLE_1 = [
+    *(pytest.param(recipe.load(name), *printed, id=name) for name, printed in RECIPES.items()),
+    *(
+        pytest.param(
+            recipe.load(f"bbcu-l-x{scale}", ["net.args.binarized=none", f"net.args.channels={channels}"]),
+            *printed,
+            id=f"float-{channels}-x{scale}",
+        )
+        for scale, channels, *printed in (
+            (2, 64, 85.43, 1367),
+            (4, 64, 146.14, 1515),
+            (2, 12, 3.08, 49),  # SRResNet-Lite; its width is not printed, these figures leave no other
+            (4, 12, 5.39, 54),
+        )
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("scale", "body", "upsampler", "ops", "kilo_params"),
-    [
-        (2, False, False, 85.43, 1367),
-        (4, False, False, 146.14, 1515),  # 146.08 by its layers
-        (2, True, False, 18.55, 225),
-        (4, True, False, 79.20, 372),
-        (2, True, True, 1.83, 46),  # 1.8248
-        (4, True, True, 3.95, 51),
-    ],
-)
-def test_bbcu_table_1(scale, body, upsampler, ops, kilo_params) -> None:
-    total = of(MSRResNet, scale, body, upsampler, colours=3)
+@pytest.mark.parametrize(("made", "ops", "kilo_params"), TABLE_1)
+def test_bbcu_table_1(made: recipe.Recipe, ops: float, kilo_params: int) -> None:
+    """Our nets, with RGB in and out, are those of Table 1 of BBCU (arXiv 2210.00405).
+
+    OPs within the table's own roundings: by its layers x4 is 146.08 in floating point, BBCU-L x4 79.195, BBCU-M x2
+    1.825.
+    """
+    with torch.device("meta"):
+        net = recipe.build(made)
+    total = count(as_published(layers(net)[0], net.colours))
     assert total.at()[2] == pytest.approx(ops, abs=0.06 if ops == 146.14 else 0.0055)
     assert round(float(total.params) / 1000) == kilo_params
+
+
+def test_as_published_is_a_net_of_rgb() -> None:
+    """All of it: what torch has where head and tail are made for three colours, without the base."""
+    net = NETS["msrresnet"](2, channels=8, blocks=1)
+    ours = sum(p.numel() for p in net.parameters()) - net.base.weight.numel()
+    rgb = ours + 2 * net.head.weight.numel() + 2 * sum(p.numel() for p in net.tail.parameters())
+    total = count(as_published(layers(net)[0], 3))
+    assert total.binary_weights + total.other_params == rgb
+
+
+def test_info_says_how_the_paper_counts(capsys: pytest.CaptureFixture) -> None:
+    line = "- with RGB in and out, as its paper counts: 3.95 G OPs, 51 K parameters\n"
+    for name, there in (("bbcu-m-x4", True), ("e2fif-srresnet-x4", False)):
+        assert main(["info", name]) == 0
+        out = capsys.readouterr().out
+        assert (line in out) is there and ("as its paper counts" in out) is there
 
 
 def small(name: str) -> dict:
@@ -189,7 +199,8 @@ def test_what_has_no_walk_is_named() -> None:
 
 def test_info_of_recipes_and_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["info", "float-espcn-x4"]) == 0
-    assert "84,752 others" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "84,752 others" in out and "FP MACs/px |\n" in out  # nothing is packed: no column of bytes
     r = recipe.load("e2fif-srresnet-x2", ["net.args.channels=16", "net.args.blocks=1"])
     torch.save(
         {

@@ -27,6 +27,8 @@ def test_one_bit_weights_alone_buy_no_discount():
     assert total.ops == 292 + 288 / 64 and total.params == 4 + 576 / 32
     assert (total.binary_weights, total.other_params, total.bytes_1_32) == (576, 8, 4 * 8 + 72)
     assert "W1 |" in table(rows) and "W1A1 |" in table(rows)
+    assert "bytes" not in table(rows)  # none of them is packed
+    assert {line.count("|") for line in table(rows).splitlines()} == {8}
 
 
 def tiny(channels: int = 24, blocks: int = 2) -> Packed:
@@ -99,6 +101,8 @@ def test_describe():
     assert "name: tiny" in text and "11 x 11 LR" in text and "12,345 bytes" in text
     assert f"{2 * 24 * 24 * 9:,} of 1 bit" in text
     assert text.endswith(table(packed_layers(net)))
+    size = sum(t.nbytes for t in net.tensors.values())
+    assert "FP MACs/px | bytes |\n" in text and text.endswith(f"| {size:,} |\n")
     assert text.count("\n| unit") == 2
 
 

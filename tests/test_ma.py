@@ -228,9 +228,17 @@ def test_parts_of_the_objective(tmp_path: Path) -> None:
         assert sr.grad.abs().sum() > 0
         assert all(p.grad is None for p in [*t.adversary.net.parameters(), *t.adversary.vgg.parameters()])
         assert "2 VGG-19 relu2_2" in r.train.objective
-        (tmp_path / "bad.pth").write_bytes(b"no")
-        with pytest.raises(checkpoint.CheckpointError, match=r"bad\.pth: no weights of VGG-19 up to conv2_2"):
-            adversarial.VGG(tmp_path / "bad.pth", "conv2_2")
+        bad = tmp_path / "bad.pth"
+        first = {"features.0.weight": torch.ones(1)}
+        for content, message in (
+            (b"no", "not a PyTorch state dict"),
+            ([1], "not a PyTorch state dict"),
+            ({"net": {}}, "has no features.0.weight, it is not torchvision's VGG-19"),
+            (first, r"features.0.weight is \(1,\), torchvision's VGG-19 has \(4, 3, 3, 3\)"),
+        ):
+            bad.write_bytes(content) if isinstance(content, bytes) else torch.save(content, bad)
+            with pytest.raises(checkpoint.CheckpointError, match=rf"bad\.pth: {message}$"):
+                adversarial.VGG(bad, "conv2_2")
         with pytest.raises(FileNotFoundError):
             adversarial.VGG(tmp_path / "none.pth", "conv2_2")
     assert "no perceptual loss" in gan().train.objective

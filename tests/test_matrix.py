@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from inspect import signature
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from bitsr.engine import Engine, isas  # noqa: E402
 from bitsr.nets import NETS, rcan, rdn  # noqa: E402
 from bitsr.nets.binary import ACTIVATIONS, BasesConv2d  # noqa: E402
 from bitsr.nets.graph import Eager, Net  # noqa: E402
-from bitsr.nets.methods import E2FIF, METHODS, Unit, units  # noqa: E402
+from bitsr.nets.methods import METHODS, Unit, units  # noqa: E402
 from bitsr.nets.msrresnet import BINARIZED  # noqa: E402
 from bitsr.nets.srresnet import SRResNet  # noqa: E402
 from bitsr.nets.tails import TAILS  # noqa: E402
@@ -265,12 +266,51 @@ def test_method(method: str, options: dict[str, Any]) -> None:
         equals_its_simulation(net)
 
 
+NARROW: dict[str, list[dict[str, Any]]] = {
+    "srresnet": [{}],
+    "edsr": [{}],
+    "rcan": [{"groups": 1, "variant": v} for v in rcan.VARIANTS],
+    "rdn": [{"convs": 2, "variant": v} for v in rdn.VARIANTS],
+    "msrresnet": [{"binarized": "body"}, {"binarized": "all"}],
+}
+"""The nets that take any method, as README.md and HACKING.md say."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_nets_that_take_any_method(method: str) -> None:
+    """They are those of ``NARROW`` and no other; BBCU-M's takes the methods with an option "slope" alone."""
+    y = torch.rand(1, 1, 5, 6) * 255
+    for name, variants in NARROW.items():
+        for args in variants:
+            args = {"channels": 8, "blocks": 1, "method": method, **args}
+            if args.get("binarized") == "all" and "slope" not in signature(METHODS[method]).parameters:
+                with pytest.raises(ValueError, match="wants a method with an option 'slope'"):
+                    NETS[name](2, **args)
+                continue
+            net = NETS[name](2, **args)
+            assert type(next(m for m in net.modules() if isinstance(m, Unit))) is METHODS[method]
+            assert net(y).shape == (1, 1, 10, 12)
+    for name in NETS.keys() - NARROW:
+        with pytest.raises(TypeError, match="method"):
+            NETS[name](2, method=method)
+
+
 class Toy(Net):
     """The net of HACKING.md: a class with a walk."""
 
-    def __init__(self, scale: int = 4, channels: int = 64, *, method: str = "toy") -> None:
+    def __init__(
+        self,
+        scale: int = 4,
+        channels: int = 64,
+        *,
+        method: str = "e2fif",
+        options: dict[str, Any] | None = None,
+        binary: bool | str = True,
+        act: str | None = None,
+        weight: str | None = None,
+    ) -> None:
         super().__init__()
-        make = units(method)
+        make = units(method, options, binary=binary, act=act, weight=weight)
         self.scale = scale
         self.head = nn.Conv2d(1, channels, 3, padding=1)
         self.unit = make(channels, channels)
@@ -295,23 +335,24 @@ class ToySign(torch.autograd.Function):
         return g / (1 + ctx.saved_tensors[0].abs()) ** 2
 
 
-class ToyUnit(E2FIF):
-    """E2FIF with the toy binarizer."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.conv.act = "toy"
-
-
-def test_a_toy_net_and_a_toy_binarizer(monkeypatch) -> None:
-    """What HACKING.md asks for to add a net, a binarizer and a method is enough, and trains by a recipe."""
+def test_a_toy_net_and_a_toy_binarizer(monkeypatch, tmp_path) -> None:
+    """What HACKING.md asks for to add a net and a binarizer is enough: by a recipe it is built with the binarizer, with
+    every method and as its float twin, and trains and packs."""
     monkeypatch.setitem(ACTIVATIONS, "toy", ToySign.apply)
-    monkeypatch.setitem(METHODS, "toy", ToyUnit)
     monkeypatch.setitem(NETS, "toy", Toy)
-    torch.manual_seed(0)
-    net = recipe.build(
-        recipe.parse({"scale": 2, "net": {"name": "toy"}, "train": {"iterations": 1, "lr": 1e-3}}, "toy")
-    )
+    file = tmp_path / "toy.toml"
+    file.write_text('scale = 2\nnet.name = "toy"\nnet.gain = 0.5\ntrain = { iterations = 1, lr = 1e-3 }\n')
+
+    def made(*settings: str) -> nn.Module:
+        torch.manual_seed(0)
+        return recipe.build(recipe.load(file, [f"net.args.{setting}" for setting in settings]))
+
+    twin = made("binary=false", "act=toy")
+    assert (twin.unit.conv.act, twin.unit.conv.weight_mode) == ("float", "float")
+    for method in METHODS:
+        assert type(made(f"method={method}").unit) is METHODS[method]
+    assert made("weight=mean").unit.conv.weight_mode == "mean"
+    net = made("act=toy")
     assert isinstance(net, Toy) and net.unit.conv.act == "toy"
     train(net)
     spread(net)

@@ -14,9 +14,12 @@ pytest.importorskip("lightning_fabric")
 Image = pytest.importorskip("PIL.Image")
 
 from bitsr.cli import main  # noqa: E402
+from bitsr.nets import NETS  # noqa: E402
 from bitsr.packed import Packed  # noqa: E402
 from bitsr.train import checkpoint, pack, recipe  # noqa: E402
 from bitsr.train.table import (  # noqa: E402
+    ADVERSARIAL,
+    BACKBONES,
     FAILED,
     IN_PRINT,
     PACKED,
@@ -25,6 +28,7 @@ from bitsr.train.table import (  # noqa: E402
     Row,
     Table,
     TableError,
+    _backbone,
     parse_budget,
     published,
     table,
@@ -123,11 +127,15 @@ def test_the_simulation_is_measured_as_packed_bits_are(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_told_before_training(tmp_path: Path) -> None:
     good, out = str(tmp_path / "e2fif.toml"), tmp_path / "out"
+    (tmp_path / "bird.png").touch()
     for sources, message, more in (
         ([good, good], "e2fif is there twice", {"budget": "5"}),
         ([good], "no trained net of", {}),
         ([good, "no-such-net"], "no net or recipe named no-such-net", {"budget": "5"}),
         ([good], "'Set99'", {"budget": "5", "sets": ["Set99"]}),
+        ([good], "set without a name", {"budget": "5", "sets": [""]}),
+        ([good], "set without a name", {"budget": "5", "sets": ["Mine", ""]}),
+        ([str(tmp_path / "bird.png")], r"bird\.png: no net file; those end in \.bsr", {}),
         ([good], "unknown protocol 'y'", {"budget": "5", "protocol": "y"}),
         ([good], "train.lr", {"budget": "5", "assignments": ["train.lr=-1"]}),
     ):
@@ -180,8 +188,28 @@ def test_rows_stand_by_backbone_and_scale() -> None:
     mine = [Row("a", "edsr", 2, PACKED), Row("b", "srresnet", 4, PACKED), Row("c", "edsr", 2, PACKED)]
     lines = list(Table(tuple(mine), ("Set5",), "matlab-y").lines())
     assert [r.method for r in lines[:2]] == ["a", "c"]
-    places = [(r.backbone.lower(), r.scale) for r in lines]
+    places = [(r.backbone.lower().removesuffix(" without bn"), r.scale) for r in lines]
     assert places == sorted(places) and set(places) == {("edsr", 2), ("srresnet", 4)}
     text = Table(tuple(mine), ("Set5",), "matlab-y").markdown()
-    assert text.count("| *BBCU-L* | *SRResNet* | *x4* | *31.79 / 0.8905* |") == 1
+    assert text.count("| *BBCU-L* | *SRResNet without BN* | *x4* | *31.79 / 0.8905* |") == 1
     assert "*30.34 / 0.864*" in text  # the digits that were printed
+
+
+def beside(name: str) -> set[str]:
+    """The published methods and backbones beside a packaged recipe."""
+    made = recipe.load(name)
+    lines = Table((Row("m", _backbone(made), made.scale, PACKED),), ("Set5",), "matlab-y").lines()
+    return {f"{row.method} {row.backbone}" for row in lines if row.how == IN_PRINT}
+
+
+def test_published_rows_stand_beside_their_own_backbone() -> None:
+    """And only there: SRGAN's beside SRGAN, those of a net without batch norm not beside Ledig's with it."""
+    assert beside("ma-srgan-x4") == {"Ma et al. SRGAN"}
+    ma, bbcu, e2fif = beside("ma-srresnet-x4"), beside("bbcu-m-x4"), beside("e2fif-srresnet-x4")
+    assert {"Ma et al. SRResNet", "BAM SRResNet"} <= ma and all(x.endswith(" SRResNet") for x in ma)
+    assert {"BBCU-M SRResNet without BN", "float SRResNet-Lite"} <= bbcu and not bbcu & ma
+    assert ma < e2fif and "BBCU-M SRResNet without BN" in e2fif
+    assert "IBTM EDSR" in beside("e2fif-edsr-x4")
+    assert beside("e2fif-rdn-x4") == beside("float-espcn-x4") == beside("ma-lapsrn-x4") == set()
+    assert set(BACKBONES) <= NETS.keys() | {f"{name}{ADVERSARIAL}" for name in NETS}
+    assert {name for names in BACKBONES.values() for name in names} <= {row.backbone for row in published()}

@@ -191,16 +191,20 @@ def packed_radius(packed: Packed) -> float:
 
 
 def table(layers: Iterable[Layer]) -> str:
-    """Markdown: a line a layer and the total; MACs are per LR pixel."""
+    """Markdown: a line a layer and the total; MACs are per LR pixel. Bytes are a packed file's: without one there is no
+    such column."""
     layers = list(layers)
     total = count(layers)
+    heads = ["1-bit weights", "other params", "binary MACs/px", "FP MACs/px", "bytes"]
+    if not any(x.bytes for x in layers):
+        heads.pop()
     lines = [
-        "| layer | shape | bits | 1-bit weights | other params | binary MACs/px | FP MACs/px | bytes |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
+        f"| layer | shape | bits | {' | '.join(heads)} |",
+        "|---|---|---|" + "---:|" * len(heads),
     ]
 
     def line(name: str, shape: str, bits: str, sums: Count, size: int) -> str:
-        row = (sums.binary_weights, sums.other_params, sums.binary_macs, sums.fp_macs, size)
+        row = (sums.binary_weights, sums.other_params, sums.binary_macs, sums.fp_macs, size)[: len(heads)]
         return f"| {name} | {shape} | {bits} | " + " | ".join(f"{n:,}" for n in row) + " |"
 
     for x in layers:

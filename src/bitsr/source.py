@@ -29,6 +29,8 @@ def kind(text: str, prefer: Kind = "packed") -> Kind:
         found.append("packed")
     if (RECIPES / f"{text}.toml").is_file():
         found.append("recipe")
+    if not found and Path(text).is_file():
+        raise ValueError(f"{text}: no net file; those end in {', '.join(SUFFIXES)}")
     if not found:
         names = sorted({p.stem for p in [*ZOO.glob("*.bsr"), *RECIPES.glob("*.toml")]})
         raise ValueError(

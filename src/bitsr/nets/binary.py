@@ -460,7 +460,8 @@ class WeightBinaryConv2d(QuantConv2d):
 
     Gradients: of w clipped straight-through, g * scale * 1{|w| <= 1}; of scale as written.
     ``scale`` starts at mean|w| of each filter. Source: Ma et al. 2018 (arXiv 1812.06378): "a learnable weight for
-    each binary filter"; the gradient of w is not given there: XNOR-Net's without its 1/n term is taken.
+    each binary filter". Uncertain: the gradient of w, since we could not read the paper's formula; XNOR-Net's without
+    its 1/n term is taken.
     """
 
     def __init__(self, cin: int, cout: int, k: int = 3, *, bias: bool = False) -> None:

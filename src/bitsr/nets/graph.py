@@ -8,7 +8,7 @@ Names are the tensors' prefixes in that file.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +145,8 @@ class Net(nn.Module):
     scale: int
     mean: float = 127.5
     span: float = 1.0
+    colours: ClassVar[int] = 1
+    """Of the picture for which the net's paper counts; see ``train.count.as_published``."""
 
     def build(self, g: Any, x: Any) -> Any:
         raise NotImplementedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -68,6 +68,8 @@ class MSRResNet(Net):
     method, options, binary, act, weight: see ``methods.units``. Raises ValueError for a size below 1, an unknown name
     or a method that does not fit ``binarized``.
     """
+
+    colours: ClassVar[int] = 3
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ recipe's ``objective`` says so wherever it is printed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,12 +36,32 @@ def vgg_layers(layer: str) -> nn.Sequential:
     return nn.Sequential(*layers[: -2 if layer.startswith("conv") else -1])
 
 
+def _vgg_weights(path: str | Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a torchvision state dict that have the names, below ``features``, and shapes of ``wanted``."""
+    try:
+        state = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises many types on a bad file
+        raise CheckpointError(f"{path}: not a PyTorch state dict") from error
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path}: not a PyTorch state dict")
+    for key, value in wanted.items():
+        found = state.get(f"features.{key}")
+        if not isinstance(found, Tensor):
+            raise CheckpointError(f"{path}: has no features.{key}, it is not torchvision's VGG-19")
+        if found.shape != value.shape:
+            shapes = f"{tuple(found.shape)}, torchvision's VGG-19 has {tuple(value.shape)}"
+            raise CheckpointError(f"{path}: features.{key} is {shapes}")
+    return {key: state[f"features.{key}"] for key in wanted}
+
+
 class VGG(nn.Module):
     """VGG-19 up to one layer: Y in [0, 255], (N, 1, h, w) -> (N, C, h / 2^b, w / 2^b), b the poolings before it.
 
     weights: a state dict as torchvision's (``features.0.weight`` ...), read with ``weights_only``. layer: see
     ``vgg_layers``; SRGAN's VGG54 is "relu5_4". Luma stands in for all three colours, normalised as torchvision's
-    weights want it. Raises OSError, and CheckpointError for a file without these layers.
+    weights want it. Raises OSError, and CheckpointError for a file that is none or lacks these layers.
     """
 
     mean: Tensor
@@ -49,15 +70,7 @@ class VGG(nn.Module):
     def __init__(self, weights: str | Path, layer: str) -> None:
         super().__init__()
         self.features = vgg_layers(layer)
-        try:
-            state = torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
-            own = {k: state[f"features.{k}"] for k in self.features.state_dict()}
-            self.features.load_state_dict(own)
-        except OSError:
-            raise
-        except Exception as error:  # torch.load raises many types on a bad file
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise CheckpointError(f"{weights}: no weights of VGG-19 up to {layer}: {reason}") from error
+        self.features.load_state_dict(_vgg_weights(weights, self.features.state_dict()))
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
         self.requires_grad_(False).eval()

@@ -6,7 +6,7 @@ device will do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, inf
@@ -141,13 +141,13 @@ def _walk(g: Layers, net: nn.Sequential, x: Size) -> Size:
     return x
 
 
-def layers(net: nn.Module, colours: int = 1) -> tuple[list[Layer], float]:
+def layers(net: nn.Module) -> tuple[list[Layer], float]:
     """(rows, radius) of a net: one row a convolution, in the order of its walk, and the LR pixels to each side that
     an SR pixel sees, infinite where it sees the whole picture.
 
-    colours: channels of the LR picture. Raises CountError for a net without a known walk.
+    Raises CountError for a net without a known walk.
     """
-    g, lr = Layers(), Size(colours)
+    g, lr = Layers(), Size(1)
     with torch.enable_grad():  # what is computed from a parameter is known by its gradient
         if isinstance(net, Net):
             sr = net.build(g, lr)
@@ -156,6 +156,19 @@ def layers(net: nn.Module, colours: int = 1) -> tuple[list[Layer], float]:
         else:
             raise CountError(f"a net of class {type(net).__name__} has no walk to count")
     return g.rows, inf if sr.radius == inf else ceil(sr.radius)
+
+
+def as_published(rows: Iterable[Layer], colours: int) -> list[Layer]:
+    """The rows of a net as its paper counts it, with so many colours where ``head`` reads and ``tail`` writes.
+
+    ``base`` is left out: it is interpolation, which we run as a convolution and papers do not count.
+    """
+    times = {"head": {"cin"}, "tail": {"cout", "others"}}
+    return [
+        replace(row, **{key: getattr(row, key) * colours for key in times.get(row.name, ())})
+        for row in rows
+        if row.name != "base"
+    ]
 
 
 def describe(source: str) -> str:
@@ -184,6 +197,12 @@ def describe(source: str) -> str:
     lines.append(
         f"- size, 1 bit a binary weight and 32 any other parameter: {count(rows).bytes_1_32:,} bytes"
     )
+    if isinstance(net, Net) and net.colours == 3:
+        theirs = count(as_published(rows, net.colours))
+        lines.append(
+            f"- with RGB in and out, as its paper counts: {theirs.at()[2]:.2f} G OPs,"
+            f" {float(theirs.params) / 1e3:.0f} K parameters"
+        )
     if reason := unpackable(net):
         lines.append(f"- does not pack: {reason}")
     return "\n".join(lines) + "\n" + report(rows, radius)

@@ -38,6 +38,19 @@ from .recipe import Recipe, build, load, parse
 
 PUBLISHED = Path(__file__).parent.parent / "published.csv"
 GRADES = {"P": "read in the paper", "R": "read in a repository", "S": "as another source quotes it"}
+ADVERSARIAL = ", adversarial"
+BACKBONES = {
+    "srresnet": ("SRResNet", "SRResNet without BN"),
+    "edsr": ("EDSR",),
+    "msrresnet": ("SRResNet without BN", "SRResNet-Lite"),
+    "ledig-srresnet": ("SRResNet",),
+    f"ledig-srresnet{ADVERSARIAL}": ("SRGAN",),
+}
+"""Backbones of ``published.csv`` that stand beside a net of ours, by its name and whether its training is adversarial.
+
+"srresnet" has the published ones' blocks and E2FIF's head and tail, and batch norm where its method has it: of E2FIF
+itself nothing is published that we could read, so both kinds stand beside it. What is not here has no published rows.
+"""
 PACKED, SIMULATED, IN_PRINT, FAILED = "packed bits", "float simulation", "published", "failed"
 
 
@@ -146,6 +159,11 @@ def _method(recipe: Recipe, stage: int) -> str:
     return f"{names[0]} ({options})" if options else names[0]
 
 
+def _backbone(recipe: Recipe) -> str:
+    """A row's backbone: the net, and whether its training is adversarial."""
+    return recipe.net.name + (ADVERSARIAL if recipe.train.adversarial else "")
+
+
 class _Meter:
     """Measures nets alike."""
 
@@ -170,7 +188,7 @@ class _Meter:
         net, facts = load_net(path)
         recipe = parse(facts["recipe"], str(path))
         rows = layers(net)[0]
-        head = _method(recipe, facts["stage"]), recipe.net.name
+        head = _method(recipe, facts["stage"]), _backbone(recipe)
         about = _about(recipe, facts)
         try:
             packed = pack_checkpoint(path, name, pictures=pictures)
@@ -202,7 +220,7 @@ class _Meter:
             )
         recipe = parse(facts["recipe"], str(path))
         method = _method(recipe, facts.get("stage", -1))
-        return self.packed(packed, packed_layers(packed), method, recipe.net.name, _about(recipe, facts))
+        return self.packed(packed, packed_layers(packed), method, _backbone(recipe), _about(recipe, facts))
 
 
 @dataclass(frozen=True)
@@ -215,14 +233,14 @@ class Table:
     signal: int = 0
 
     def lines(self) -> Iterator[Row]:
-        """By backbone and scale: the measured rows, then what was published for them."""
+        """By backbone and scale: the measured rows, then what was published for them (``BACKBONES``)."""
         places = dict.fromkeys((row.backbone, row.scale) for row in self.rows)
         for backbone, scale in places:
             yield from (row for row in self.rows if (row.backbone, row.scale) == (backbone, scale))
             for row in published():
                 if (
                     row.scale == scale
-                    and row.backbone.lower() in backbone.lower()
+                    and row.backbone in BACKBONES.get(backbone, ())
                     and set(self.sets) & set(row.figures)
                 ):
                     yield row
@@ -306,6 +324,8 @@ def table(
     folder, rows = Path(folder), []
     if protocol not in PROTOCOLS:
         raise TableError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+    if not all(sets) or not sets:
+        raise TableError("a test set without a name: --sets wants names, such as Set5,Set14")
     for name in sets:
         find_set(name, data)
     iterations, minutes = parse_budget(budget) if budget else (None, None)
@@ -345,7 +365,7 @@ def table(
             rows.append(meter.checkpoint(path, name, pictures, folder / f"{name}.bsr"))
         except (ValueError, OSError) as error:
             recipe = recipes.get(name)
-            backbone, scale = (recipe.net.name, recipe.scale) if recipe else ("-", 0)
+            backbone, scale = (_backbone(recipe), recipe.scale) if recipe else ("-", 0)
             rows.append(Row(name, backbone, scale, FAILED, about=str(error)))
         finally:
             made = Table(tuple(rows), tuple(sets), protocol, signal)
