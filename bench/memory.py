@@ -44,7 +44,8 @@ def measure(command: list[str]) -> tuple[float, float]:
 
 
 def report(size: tuple[int, int], scale: int, net: str | None, formats: list[str]) -> str:
-    """Markdown, a line a format of the output; the interpreter and libraries alone are the first line."""
+    """Markdown, a line a format of the output; the interpreter and libraries alone are the first line, the first format
+    without a limit to memory the last."""
     width, height = size
     task = Task(scale=scale)
     model = net or str(prepared(task, "bsr", "random-64x16"))
@@ -63,12 +64,15 @@ def report(size: tuple[int, int], scale: int, net: str | None, formats: list[str
         photo(source, width, height)
         small = Path(folder) / "small.png"
         photo(small, 16, 16)
-        for name, picture, suffix in [("16x16 to png", small, "png")] + [
-            (f"photo to {f}", source, f) for f in formats
+        whole = ["-t", str(height)]  # no limit to memory: one strip
+        for name, picture, suffix, more in [
+            ("16x16 to png", small, "png", []),
+            *((f"photo to {f}", source, f, []) for f in formats),
+            (f"photo to {formats[0]}, in one strip", source, formats[0], whole),
         ]:
             target = Path(folder) / f"{picture.stem}-out.{suffix}"
             command = [sys.executable, "-m", "bitsr", "upscale", "-i", str(picture), "-o", str(target)]
-            seconds, peak = measure([*command, "-n", model])
+            seconds, peak = measure([*command, "-n", model, *more])
             size_of = pyvips.Image.new_from_file(str(target))
             if picture is source and (size_of.width, size_of.height) != (width * scale, height * scale):
                 raise RuntimeError(f"{name}: the result is {size_of.width}x{size_of.height}")

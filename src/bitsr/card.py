@@ -42,6 +42,7 @@ def _recipe(recipe: dict[str, Any]) -> list[str]:
         for k in keys
         if s.get(k) is not None
     ]
+    settings += [f"{k} {v}" for k in ("int8", "freeze_bn") if (v := train.get(k))]
     lines = [f"- net: {net.get('name')}" + (f" ({said})" if said else "")]
     if recipe.get("source"):
         lines.append(f"- source: {recipe['source']}")

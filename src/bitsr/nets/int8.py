@@ -80,7 +80,8 @@ class _SignConv(torch.autograd.Function):
 
 
 def sign_conv(a: Tensor, b: Tensor) -> Tensor:
-    """The convolution of a (N, C, H, W) with b (O, C, k, k), k odd, both of +-1 alone, padding k // 2, exactly.
+    """The convolution of a (N, C, H, W) with b (O, C, k, k), k odd, both of +-1 alone, padding k // 2, exactly,
+    in the dtype of a (bfloat16 rounds sums beyond 256).
 
     Gradients are those of a convolution with the incoming gradient rounded to int8: for b in 127 steps of each
     channel's largest, for a in 127 steps of the largest of all.
