@@ -423,6 +423,25 @@ def test_average_follows_the_recurrence(tmp_path: Path) -> None:
     torch.testing.assert_close(trainer.average.head.weight, expected)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_iterations_leave_no_memory_behind() -> None:
+    """A training has hundreds of thousands of them."""
+    from lightning_fabric import Fabric
+
+    def anonymous() -> int:  # KiB; pages of the mapped pictures are no part of it
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    r = make(train__ema=0.5, train__int8=True, train__clip=1.0)
+    crops, _ = loop._load_data(r, torch.device("cpu"), 0, 1)
+    trainer = loop.Trainer(Fabric(accelerator="cpu"), r, recipe.build(r), crops)
+    for i in range(1300):
+        trainer.step(i, 1e-3, 0.0)
+        if i == 300:
+            before = anonymous()
+    assert anonymous() - before < 2048  # KiB; 7000 were lost here once
+
+
 def test_step_is_adam_on_the_mean_loss() -> None:
     """The fused, channels-last step against a plain one written out."""
     from lightning_fabric import Fabric
