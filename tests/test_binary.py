@@ -52,6 +52,7 @@ GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sign_step": lambda x, g: g * 2 * ((x + 0.5 >= 0) & (x + 0.5 <= 1)),
     "sign_triangle": lambda x, g: g * (2 - 2 * x.abs()).clamp(min=0),
     "sign_ede": lambda x, g: g * ede(x),
+    "sign_wide": lambda x, g: g * (x.abs() <= 2 * x.abs().mean()) / (2 * x.abs().mean()),
     "sign_mean": lambda w, g: g * (w.abs() <= 1) * mean(w),
     "sign_mean_clip": lambda w, g: g * (w.abs() <= 1),
     "sign_mean_long": lambda w, g: (

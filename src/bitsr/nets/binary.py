@@ -135,6 +135,28 @@ def sign_half(x: Tensor) -> Tensor:
     return _SignClip.apply(x, 0.5, 1.0)
 
 
+class _SignWide(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _sign(x)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        size = x.abs()
+        width = 2 * size.mean().clamp(min=1e-6)
+        return (size <= width).to(g.dtype) * (g / width)
+
+
+def sign_wide(x: Tensor) -> Tensor:
+    """sign(x); gradient g / r * 1{|x| <= r}, r twice the mean of |x|: the slope of a clip that is as wide as its input.
+
+    Ours, for streams far wider than the window [-1, 1] of the others.
+    """
+    return _SignWide.apply(x)
+
+
 def sign_step(x: Tensor) -> Tensor:
     """sign(x); gradient 2 g * 1{|x| <= 1/2}: 2 a - 1 of the bit a = round(clip(x + 1/2, 0, 1)) with STE.
 
@@ -239,6 +261,7 @@ ACTIVATIONS: dict[str, Binarizer] = {
     "half": sign_half,
     "step": sign_step,
     "triangle": sign_triangle,
+    "wide": sign_wide,
     "ede": sign_ede,
     "float": identity,
 }
