@@ -53,24 +53,23 @@ class _SignClip(torch.autograd.Function):
         return inside if ctx.height == 1 else inside.mul_(ctx.height), None, None
 
 
-class _SignTriangle(torch.autograd.Function):
+class _SavedSign(torch.autograd.Function):
+    """sign(x), with x kept for the gradient that the derived give."""
+
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return _sign(x)
 
+
+class _SignTriangle(_SavedSign):
     @staticmethod
     def backward(ctx, g: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return x.abs().mul_(-2).add_(2).clamp_(min=0).to(g.dtype).mul_(g)
 
 
-class _SignLongTail(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return _sign(x)
-
+class _SignLongTail(_SavedSign):
     @staticmethod
     def backward(ctx, g: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
@@ -135,12 +134,7 @@ def sign_half(x: Tensor) -> Tensor:
     return _SignClip.apply(x, 0.5, 1.0)
 
 
-class _SignWide(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return _sign(x)
-
+class _SignWide(_SavedSign):
     @staticmethod
     def backward(ctx, g: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors

@@ -313,9 +313,7 @@ class Trainer:
         if self.average is not None:
             averages, latents = tuple(self.average.parameters()), tuple(self.net.parameters())
             weight = 1 - self.train.ema
-            with (
-                torch.no_grad()
-            ):  # where gradients are recorded, torch 2.13 leaks half a KiB a parameter here
+            with torch.no_grad():  # else torch 2.13 leaks half a KiB a parameter here
                 torch._foreach_lerp_(averages, latents, weight=weight)  # pyright: ignore[reportPrivateImportUsage]
 
     def read_loss(self, count: int) -> float:
@@ -464,11 +462,9 @@ class _Run:
         t, end = self.recipe.train, begin + stage.iterations
         saved = clock = time.monotonic()
         timed = 0
-        if 0 < t.freeze_bn < self.iteration - begin:  # resumed past it
-            trainer.freeze(estimate=False)
         while self.iteration < end:
-            if 0 < t.freeze_bn == self.iteration - begin:
-                trainer.freeze(estimate=True)
+            if 0 < t.freeze_bn <= self.iteration - begin and not trainer.frozen:
+                trainer.freeze(estimate=t.freeze_bn == self.iteration - begin)  # past it: resumed
             lr = self.recipe.rate(stage, self.iteration - begin)
             trainer.step(self.iteration, lr, (self.iteration - begin) / stage.iterations)
             self.iteration += 1
