@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 
 from bitsr.nets import NETS  # noqa: E402
-from bitsr.nets.binary import ACTIVATIONS, WEIGHTS, BinaryConv2d, sign_ede  # noqa: E402
+from bitsr.nets.binary import ACTIVATIONS, WEIGHTS, BinaryConv2d, RunningNorm, sign_ede  # noqa: E402
 
 
 def signs(x: Tensor) -> Tensor:
@@ -173,3 +173,36 @@ def test_every_net_maps_luma_to_scale(name: str) -> None:
         with torch.no_grad(), torch.device("meta"):
             out = NETS[name](scale=scale)(torch.full((1, 1, 9, 7), 100.0))
         assert out.shape == (1, 1, 9 * scale, 7 * scale)
+
+
+def test_running_norm_uses_what_it_gathered() -> None:
+    """Statistics of the batches so far, the newest with a weight of 1/n, then ``momentum``; no gradient through them; in
+    evaluation the same, and ``absolute`` is its inverse."""
+    torch.manual_seed(0)
+    norm = RunningNorm(3, momentum=0.25)
+    mean, var = torch.zeros(3), torch.zeros(3)
+    for n in range(1, 7):
+        x = (torch.randn(2, 3, 4, 5) * n + torch.arange(3).view(-1, 1, 1)).requires_grad_()
+        weight = max(1 / n, 0.25)
+        mean = mean + weight * (x.mean((0, 2, 3)) - mean)
+        var = var + weight * (x.transpose(0, 1).flatten(1).var(1) - var)
+        y = norm(x)
+        std = (var + norm.eps).sqrt()
+        torch.testing.assert_close(y, (x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))
+        g = torch.randn_like(y)
+        (got,) = torch.autograd.grad(y, x, g)
+        torch.testing.assert_close(got, g / std.view(-1, 1, 1).detach())
+    norm.eval()
+    torch.testing.assert_close(norm(x), y)
+    threshold = torch.randn(3)
+    torch.testing.assert_close(norm(norm.absolute(threshold).view(1, 3, 1, 1)).flatten(), threshold)
+    torch.testing.assert_close(norm(norm.absolute(None).view(1, 3, 1, 1)), torch.zeros(1, 3, 1, 1))
+
+
+def test_running_norm_lets_gradients_through_wide_streams() -> None:
+    """The triangle's window is as wide as the values, whatever their size and mean."""
+    x = torch.randn(4, 2, 16, 16)
+    for size, shift in ((1.0, 0.0), (40.0, 100.0)):
+        wide = (x * size + shift).requires_grad_()
+        (g,) = torch.autograd.grad(ACTIVATIONS["triangle"](RunningNorm(2)(wide)).sum(), wide)
+        torch.testing.assert_close(g * size, (2 - 2 * x.abs()).clamp(min=0), atol=0.15, rtol=0)

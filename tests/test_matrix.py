@@ -30,7 +30,7 @@ from bitsr.train import recipe  # noqa: E402
 from bitsr.train.pack import LUMA, PackError, _chain, _Emit, _Range, pack  # noqa: E402
 
 SMALL: dict[str, list[dict[str, Any]]] = {
-    "srresnet": [{"blocks": 1, "tail": tail} for tail in TAILS],
+    "srresnet": [{"blocks": 1, "tail": tail, "base": base} for tail in TAILS for base in (False, True)],
     "edsr": [{"blocks": 1}],
     "rcan": [
         *({"blocks": 1, "groups": 1, "variant": v} for v in rcan.VARIANTS),
@@ -181,7 +181,10 @@ class Lockstep:
         for op in made:
             self._run(op)
         allowed = max((self.allowed[op.out] for op in made), default=0.0)
-        if kw.get("threshold") is not None:
+        if (norm := kw.get("norm")) is not None:
+            packed = self._threshold(args[2].handle, norm.absolute(kw["threshold"]))
+            kw["threshold"] = norm(packed.view(1, -1, 1, 1)).flatten()  # by its forward, not by its inverse
+        elif kw.get("threshold") is not None:
             kw["threshold"] = self._threshold(args[2].handle, kw["threshold"])
         expected = getattr(self.torch, kind)(
             *(side(x, "tensor") for x in args), **{k: side(x, "tensor") for k, x in kw.items()}
@@ -251,7 +254,9 @@ def test_backbone(name: str, scale: int, args: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "options"), [*((m, {}) for m in METHODS), ("house", {"maps": True})], ids=str
+    ("method", "options"),
+    [*((m, {}) for m in METHODS), ("house", {"maps": True}), ("house", {"norm": True, "maps": True})],
+    ids=str,
 )
 def test_method(method: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)

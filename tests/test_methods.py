@@ -24,7 +24,7 @@ from bitsr.train.pack import LUMA, PackError, pack  # noqa: E402
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "e2fif": [{}, {"slope": 1.0}],
-    "house": [{}, {"slope": 1.0}, {"thresholds": False}, {"inner": False}, {"maps": True}],
+    "house": [{}, {"slope": 1.0}, {"thresholds": False}, {"inner": False}, {"maps": True}, {"norm": True}],
     "xnor": [{}, {"maps": False}],
     "dorefa": [{}, {"act_bits": 2}, {"act_bits": 3, "weight_bits": 2}],
     "abc": [{}, {"weights": 1, "activations": 2}],

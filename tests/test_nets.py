@@ -9,11 +9,12 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from bitsr.nets.msrresnet import BINARIZED, MSRResNet, bilinear  # noqa: E402
+from bitsr.imresize import imresize  # noqa: E402
+from bitsr.nets.msrresnet import BINARIZED, MSRResNet  # noqa: E402
 from bitsr.nets.rcan import RCAN, VARIANTS, WIRINGS  # noqa: E402
 from bitsr.nets.rdn import RDN  # noqa: E402
 from bitsr.nets.srresnet import SRResNet  # noqa: E402
-from bitsr.nets.tails import TAILS, steps  # noqa: E402
+from bitsr.nets.tails import TAILS, interpolation, steps  # noqa: E402
 
 
 def settled(net: nn.Module) -> nn.Module:
@@ -124,12 +125,27 @@ def test_bilinear_is_interpolate(scale: int, h: int, w: int) -> None:
     """Borders included; in float64, so that only roundings differ."""
     x = picture(h, w).double()
     expected = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
-    base = bilinear(scale)
+    base = interpolation(scale, "bilinear")
     assert not base.weight.requires_grad
     tolerance = 1e-5 if scale == 3 else 1e-12  # thirds are rounded
     torch.testing.assert_close(
         F.pixel_shuffle(base.double()(x), scale), expected, rtol=tolerance, atol=tolerance
     )
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize(("h", "w"), [(1, 5), (11, 14)])
+def test_bicubic_is_imresize(scale: int, h: int, w: int) -> None:
+    """Two pixels from the edge; a flat picture stays flat to the edge."""
+    x = picture(h, w).double()
+    base = interpolation(scale, "bicubic").double()
+    assert not base.weight.requires_grad
+    y = F.pixel_shuffle(base(x), scale)[0, 0]
+    inner = slice(2 * scale, -2 * scale)
+    expected = torch.from_numpy(imresize(x[0, 0].numpy(), scale))
+    torch.testing.assert_close(y[inner, inner], expected[inner, inner], rtol=1e-5, atol=1e-4)
+    flat = F.pixel_shuffle(base(torch.full_like(x, 100)), scale)
+    torch.testing.assert_close(flat, torch.full_like(flat, 100), rtol=1e-6, atol=0)
 
 
 @torch.no_grad()

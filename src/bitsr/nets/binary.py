@@ -277,6 +277,44 @@ ANNEALED: set[Binarizer] = {sign_ede, libra}
 """Those that take the training's progress, a tensor () in [0, 1], as a second argument."""
 
 
+class RunningNorm(nn.BatchNorm2d):
+    """(x - mean) / sqrt(var + eps), each channel's mean and variance gathered over the training so far: no parameters.
+
+    It stands before a sign: there it moves thresholds to the mean of their channel and gives the surrogate gradient's
+    window the width of the values. (N, C, H, W) -> the same. While training the statistics take in the batch and then
+    serve it, without gradient through them, so that training sees the thresholds that packing does. The first
+    batches weigh 1/n, to ``momentum``; the first is not normalised by what came before it.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.05) -> None:
+        super().__init__(channels, momentum=momentum, affine=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                var, mean = torch.var_mean(input.float(), (0, 2, 3))
+                self.num_batches_tracked.add_(1)
+                weight = 1 / self.num_batches_tracked
+                if self.momentum is not None:  # None: the mean of all batches, as batch norm has it
+                    weight = weight.clamp(min=self.momentum)
+                self.running_mean.lerp_(mean, weight)
+                self.running_var.lerp_(var, weight)
+        std = self.std()
+        return input / std.view(-1, 1, 1) - (self.running_mean / std).view(-1, 1, 1)
+
+    def std(self) -> Tensor:
+        """(C,)"""
+        return (self.running_var + self.eps).sqrt()
+
+    def absolute(self, threshold: Tensor | None) -> Tensor:
+        """The threshold (C,) on x that is ``threshold`` (None: 0) on the normalised x."""
+        return self.running_mean if threshold is None else self.running_mean + threshold * self.std()
+
+
 class QuantConv2d(nn.Conv2d):
     """k x k convolution of quantised input with quantised weights: what the conv classes of all methods share.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .binary import QuantConv2d
+from .binary import QuantConv2d, RunningNorm
 
 Activation = float | Tensor | tuple[Tensor, Tensor, Tensor]
 """(Leaky) PReLU with one slope, PReLU with slopes (C,), or RPReLU (shift_in, slope, shift_out), each (C,):
@@ -51,17 +51,19 @@ class Eager:
         x: Tensor,
         *,
         bn: nn.BatchNorm2d | None = None,
+        norm: RunningNorm | None = None,
         threshold: Tensor | None = None,
         inner: Activation | None = None,
         skip: Tensor | None = None,
         act: Activation | None = None,
         map: Tensor | None = None,
     ) -> Tensor:
-        """act(inner(bn(map * conv(sign(x - threshold)))) + skip), conv's own binarizers doing the signs.
+        """act(inner(bn(map * conv(sign(norm(x) - threshold)))) + skip), conv's own binarizers doing the signs.
 
-        threshold: (Cin,). map: (N, 1, H, W), see ``map``.
+        threshold: (Cin,). map: (N, 1, H, W), see ``map``. Packed: ``norm`` goes into the threshold.
         """
-        v = conv(x if threshold is None else x - threshold.view(1, -1, 1, 1))
+        v = x if norm is None else norm(x)
+        v = conv(v if threshold is None else v - threshold.view(1, -1, 1, 1))
         if map is not None:
             v = v * map
         return self._epilogue(v, bn, inner, skip, act)

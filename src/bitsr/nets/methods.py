@@ -23,6 +23,7 @@ from .binary import (
     BinaryConv2d,
     PAMSConv2d,
     QuantConv2d,
+    RunningNorm,
     WeightBinaryConv2d,
     mean_size,
     rounded,
@@ -101,6 +102,10 @@ class House(E2FIF):
     maps: before batch norm, each pixel of the convolution's result is multiplied by K = sum_c v_c |x_c| of its input, v
     learned, from 1/C. It gives back what the sign takes: how large the input is where. XNOR-Net's K (arXiv
     1603.05279) is the mean of |x| over channels and 3x3 pixels; weights of its own for each channel are ours.
+
+    norm: the sign is that of x less its channel's mean, by its standard deviation (``binary.RunningNorm``), thresholds
+    and the window of the gradient in those units: so the gradient passes through streams of any size. Packed, it is the
+    threshold alone.
     """
 
     def __init__(
@@ -113,8 +118,10 @@ class House(E2FIF):
         inner: float | Literal[False] = 0.9,
         thresholds: bool = True,
         maps: bool = False,
+        norm: bool = False,
     ) -> None:
         super().__init__(cin, cout, k, slope=slope)
+        self.norm = RunningNorm(cin) if norm else None
         self.size = nn.Conv2d(cin, 1, 1, bias=False) if maps else None
         if self.size is not None:
             nn.init.constant_(self.size.weight, 1 / cin)
@@ -124,12 +131,14 @@ class House(E2FIF):
     def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
         after = self.slope if act else None
         inner = None if self.inner is None else self.inner.triple()
-        map = None if self.size is None or self.conv.act == "float" else g.map(f"{name}.size", self.size, x)
+        twin = self.conv.act == "float"
+        map = None if self.size is None or twin else g.map(f"{name}.size", self.size, x)
         return g.bconv(
             name,
             self.conv,
             x,
             bn=self.bn,
+            norm=None if twin else self.norm,
             threshold=self.threshold,
             inner=inner,
             skip=skip,

@@ -10,25 +10,10 @@ from torch import nn
 
 from .graph import Net
 from .methods import METHODS, Block, Unit, units
-from .tails import steps
+from .tails import interpolation, steps
 
 BINARIZED = ("none", "body", "all")
 SLOPE = 0.1
-
-
-def bilinear(scale: int) -> nn.Conv2d:
-    """The fixed 3x3 convolution 1 -> scale^2 that, shuffled, is bilinear upsampling with half-pixel centres.
-
-    Equal to ``F.interpolate(mode="bilinear", align_corners=False)``, which reads the nearest pixel beyond the edge.
-    """
-    offset = (
-        torch.arange(scale, dtype=torch.float64) + 0.5
-    ) / scale - 0.5  # of an SR pixel from its LR pixel
-    taps = torch.stack([(-offset).clamp(min=0), 1 - offset.abs(), offset.clamp(min=0)], dim=1)
-    conv = nn.Conv2d(1, scale * scale, 3, padding=1, padding_mode="replicate", bias=False)
-    weight = (taps[:, None, :, None] * taps[None, :, None, :]).reshape(scale * scale, 1, 3, 3)
-    conv.weight = nn.Parameter(weight.float(), requires_grad=False)
-    return conv
 
 
 class FloatBlock(nn.Module):
@@ -115,7 +100,7 @@ class MSRResNet(Net):
                         conv.weight *= 0.1
                     if conv.bias is not None:
                         nn.init.zeros_(conv.bias)
-        self.base = bilinear(scale)
+        self.base = interpolation(scale, "bilinear")
 
     def build(self, g: Any, x: Any) -> Any:
         lr = x

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from .methods import Block, units
-from .tails import Tailed
+from .tails import Tailed, interpolation
 
 
 class SRResNet(Tailed):
@@ -17,6 +18,9 @@ class SRResNet(Tailed):
     has "bireal", "repeat" and "light".
 
     Input and output: (N, 1, h, w) -> (N, 1, scale*h, scale*w), Y in [0, 255].
+
+    base: the net makes what is added to the picture enlarged by bicubic interpolation, so that its features need not
+    carry the picture. The head's filters then start without their mean, blind to brightness, and the tail at a tenth.
 
     method, options, binary, act, weight: see ``methods.units``. Raises ValueError for a size below 1 or an unknown
     name.
@@ -35,6 +39,7 @@ class SRResNet(Tailed):
         weight: str | None = None,
         tail: str = "light",
         mean: float = 127.5,
+        base: bool = False,
     ) -> None:
         super().__init__()
         if scale < 1 or channels < 1 or blocks < 1:
@@ -44,12 +49,18 @@ class SRResNet(Tailed):
         self.head = nn.Conv2d(1, channels, 3, padding=1)
         self.body = nn.Sequential(*(Block(make, channels) for _ in range(blocks)))
         self._add_tail(tail, make, channels)
+        self.base = interpolation(scale, "bicubic") if base else None
+        if base:
+            with torch.no_grad():
+                self.head.weight -= self.head.weight.mean((1, 2, 3), keepdim=True)
+                self.tail.weight *= 0.1
 
     def build(self, g: Any, x: Any) -> Any:
+        base = None if self.base is None else g.conv("base", self.base, x)
         x = head = g.conv("head", self.head, x)
         for i, block in enumerate(self.body):
             x = block.build(g, x, f"body.{i}")  # type: ignore[union-attr]
-        return self._build_tail(g, g.add(x, head))
+        return self._build_tail(g, g.add(x, head), base)
 
 
 class EDSR(SRResNet):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..folders import data_folder
-from ..nets.binary import BasesConv2d, BinaryConv2d, PAMSConv2d, QuantConv2d, WeightBinaryConv2d
+from ..nets.binary import BasesConv2d, BinaryConv2d, PAMSConv2d, QuantConv2d, RunningNorm, WeightBinaryConv2d
 from ..nets.graph import Activation, Eager, Net, activate
 from ..nets.methods import unpackable
 from ..packed import Op, Packed
@@ -113,11 +113,14 @@ class _Range:
         x: _Value,
         *,
         bn: nn.BatchNorm2d | None = None,
+        norm: RunningNorm | None = None,
         threshold: Tensor | None = None,
         map: _Value | None = None,
         **after: Any,
     ) -> _Value:
         if isinstance(conv, BasesConv2d):
+            if norm is not None:
+                threshold = norm.absolute(threshold)
             return _chain(self, name, conv, x, bn=bn, threshold=threshold, map=map, **after)
         scale, bias = _folded(conv, _signs(name, conv), bn)
         if map is not None:
@@ -127,7 +130,9 @@ class _Range:
         floor = np.maximum(np.abs(scale) * 2.0 ** (15 - _shift(conv)), np.abs(bias)) / 32767
         factors = None if map is None else map.tensor
         return self._after(
-            self._eager.bconv(name, conv, x.tensor, bn=bn, threshold=threshold, map=factors), floor, **after
+            self._eager.bconv(name, conv, x.tensor, bn=bn, norm=norm, threshold=threshold, map=factors),
+            floor,
+            **after,
         )
 
     def map(self, name: str, conv: nn.Conv2d, x: _Value) -> _Value:
@@ -461,12 +466,15 @@ class _Emit:
         x: Handle,
         *,
         bn: nn.BatchNorm2d | None = None,
+        norm: RunningNorm | None = None,
         threshold: Tensor | None = None,
         inner: Activation | None = None,
         skip: str | None = None,
         act: Activation | None = None,
         map: str | None = None,
     ) -> str:
+        if norm is not None:
+            threshold = norm.absolute(threshold)
         if isinstance(conv, BasesConv2d):
             return _chain(
                 self, name, conv, x, bn=bn, threshold=threshold, inner=inner, skip=skip, act=act, map=map
