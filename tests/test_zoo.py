@@ -70,8 +70,11 @@ def test_the_table_in_the_file_is_what_is_measured(path):
 @needs_data
 @pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
 def test_packed_bits_agree_with_the_float_simulation(path):
-    """On the same LR: the means of Set5 and Set14 within 0.02 dB. A sign flips where rounding crosses its
-    threshold, which moves single pictures either way, by a little more: by 0.066 dB the worst."""
+    """On the same LR: the means of Set5 and Set14 within 0.02 dB, single pictures within 0.08 dB.
+
+    A sign flips where rounding crosses its threshold. So the simulation is not one number either: noise of 1/256 of a
+    level on its input moves a picture by up to 0.07 dB, a set by 0.03 dB. It is taken as the mean of two such.
+    """
     torch = pytest.importorskip("torch", reason="the float simulation needs torch")
     from bitsr.train.checkpoint import load_net
 
@@ -80,7 +83,7 @@ def test_packed_bits_agree_with_the_float_simulation(path):
         pytest.skip(f"{latent.name} is not here")
     net, _ = load_net(latent)
     engine = Engine(path)
-    s = engine.scale
+    s, noise = engine.scale, np.random.default_rng(0)
     for name in ("Set5", "Set14"):
         differences = []
         for picture in find_set(name, DATA):
@@ -89,10 +92,13 @@ def test_packed_bits_agree_with_the_float_simulation(path):
             lr = imresize(hr, 1 / s)
             q = to_q(lr if lr.ndim == 2 else rgb_to_y(lr))
             target = to_8bit(hr if hr.ndim == 2 else rgb_to_y(hr))
-            simulated = net.upscale(torch.from_numpy(q / 128 + 127.5)).numpy()
+            simulated = [
+                net.upscale(torch.from_numpy(q / 128 + 127.5 + noise.uniform(-1, 1, q.shape) / 256)).numpy()
+                for _ in range(2)
+            ]
             differences.append(
                 psnr(to_8bit(engine.run(q) / 128 + 127.5), target, crop=s)
-                - psnr(to_8bit(simulated), target, crop=s)
+                - np.mean([psnr(to_8bit(y), target, crop=s) for y in simulated])
             )
         assert abs(np.mean(differences)) < 0.02, name
         assert np.abs(differences).max() < 0.08, name
