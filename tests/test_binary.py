@@ -176,8 +176,8 @@ def test_every_net_maps_luma_to_scale(name: str) -> None:
 
 
 def test_running_norm_uses_what_it_gathered() -> None:
-    """Statistics of the batches so far, the newest with a weight of 1/n, then ``momentum``; no gradient through them; in
-    evaluation the same, and ``absolute`` is its inverse."""
+    """Statistics of the batches so far, the newest with a weight of 1/n, then ``momentum``; no gradient through them;
+    in evaluation the same, and ``absolute`` is its inverse."""
     torch.manual_seed(0)
     norm = RunningNorm(3, momentum=0.25)
     mean, var = torch.zeros(3), torch.zeros(3)
