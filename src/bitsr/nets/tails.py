@@ -80,6 +80,6 @@ class Tailed(Net):
             skip = g.repeat(x, s * s) if self.form == "repeat" else None
             x = g.shuffle(unit.build(g, x, f"up.{i}", skip=skip, act=False), s)
         x = g.conv("tail", self.tail, x)
-        if self.factors:
-            return x if base is None else g.add(x, g.shuffle(base, self.scale))
-        return g.shuffle(x if base is None else g.add(x, base), self.scale)
+        if base is not None:
+            x = g.add(x, g.shuffle(base, self.scale) if self.factors else base)
+        return x if self.factors else g.shuffle(x, self.scale)

@@ -119,9 +119,7 @@ class _Range:
         **after: Any,
     ) -> _Value:
         if isinstance(conv, BasesConv2d):
-            if norm is not None:
-                threshold = norm.absolute(threshold)
-            return _chain(self, name, conv, x, bn=bn, threshold=threshold, map=map, **after)
+            return _chain(self, name, conv, x, bn=bn, norm=norm, threshold=threshold, map=map, **after)
         scale, bias = _folded(conv, _signs(name, conv), bn)
         if map is not None:
             if conv.bias is not None:
@@ -302,6 +300,7 @@ def _chain(
     x: Any,
     *,
     bn: nn.BatchNorm2d | None = None,
+    norm: RunningNorm | None = None,
     threshold: Tensor | None = None,
     inner: Activation | None = None,
     skip: Any = None,
@@ -311,7 +310,7 @@ def _chain(
     """A sum of binary convolutions as so many, each with the one before as its skip; batch norm is folded into each."""
     if "float" in (conv.act, conv.weight_mode):
         raise PackError(f"{name} is not binary: only W1A1 convolutions are packed")
-    if any(v is not None for v in (threshold, inner, map)):
+    if any(v is not None for v in (norm, threshold, inner, map)):
         raise PackError(
             f"{name}: a sum of binary convolutions packs without threshold, inner activation and map"
         )
@@ -473,12 +472,11 @@ class _Emit:
         act: Activation | None = None,
         map: str | None = None,
     ) -> str:
+        if isinstance(conv, BasesConv2d):
+            after = {"inner": inner, "skip": skip, "act": act, "map": map}
+            return _chain(self, name, conv, x, bn=bn, norm=norm, threshold=threshold, **after)
         if norm is not None:
             threshold = norm.absolute(threshold)
-        if isinstance(conv, BasesConv2d):
-            return _chain(
-                self, name, conv, x, bn=bn, threshold=threshold, inner=inner, skip=skip, act=act, map=map
-            )
         scale, bias = _folded(conv, _signs(name, conv), bn)
         shift = _shift(conv)
         if map is not None:
