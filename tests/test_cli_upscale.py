@@ -310,17 +310,21 @@ sys.exit(code)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
 def test_memory_follows_the_width(net_file, tmp_path, suffix):
-    source = tmp_path / f"tall.{suffix}"
-    noise = pyvips.Image.gaussnoise(400, 10000, mean=128).cast("uchar")
-    noise.bandjoin([noise, noise]).copy(interpretation="srgb").write_to_file(str(source))
-    # Not ru_maxrss of the child, which starts from the size of this process.
-    args = ["upscale", "-i", source, "-o", tmp_path / f"out.{suffix}", "-n", net_file]
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, *map(str, args)], capture_output=True, text=True, check=True
-    )
-    assert size(tmp_path / f"out.{suffix}") == (1600, 40000)
-    # The SR pixels alone are 192 MB.
-    assert int(done.stdout) < 170 * 1024
+    peaks = []
+    for height in (2500, 10000):
+        source, out = tmp_path / f"{height}.{suffix}", tmp_path / f"{height}_sr.{suffix}"
+        noise = pyvips.Image.gaussnoise(400, height, mean=128).cast("uchar")
+        noise.bandjoin([noise, noise]).copy(interpretation="srgb").write_to_file(str(source))
+        # Not ru_maxrss of the child, which starts from the size of this process.
+        args = ["upscale", "-i", source, "-o", out, "-n", net_file]
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, *map(str, args)], capture_output=True, text=True, check=True
+        )
+        assert size(out) == (1600, 4 * height)
+        peaks.append(int(done.stdout))
+    # What Python and the libraries take differs from machine to machine. The SR pixels have become 144 MB more; queues
+    # between threads hold a part of the picture, more or less of it.
+    assert peaks[1] - peaks[0] < 72 * 1024
 
 
 def test_main_without_arguments_and_version(capsys):
