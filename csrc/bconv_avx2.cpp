@@ -16,6 +16,7 @@
 #include "chunks.h"
 #include "epilogue_avx2.h"
 #include "qconv.h"
+#include "signs.h"
 
 namespace bitsr {
 namespace {
@@ -204,6 +205,6 @@ void map(const Map& op, const int16_t* x, int w, int16_t* out) {
 
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2", available, prepare, bconv, conv, map, avx2_quant, avx2_qconv};
+const Kernels avx2_kernels = {"avx2", available, prepare, bconv, conv, map, avx2_quant, avx2_qconv, &avx2_signs};
 
 }  // namespace bitsr

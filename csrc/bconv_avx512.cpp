@@ -13,6 +13,7 @@
 #include "chunks.h"
 #include "epilogue_avx512.h"
 #include "qconv.h"
+#include "signs.h"
 
 namespace bitsr {
 namespace {
@@ -288,6 +289,7 @@ void map(const Map& op, const int16_t* x, int w, int16_t* out) {
 
 }  // namespace
 
-const Kernels avx512_kernels = {"avx512", available, prepare, bconv, conv, map, avx512_quant, avx512_qconv};
+const Kernels avx512_kernels = {"avx512", available,    prepare,      bconv,        conv,
+                                map,      avx512_quant, avx512_qconv, &avx512_signs};
 
 }  // namespace bitsr

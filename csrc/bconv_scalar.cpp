@@ -64,6 +64,6 @@ bool available() {
 
 }  // namespace
 
-const Kernels scalar_kernels = {"scalar", available, prepare, bconv, conv, map, scalar_quant, scalar_qconv};
+const Kernels scalar_kernels = {"scalar", available, prepare, bconv, conv, map, scalar_quant, scalar_qconv, nullptr};
 
 }  // namespace bitsr

@@ -75,6 +75,39 @@ BITSR_API int bitsr_luma(const void* pixels, int depth, int channels, size_t n, 
 BITSR_API int bitsr_merge(const void* lr, int depth, int channels, int h, int w, int first, int rows, int scale,
                           const int16_t* luma, int y, int n, void* out, char* err, size_t err_cap);
 
+/* ---- Training (signs.cpp) ---------------------------------------------------------------------------------
+ * Convolutions of signs, and their gradients from gradients rounded to int8, as exact sums. Pixels are (n, h, width,
+ * channels), k odd, zero padding k / 2, stride 1; c and o are multiples of 64. Both return 0, or -1, with y undefined,
+ * for other sizes, where the path (isa, NULL: the best) has no such products, and for want of memory.
+ *   conv          x: c channels, -128 to 127; w: (o, k, k, c), each -1, 0 or 1; y: o channels
+ *                 turned: its transpose, from o channels (x) to c (y), the gradient of its input
+ *   conv_weight   x: c channels, each -1, 0 or 1; g: o channels, -128 to 127; y: (o, k, k, c), the gradient of w */
+BITSR_API int bitsr_sign_conv(const int8_t* x, const int8_t* w, int32_t* y, int n, int h, int width, int c, int o,
+                              int k, int turned, int threads, const char* isa);
+BITSR_API int bitsr_sign_conv_weight(const int8_t* x, const int8_t* g, int32_t* y, int n, int h, int width, int c,
+                                     int o, int k, int threads, const char* isa);
+
+/* One unit of a net, y = x + bn(K conv(sign(z), sign(weight))), z = (x - mean) / deviation - threshold, K = sum of
+ * size |x| over the channels of a pixel; mean and deviation are running ones without a gradient, batch norm has those
+ * of the batch. Gradients: of the sign max(0, 2 - 2|z|), of sign(weight) 1; that of the convolution's result is rounded
+ * to int8, for z in 127 steps of the largest of all, for weight of each channel's largest. "c" is c values. Both return
+ * as above, and -1 where k^2 c is above 32767. */
+typedef struct {
+  int n, h, w, c, k, threads;                               /* c in and out */
+  const float *x, *weight;                                  /* (n, h, w, c), (c, k, k, c) */
+  const float *threshold, *size, *scale, *shift;            /* c; the last two are batch norm's */
+  float norm_eps, norm_weight, bn_eps, bn_weight;           /* running values += weight (the batch's - running) */
+  float *norm_mean, *norm_variance, *bn_mean, *bn_variance; /* c: running, changed by forward; variances unbiased */
+  float *mean, *deviation, *batch_mean, *batch_inverse; /* c: made by forward for backward; the last is 1 / deviation */
+  float* sizes;                                         /* (n, h, w): K, likewise */
+  int16_t* sums;                                        /* (n, h, w, c): the convolution's result, likewise */
+  float* y;                                             /* made by forward */
+  const float* g;                                       /* gradient of y, and those that backward makes: */
+  float *gx, *g_weight, *g_threshold, *g_size, *g_scale, *g_shift;
+} bitsr_unit;
+BITSR_API int bitsr_unit_forward(const bitsr_unit* unit, const char* isa);
+BITSR_API int bitsr_unit_backward(const bitsr_unit* unit, const char* isa);
+
 #ifdef __cplusplus
 }
 #endif

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import fused
 from .binary import (
     ACTIVATIONS,
     WEIGHTS,
@@ -130,6 +131,8 @@ class House(E2FIF):
 
     def build(self, g: Any, x: Any, name: str, *, skip: Any = None, act: bool = True) -> Any:
         after = self.slope if act else None
+        if fused.fits(self, x, skip, after):
+            return fused.run(self, x)
         inner = None if self.inner is None else self.inner.triple()
         twin = self.conv.act == "float"
         map = None if self.size is None or twin else g.map(f"{name}.size", self.size, x)
