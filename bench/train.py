@@ -12,35 +12,35 @@ from bitsr.train import loop, recipe
 
 from . import machine
 
-BLOCKED = ("net.args.act=blocked",)
+COMPILED = ("train.compile=true",)
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "bf16, not compiled": ("train.precision=bf16", "train.compile=false"),
-    "bf16": ("train.precision=bf16",),
     "float32": (),
+    "float32, compiled": COMPILED,
+    "bf16, compiled": (*COMPILED, "train.precision=bf16"),
     "int8": ("train.int8=true",),
-    "float32, blocked": BLOCKED,
-    "int8, blocked": (*BLOCKED, "train.int8=true"),
-    "int8, blocked, batch norm frozen": (*BLOCKED, "train.int8=true", "train.freeze_bn=1"),
 }
 
 
+def settings() -> dict[str, tuple[str, ...]]:
+    """Those that this CPU has instructions for: without its own products bfloat16 takes seconds an iteration."""
+    bf16 = "bf16" in machine.features()
+    return {key: extra for key, extra in SETTINGS.items() if bf16 or "bf16" not in key}
+
+
 def trainer(name: str, base: list[str]) -> loop.Trainer:
-    settings = recipe.load(name, base)
+    read = recipe.load(name, base)
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    crops, _ = loop._load_data(settings, fabric.device, 0, 1)
-    torch.manual_seed(settings.train.seed)
-    made = loop.Trainer(fabric, settings, recipe.build(settings), crops)
-    if settings.train.freeze_bn:
-        made.freeze(estimate=True)
-    return made
+    crops, _ = loop._load_data(read, fabric.device, 0, 1)
+    torch.manual_seed(read.train.seed)
+    return loop.Trainer(fabric, read, recipe.build(read), crops)
 
 
 def report(name: str, assignments: list[str], threads: int, rounds: int, steps: int = 8) -> str:
     """Markdown: iterations of each setting, all of a round in turn; medians over the rounds."""
     torch.set_num_threads(threads)
     before = machine.load()
-    common = ["train.precision=32", "train.compile=true", "train.loss=l1", *assignments]
-    trainers = {key: trainer(name, [*common, *extra]) for key, extra in SETTINGS.items()}
+    common = ["train.precision=32", "train.compile=false", "train.int8=false", "train.loss=l1", *assignments]
+    trainers = {key: trainer(name, [*common, *extra]) for key, extra in settings().items()}
     seen: dict[str, list[float]] = {key: [] for key in trainers}
     for i in range(rounds + 1):
         for key, made in trainers.items():

@@ -69,6 +69,10 @@ class Jobs:
     def colour(self, depth: int, channels: int, h: int, w: int, scale: int) -> None:
         self.lines.append(f"colour {depth} {channels} {h} {w} {scale}")
 
+    def train(self, *sizes: int) -> None:
+        """sizes: N, H, W, C, O, k, threads."""
+        self.lines.append(" ".join(map(str, ("train", *sizes))))
+
     def done(self, *command: str, env: dict[str, str] | None = None) -> list[str]:
         """Run them all by ``command``; every SR must be the reference's. The lines it printed."""
         (self.folder / "jobs").write_text("\n".join(self.lines) + "\n")

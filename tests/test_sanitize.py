@@ -62,6 +62,13 @@ def test_addresses_and_undefined_behaviour(tmp_path):
         (8, 16), (1, 2, 3, 4), ((1, 1), (5, 19)), (1, 2, 3, 7)
     ):
         jobs.colour(depth, channels, h, w, scale)
+    for sizes in (
+        (1, 1, 1, 64, 64, 1, 1),
+        (2, 3, 5, 64, 128, 3, 2),
+        (3, 2, 33, 64, 64, 5, 1),
+        (1, 6, 50, 64, 64, 3, 2),
+    ):
+        jobs.train(*sizes)
     for data in HOSTILE.values():
         jobs.open(data)
     jobs.open(GOOD)
@@ -77,4 +84,5 @@ def test_races(tmp_path):
     for packed in (srresnet(blocks=2, seed=1), everything(seed=1), attention(seed=1)):
         for h, w in ((1, 1), (9, 5), (60, 3)):  # the last one through the rings
             jobs.run(packed, plane(h, w), (2, 0), (5, 4), (3, 0))
+    jobs.train(2, 5, 9, 64, 64, 3, 4)
     jobs.done(str(program))

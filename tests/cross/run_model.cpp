@@ -6,8 +6,10 @@
  *                                          SR rows go to OUT.ISA
  *   open MODEL                             open it, and run a small picture should it be accepted
  *   colour DEPTH CHANNELS H W SCALE        luma and merge of noise, in windows of rows; nothing is written
- * Each job prints one line: "run ISA ..." for every path, "accepted", "refused WHY" or "colour". Exit status 1 where
- * a `run` or `colour` fails or the core breaks its own rules.
+ *   train N H W C O K THREADS              training's products on noise, on every path that has them, against plain
+ *                                          sums; and a unit's two calls where C is O, for a sanitizer alone
+ * Each job prints one line: "run ISA ..." for every path, "accepted", "refused WHY", "colour" or "train". Exit status
+ * 1 where a `run`, `colour` or `train` fails or the core breaks its own rules.
  */
 #include <algorithm>
 #include <cstdint>
@@ -133,6 +135,66 @@ void colour_job(std::istream& line) {
   std::cout << "colour" << std::endl;
 }
 
+/* What a unit reads and what it writes, each as long as it says. */
+void unit(const char* isa, int n, int h, int w, int c, int k, int threads, const std::vector<float>& noise) {
+  const size_t pixels = size_t(n) * h * w, weights = size_t(c) * c * k * k;
+  std::vector<float> x(noise.begin(), noise.begin() + ptrdiff_t(pixels * c)), g(x.rbegin(), x.rend());
+  std::vector<float> weight(noise.begin(), noise.begin() + ptrdiff_t(weights)), channels[16];
+  for (std::vector<float>& values : channels) values.assign(size_t(c), 0.5f);
+  std::vector<float> sizes(pixels), y(pixels * c), gx(pixels * c), g_weight(weights);
+  std::vector<int16_t> sums(pixels * c);
+  bitsr_unit u = {};
+  u.n = n, u.h = h, u.w = w, u.c = c, u.k = k, u.threads = threads;
+  u.norm_eps = u.bn_eps = 1e-5f, u.norm_weight = u.bn_weight = 0.1f;
+  u.x = x.data(), u.weight = weight.data(), u.g = g.data();
+  float** const own[] = {&u.norm_mean,  &u.norm_variance, &u.bn_mean,     &u.bn_variance, &u.mean,    &u.deviation,
+                         &u.batch_mean, &u.batch_inverse, &u.g_threshold, &u.g_size,      &u.g_scale, &u.g_shift};
+  for (size_t i = 0; i < 12; i++) *own[i] = channels[i].data();
+  u.threshold = channels[12].data(), u.size = channels[13].data(), u.scale = channels[14].data();
+  u.shift = channels[15].data();
+  u.sizes = sizes.data(), u.sums = sums.data(), u.y = y.data(), u.gx = gx.data(), u.g_weight = g_weight.data();
+  if (bitsr_unit_forward(&u, isa) || bitsr_unit_backward(&u, isa)) fail("to train a unit");
+}
+
+void train_job(std::istream& line) {
+  int n = 0, h = 0, w = 0, c = 0, o = 0, k = 0, threads = 0;
+  if (!(line >> n >> h >> w >> c >> o >> k >> threads)) fail("to read a job");
+  uint32_t state = 1;
+  const auto next = [&state] { return (state = state * 1664525 + 1013904223) >> 16; };
+  const size_t pixels = size_t(n) * h * w, weights = size_t(o) * k * k * c;
+  std::vector<int8_t> x(pixels * c), g(pixels * o), s(pixels * c), b(weights);
+  for (int8_t& v : x) v = int8_t(next());
+  for (int8_t& v : g) v = int8_t(next());
+  for (int8_t& v : s) v = next() % 2 ? 1 : -1;
+  for (int8_t& v : b) v = next() % 2 ? 1 : -1;
+  std::vector<int32_t> y(pixels * o), turned(pixels * c), weight(weights);
+  for (size_t p = 0; p < pixels; p++)
+    for (int tap = 0; tap < k * k; tap++) {
+      const int row = int(p / w % h) + tap / k - k / 2, column = int(p % w) + tap % k - k / 2;
+      if (row < 0 || row >= h || column < 0 || column >= w) continue;
+      const size_t q = p / w / h * h * w + size_t(row) * w + size_t(column);
+      for (int i = 0; i < o; i++)
+        for (int j = 0; j < c; j++) {
+          const size_t at = (size_t(i) * k * k + tap) * c + j;
+          y[p * o + i] += x[q * c + j] * b[at];
+          turned[q * c + j] += g[p * o + i] * b[at];
+          weight[at] += g[p * o + i] * s[q * c + j];
+        }
+    }
+  for (int i = 0; const char* isa = bitsr_isa(i); i++) {
+    std::vector<int32_t> y_(y.size()), turned_(turned.size()), weight_(weights);
+    if (bitsr_sign_conv(x.data(), b.data(), y_.data(), n, h, w, c, o, k, 0, threads, isa)) continue;
+    if (bitsr_sign_conv(g.data(), b.data(), turned_.data(), n, h, w, c, o, k, 1, threads, isa) ||
+        bitsr_sign_conv_weight(s.data(), g.data(), weight_.data(), n, h, w, c, o, k, threads, isa))
+      fail("to do a gradient");
+    if (y_ != y || turned_ != turned || weight_ != weight) fail(std::string("to sum rightly by ") + isa);
+    std::vector<float> noise(std::max(pixels * c, weights));
+    for (float& v : noise) v = float(next()) / 32768 - 1;
+    if (c == o) unit(isa, n, h, w, c, k, threads, noise);
+  }
+  std::cout << "train" << std::endl;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -149,6 +211,8 @@ int main(int argc, char** argv) {
       open_job(line);
     else if (kind == "colour")
       colour_job(line);
+    else if (kind == "train")
+      train_job(line);
     else
       fail("to understand '" + kind + "'");
   }

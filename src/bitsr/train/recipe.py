@@ -155,8 +155,9 @@ class Train(_Section):
     precision: Annotated[Literal["bf16", "32"], BeforeValidator(lambda v: "32" if v == 32 else v)] = "32"
     """bf16: autocast of the net; latent weights, loss and optimiser stay float32."""
     int8: bool = False
-    """On a CPU: convolutions of signs by int8 matrix products, exactly, their gradients rounded to 8 bits
-    (``nets.int8``). No effect on CUDA."""
+    """On a CPU: convolutions of signs exactly, by products of bytes with signs, their gradients rounded to 8 bits
+    (``nets.int8``); units of the house net, in float32, in one piece (``nets.fused``). Not worth compiling
+    then: their loops are compiled already. No effect on CUDA."""
     freeze_bn: NonNegativeInt = 0
     """From this iteration of each stage on batch norm keeps its statistics, estimated then anew; 0: never."""
     compile: bool | Literal["auto"] = "auto"
