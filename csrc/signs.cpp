@@ -8,7 +8,9 @@
 #include "signs.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -29,15 +31,28 @@ struct Line {
   ptrdiff_t reach() const { return side * pitch() + side; } /* of the farthest tap */
 };
 
-/* work(from, to, part) over [0, n), each thread a part. */
+/* work(from, to, part) over [0, n), each thread a part. Throws where a part did. */
 template <class Work>
 void share(int n, int threads, Work work) {
+  threads = threads < n ? std::max(threads, 1) : n;
+  std::atomic<bool> failed{false};
+  const auto part = [&](int i) {
+    try {
+      work(int(int64_t(n) * i / threads), int(int64_t(n) * (i + 1) / threads), i);
+    } catch (...) {
+      failed = true;
+    }
+  };
   std::vector<std::thread> others;
-  threads = threads < n ? threads : n;
-  for (int i = 1; i < threads; i++)
-    others.emplace_back(work, int(int64_t(n) * i / threads), int(int64_t(n) * (i + 1) / threads), i);
-  work(0, threads > 1 ? int(int64_t(n) / threads) : n, 0);
+  others.reserve(size_t(threads));
+  for (int i = 1; i < threads; i++) try {
+      others.emplace_back(part, i);
+    } catch (...) { /* there is no thread to be had */
+      part(i);
+    }
+  part(0);
   for (std::thread& t : others) t.join();
+  if (failed) throw std::bad_alloc();
 }
 
 /* Grows, and is kept by each thread that trains: the next layer is as large. */
@@ -200,18 +215,18 @@ class Totals {
   std::vector<double> all_;
 };
 
-/* Batch statistics of n values from their sum and their squares': mean, variance (biased, from 0 on), and the running
- * ones, of which the variance is unbiased, moved towards them. */
-struct Statistics {
+/* Mean and (biased) variance of n values from their sum and their squares'. */
+struct Batch {
   double mean, variance;
-  Statistics(double sum, double square, double n, float weight, float* running_mean, float* running_variance) {
-    mean = sum / n;
-    variance = square / n - mean * mean;
-    variance = variance > 0 ? variance : 0;
-    *running_mean += weight * (float(mean) - *running_mean);
-    *running_variance += weight * (float(n > 1 ? variance * n / (n - 1) : variance) - *running_variance);
-  }
 };
+
+/* The running ones, of which the variance is unbiased, are moved towards them. */
+Batch batch_of(double sum, double square, double n, float weight, float* running_mean, float* running_variance) {
+  const double mean = sum / n, variance = std::max(square / n - mean * mean, 0.0);
+  *running_mean += weight * (float(mean) - *running_mean);
+  *running_variance += weight * (float(n > 1 ? variance * n / (n - 1) : variance) - *running_variance);
+  return {mean, variance};
+}
 
 void signs_of(const float* w, size_t n, int8_t* out) {
   for (size_t i = 0; i < n; i++) out[i] = w[i] >= 0 ? 1 : -1;
@@ -253,7 +268,7 @@ struct Unit {
     });
     const double* sum = x.sum();
     for (int i = 0; i < c; i++) {
-      Statistics(sum[i], sum[c + i], pixels(), u.norm_weight, u.norm_mean + i, u.norm_variance + i);
+      batch_of(sum[i], sum[c + i], pixels(), u.norm_weight, u.norm_mean + i, u.norm_variance + i);
       u.mean[i] = u.norm_mean[i];
       u.deviation[i] = std::sqrt(u.norm_variance[i] + u.norm_eps);
     }
@@ -282,7 +297,7 @@ struct Unit {
     sum = v.sum();
     std::vector<float> scale(c), shift(c);
     for (int i = 0; i < c; i++) {
-      const Statistics batch(sum[i], sum[c + i], pixels(), u.bn_weight, u.bn_mean + i, u.bn_variance + i);
+      const Batch batch = batch_of(sum[i], sum[c + i], pixels(), u.bn_weight, u.bn_mean + i, u.bn_variance + i);
       u.batch_mean[i] = float(batch.mean);
       u.batch_inverse[i] = float(1 / std::sqrt(batch.variance + u.bn_eps));
       scale[i] = u.scale[i] * u.batch_inverse[i];
@@ -407,13 +422,14 @@ extern "C" int bitsr_sign_conv_weight(const int8_t* x, const int8_t* g, int32_t*
 }
 
 extern "C" int bitsr_unit_forward(const bitsr_unit* u, const char* isa) {
-  if (u->k > 100 || int64_t(u->k) * u->k * u->c > 32767) return -1; /* sums in 16 bits */
+  if (u->threads < 1 || u->k > 100 || int64_t(u->k) * u->k * u->c > 32767) return -1; /* sums in 16 bits */
   return bitsr::on(isa, u->n, u->h, u->w, u->c, u->c, u->k, [=](const bitsr::Signs& path, const bitsr::Line& line) {
     return bitsr::Unit{path, *u, line}.forward();
   });
 }
 
 extern "C" int bitsr_unit_backward(const bitsr_unit* u, const char* isa) {
+  if (u->threads < 1) return -1;
   return bitsr::on(isa, u->n, u->h, u->w, u->c, u->c, u->k, [=](const bitsr::Signs& path, const bitsr::Line& line) {
     return bitsr::Unit{path, *u, line}.backward();
   });
