@@ -3,7 +3,7 @@
  * Budget, 64 -> 64 channels, 3x3 (36,864 MAC a pixel): vpmaddubsw and vpaddw for 32 MAC, for as long as 16 bits hold
  * the sum, which signs allow for 64 of them. 2 rows of 32 lanes are 8 sums in registers; a step is 16 of these
  * instructions with 4 vectors of w and 2 broadcasts: 4 cycles on Zen (two products a cycle), 64 MAC/cycle, where
- * float32 has 16.
+ * float32 has 16. Reached on Zen 3: 43 MAC/cycle, where a chain of the two instructions alone does 50.
  */
 #include <immintrin.h>
 
