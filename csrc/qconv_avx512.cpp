@@ -11,15 +11,10 @@
  */
 #include "epilogue_avx512.h"
 #include "qconv.h"
+#include "vnni.h"
 
 namespace bitsr {
 namespace {
-
-/* acc + products of bytes a and signed bytes w, four in each lane. As an intrinsic GCC 12 moves every sum to another
- * register before it and spills them all. */
-inline __attribute__((always_inline)) void dot(V& acc, V a, V w) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(w));
-}
 
 /* 16 sums to int16 (narrow in kernels.h). */
 inline __m256i narrow16(const Qconv& op, V acc) {
@@ -53,7 +48,7 @@ inline __attribute__((always_inline)) void lanes(const Qconv& op, const QconvRow
         std::memcpy(&quad, a + size_t(p) * stride, 4);
         const V v = _mm512_set1_epi32(quad);
 #pragma GCC unroll 2
-        for (int b = 0; b < B; b++) dot(acc[p][b], v, wb[b]);
+        for (int b = 0; b < B; b++) vpdpbusd(acc[p][b], v, wb[b]);
       }
     }
   }
@@ -112,7 +107,7 @@ inline __attribute__((always_inline)) V dots(const Qconv& op, const QconvRow& ro
       for (int p = 0; p < P; p++) {
         const V v = _mm512_loadu_si512(a + (STRIDE ? size_t(p * STRIDE) : at[p]));
 #pragma GCC unroll 4
-        for (int c = 0; c < C; c++) dot(acc[p * C + c], v, wc[c]);
+        for (int c = 0; c < C; c++) vpdpbusd(acc[p * C + c], v, wc[c]);
       }
     }
   }

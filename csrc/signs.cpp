@@ -103,25 +103,19 @@ void lay(const int8_t* w, int filters, int channels, int taps, bool turned, int 
     }
 }
 
-/* The convolution of bytes with the signs of `lay`, row by row: row(r) gives where the sums of row r go, and done(r) is
- * called with them there. */
-template <class Row, class Done>
-void rows(const Signs& path, const uint8_t* bytes, const int8_t* signs, const int32_t* start, const Line& line, int c,
-          int o, int k, int from, int to, Row row, Done done) {
+/* One row of the convolution of bytes with the signs of `lay`. */
+void sum_row(const Signs& path, const uint8_t* bytes, const int8_t* signs, const int32_t* start, const Line& line,
+             int c, int o, int k, int row, int32_t* out) {
   const int run = k * c;
   const size_t block = size_t(k) * size_t(run) * size_t(path.lanes);
-  for (int r = from; r < to; r++) {
-    int32_t* out = row(r);
-    for (int i = 0; i < line.w; i++) std::memcpy(out + size_t(i) * o, start, 4 * size_t(o));
-    for (int first = 0; first < o; first += path.lanes)
-      for (int dy = 0; dy < k; dy++) {
-        const uint8_t* a = bytes + (line.at(r) + (dy - line.side) * line.pitch() - line.side) * c;
-        for (int i = 0; i < run; i += 4 * STEPS)
-          path.dot(a + i, size_t(c), line.w, signs + first / path.lanes * block + size_t(dy * run + i) * path.lanes,
-                   (run - i < 4 * STEPS ? run - i : 4 * STEPS) / 4, out + first, size_t(o));
-      }
-    done(r);
-  }
+  for (int i = 0; i < line.w; i++) std::memcpy(out + size_t(i) * o, start, 4 * size_t(o));
+  for (int first = 0; first < o; first += path.lanes)
+    for (int dy = 0; dy < k; dy++) {
+      const uint8_t* a = bytes + (line.at(row) + (dy - line.side) * line.pitch() - line.side) * c;
+      for (int i = 0; i < run; i += 4 * STEPS)
+        path.dot(a + i, size_t(c), line.w, signs + first / path.lanes * block + size_t(dy * run + i) * path.lanes,
+                 (run - i < 4 * STEPS ? run - i : 4 * STEPS) / 4, out + first, size_t(o));
+    }
 }
 
 int conv(const Signs& path, const int8_t* x, const int8_t* w, int32_t* y, const Line& line, int c, int o, int k,
@@ -138,9 +132,8 @@ int conv(const Signs& path, const int8_t* x, const int8_t* w, int32_t* y, const 
   std::vector<int32_t> start(size_t(o), 0);
   lay(w, turned ? c : o, turned ? o : c, k * k, turned, path.lanes, signs, start.data());
   share(line.n * line.h, threads, [&](int from, int to, int) {
-    rows(
-        path, bytes, signs, start.data(), line, c, o, k, from, to,
-        [=](int row) { return y + size_t(row) * size_t(line.w) * o; }, [](int) {});
+    for (int row = from; row < to; row++)
+      sum_row(path, bytes, signs, start.data(), line, c, o, k, row, y + size_t(row) * size_t(line.w) * o);
   });
   return 0;
 }
@@ -193,28 +186,6 @@ int conv_weight(const Signs& path, const int8_t* x, const int8_t* g, int32_t* y,
   return 0;
 }
 
-/* Sums over pixels of a few values a channel: single precision within a row, double over rows and threads. */
-class Totals {
- public:
-  Totals(int values, int c, int threads) : size_(size_t(values) * c), all_(size_ * (threads + 1)) {}
-  /* add(row sums) into the part's own. */
-  template <class Add>
-  void row(int part, std::vector<float>& row, Add add) {
-    row.assign(size_, 0.0f);
-    add(row.data());
-    double* own = &all_[size_ * (part + 1)];
-    for (size_t i = 0; i < size_; i++) own[i] += row[i];
-  }
-  const double* sum() {
-    for (size_t i = size_; i < all_.size(); i++) all_[i % size_] += all_[i];
-    return all_.data();
-  }
-
- private:
-  size_t size_;
-  std::vector<double> all_;
-};
-
 /* Mean and (biased) variance of n values from their sum and their squares'. */
 struct Batch {
   double mean, variance;
@@ -228,6 +199,7 @@ Batch batch_of(double sum, double square, double n, float weight, float* running
   return {mean, variance};
 }
 
+/* A function of its own: bytes may alias anything, and in place the compiler would reload all else for each. */
 void signs_of(const float* w, size_t n, int8_t* out) {
   for (size_t i = 0; i < n; i++) out[i] = w[i] >= 0 ? 1 : -1;
 }
@@ -253,48 +225,63 @@ struct Unit {
     return t;
   }
 
-  int forward() const {
+  /* Two values a channel, summed over all rows: add(row, sums, scratch) adds those of one, and may use scratch, int32
+   * for each value of a row. Single precision within a row, double over rows and threads. */
+  template <class Add>
+  std::vector<double> totals(Add add) const {
+    const size_t size = 2 * size_t(u.c);
+    std::vector<double> all(size * size_t(u.threads));
+    share(rows(), u.threads, [&](int from, int to, int part) {
+      std::vector<float> sums(size);
+      std::vector<int32_t> scratch(value(1));
+      for (int row = from; row < to; row++) {
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        add(row, sums.data(), scratch.data());
+        double* own = &all[size * size_t(part)];
+        for (size_t i = 0; i < size; i++) own[i] += sums[i];
+      }
+    });
+    for (size_t i = size; i < all.size(); i++) all[i % size] += all[i];
+    return all;
+  }
+
+  /* The convolution by the signs of the weights, from inputs to outputs or, turned, back: fill(row, to) writes a row of
+   * bytes, add as in `totals` finds the sums of the row in scratch. */
+  template <class Fill, class Add>
+  std::vector<double> convolve(bool turned, Fill fill, Add add) const {
     const int c = u.c;
     uint8_t* bytes = keep(bytes_memory, size_t(line.size()) * c);
     int8_t *signs = keep(signs_memory, taps() * c), *w = keep(weights_memory, taps() * c);
-    if (!bytes || !signs || !w) return -1;
-
-    Totals x(2, c, u.threads);
-    share(rows(), u.threads, [&](int from, int to, int part) {
-      std::vector<float> sums;
-      for (int r = from; r < to; r++)
-        x.row(part, sums,
-              [&](float* sum) { path.measure(u.x + value(r), u.size, u.w, c, u.sizes + pixel(r), sum, sum + c); });
+    if (!bytes || !signs || !w) throw std::bad_alloc();
+    std::memset(bytes, 128, size_t(line.size()) * c);
+    signs_of(u.weight, taps() * c, w);
+    std::vector<int32_t> start(size_t(c), 0);
+    lay(w, c, c, u.k * u.k, turned, path.lanes, signs, start.data());
+    share(rows(), u.threads, [&](int from, int to, int) {
+      for (int row = from; row < to; row++) fill(row, bytes + line.at(row) * c);
     });
-    const double* sum = x.sum();
+    return totals([&](int row, float* sums, int32_t* out) {
+      sum_row(path, bytes, signs, start.data(), line, c, c, u.k, row, out);
+      add(row, sums, out);
+    });
+  }
+
+  int forward() const {
+    const int c = u.c;
+    std::vector<double> sum = totals([&](int row, float* sums, int32_t*) {
+      path.measure(u.x + value(row), u.size, u.w, c, u.sizes + pixel(row), sums, sums + c);
+    });
     for (int i = 0; i < c; i++) {
       batch_of(sum[i], sum[c + i], pixels(), u.norm_weight, u.norm_mean + i, u.norm_variance + i);
       u.mean[i] = u.norm_mean[i];
       u.deviation[i] = std::sqrt(u.norm_variance[i] + u.norm_eps);
     }
-
     const std::vector<float> threshold = thresholds();
-    std::memset(bytes, 128, size_t(line.size()) * c);
-    std::vector<int32_t> start(size_t(c), 0);
-    signs_of(u.weight, taps() * c, w);
-    lay(w, c, c, u.k * u.k, false, path.lanes, signs, start.data());
-    share(rows(), u.threads, [&](int from, int to, int) {
-      for (int r = from; r < to; r++)
-        path.binarize(u.x + value(r), threshold.data(), 128, u.w, c, bytes + line.at(r) * c);
-    });
-    Totals v(2, c, u.threads);
-    share(rows(), u.threads, [&](int from, int to, int part) {
-      std::vector<float> sums;
-      std::vector<int32_t> out(value(1));
-      bitsr::rows(
-          path, bytes, signs, start.data(), line, c, c, u.k, from, to, [&](int) { return out.data(); },
-          [&](int r) {
-            v.row(part, sums, [&](float* sum) {
-              path.collect(out.data(), u.sizes + pixel(r), u.w, c, u.sums + value(r), sum, sum + c);
-            });
-          });
-    });
-    sum = v.sum();
+    sum = convolve(
+        false, [&](int row, uint8_t* to) { path.binarize(u.x + value(row), threshold.data(), 128, u.w, c, to); },
+        [&](int row, float* sums, const int32_t* out) {
+          path.collect(out, u.sizes + pixel(row), u.w, c, u.sums + value(row), sums, sums + c);
+        });
     std::vector<float> scale(c), shift(c);
     for (int i = 0; i < c; i++) {
       const Batch batch = batch_of(sum[i], sum[c + i], pixels(), u.bn_weight, u.bn_mean + i, u.bn_variance + i);
@@ -313,21 +300,13 @@ struct Unit {
   int backward() const {
     const int c = u.c;
     float *d = keep(gradient_memory, value(rows())), *g_sizes = keep(sizes_memory, pixel(rows()));
-    uint8_t* bytes = keep(bytes_memory, size_t(line.size()) * c);
-    int8_t *signs = keep(signs_memory, taps() * c), *w = keep(weights_memory, taps() * c);
     int8_t *x = keep(x_memory, value(rows())), *q = keep(q_memory, value(rows()));
     int32_t* g_weight = keep(sums_memory, taps() * c);
-    if (!d || !g_sizes || !bytes || !signs || !w || !x || !q || !g_weight) return -1;
+    if (!d || !g_sizes || !x || !q || !g_weight) return -1;
 
-    Totals g(2, c, u.threads);
-    share(rows(), u.threads, [&](int from, int to, int part) {
-      std::vector<float> sums;
-      for (int r = from; r < to; r++)
-        g.row(part, sums, [&](float* sum) {
-          path.correlate(u.g + value(r), u.sums + value(r), u.sizes + pixel(r), u.w, c, sum, sum + c);
-        });
+    std::vector<double> sum = totals([&](int row, float* sums, int32_t*) {
+      path.correlate(u.g + value(row), u.sums + value(row), u.sizes + pixel(row), u.w, c, sums, sums + c);
     });
-    const double* sum = g.sum();
     std::vector<float> ca(c), cb(c), ce(c); /* d = a g + b u + e */
     for (int i = 0; i < c; i++) {
       const double inverse = u.batch_inverse[i], mean = u.batch_mean[i], a = u.scale[i] * inverse;
@@ -356,34 +335,21 @@ struct Unit {
     const std::vector<float> threshold = thresholds(), coarse(c, 127 / top);
     std::vector<float> inverse(c);
     for (int i = 0; i < c; i++) inverse[i] = 1 / u.deviation[i];
-    std::memset(bytes, 128, size_t(line.size()) * c);
-    std::vector<int32_t> start(size_t(c), 0);
-    signs_of(u.weight, taps() * c, w);
-    lay(w, c, c, u.k * u.k, true, path.lanes, signs, start.data());
-    share(rows(), u.threads, [&](int from, int to, int) {
-      for (int r = from; r < to; r++) path.round(d + value(r), coarse.data(), 128, u.w, c, bytes + line.at(r) * c);
-      path.round(d + value(from), finer.data(), 0, (to - from) * u.w, c, reinterpret_cast<uint8_t*>(q) + value(from));
-      path.binarize(u.x + value(from), threshold.data(), 0, (to - from) * u.w, c,
-                    reinterpret_cast<uint8_t*>(x) + value(from));
-    });
-    Totals t(2, c, u.threads);
-    share(rows(), u.threads, [&](int from, int to, int part) {
-      std::vector<float> sums;
-      std::vector<int32_t> out(value(1));
-      bitsr::rows(
-          path, bytes, signs, start.data(), line, c, c, u.k, from, to, [&](int) { return out.data(); },
-          [&](int r) {
-            t.row(part, sums, [&](float* sum) {
-              path.enter(out.data(), top / 127, u.x + value(r), u.g + value(r), g_sizes + pixel(r), u.mean,
-                         inverse.data(), u.threshold, u.size, u.w, c, u.gx + value(r), sum, sum + c);
-            });
-          });
-    });
-    sum = t.sum();
+    sum = convolve(
+        true, [&](int row, uint8_t* to) { path.round(d + value(row), coarse.data(), 128, u.w, c, to); },
+        [&](int row, float* sums, const int32_t* out) {
+          path.enter(out, top / 127, u.x + value(row), u.g + value(row), g_sizes + pixel(row), u.mean, inverse.data(),
+                     u.threshold, u.size, u.w, c, u.gx + value(row), sums, sums + c);
+        });
     for (int i = 0; i < c; i++) {
       u.g_threshold[i] = float(sum[i]);
       u.g_size[i] = float(sum[c + i]);
     }
+    share(rows(), u.threads, [&](int from, int to, int) {
+      path.round(d + value(from), finer.data(), 0, (to - from) * u.w, c, reinterpret_cast<uint8_t*>(q) + value(from));
+      path.binarize(u.x + value(from), threshold.data(), 0, (to - from) * u.w, c,
+                    reinterpret_cast<uint8_t*>(x) + value(from));
+    });
     if (conv_weight(path, x, q, g_weight, line, c, c, u.k, u.threads)) return -1;
     for (int o = 0; o < c; o++)
       for (size_t i = 0; i < taps(); i++) u.g_weight[o * taps() + i] = step[o] * float(g_weight[o * taps() + i]);

@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #include "signs.h"
+#include "vnni.h"
 
 namespace bitsr {
 namespace {
@@ -24,11 +25,6 @@ inline void store_shorts(int16_t* p, I v) {
 }
 inline void store_bytes(uint8_t* p, I v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((V)v));
-}
-
-/* acc + products of bytes a and signed bytes w, four in each lane; an intrinsic spills the sums (qconv_avx512.cpp). */
-inline __attribute__((always_inline)) void dot4(V& acc, V a, V w) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(w));
 }
 
 template <int P>
@@ -50,7 +46,7 @@ inline __attribute__((always_inline)) void tile(const uint8_t* a, size_t stride,
       std::memcpy(&bytes, a + size_t(p) * stride, 4);
       const V quad = _mm512_set1_epi32(bytes);
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; v++) dot4(sum[p][v], quad, four[v]);
+      for (int v = 0; v < 4; v++) vpdpbusd(sum[p][v], quad, four[v]);
     }
   }
 #pragma GCC unroll 6

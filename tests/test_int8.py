@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 
 import pytest
 
@@ -99,17 +98,6 @@ def paths() -> list[str]:
     return [isa for isa in engine.isas() if isa in ("avx512", "avx2")]
 
 
-def on(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
-    """The library's products by one of its paths."""
-
-    def native(name: str, a: Tensor, b: Tensor, out: Tensor, *sizes: int) -> bool:
-        pointers = (ctypes.c_void_p(t.data_ptr()) for t in (a, b, out))
-        call = getattr(int8.lib, f"bitsr_{name}")
-        return call(*pointers, *sizes, torch.get_num_threads(), isa.encode()) == 0
-
-    monkeypatch.setattr(int8, "native", native)
-
-
 @pytest.mark.parametrize("isa", ["avx512", "avx2"])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("k", [1, 3, 5])
@@ -135,7 +123,7 @@ def test_sums_of_the_library(monkeypatch, isa: str, threads: int, k: int, shape:
         exact["conv"] = F.conv2d(q.float(), b.float(), padding=k // 2)
         before = torch.get_num_threads()
         with monkeypatch.context() as patch:
-            on(patch, isa)
+            patch.setattr(int8, "ISA", isa.encode())
             torch.set_num_threads(threads)
             try:
                 assert int8.native(
@@ -164,15 +152,19 @@ def unit(c: int, k: int, thresholds: bool) -> House:
     return made
 
 
+@pytest.mark.parametrize("isa", ["avx512", "avx2"])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("thresholds", [True, False])
 @pytest.mark.parametrize(
     ("shape", "k"), [((2, 64, 7, 9), 3), ((1, 128, 5, 3), 1), ((4, 64, 24, 24), 3), ((1, 64, 1, 2), 5)]
 )
-def test_fused_unit(monkeypatch, shape: tuple[int, ...], k: int, thresholds: bool, threads: int) -> None:
+def test_fused_unit(
+    monkeypatch, shape: tuple[int, ...], k: int, thresholds: bool, threads: int, isa: str
+) -> None:
     """Result, gradients and running statistics are those of the unit's walk."""
-    if not fused.available():
-        pytest.skip("no library with products of signs for this CPU")
+    if isa not in paths():
+        pytest.skip(f"this CPU has no {isa}")
+    monkeypatch.setattr(int8, "ISA", isa.encode())
     one = unit(shape[1], k, thresholds)
     two = copy.deepcopy(one)
     before = torch.get_num_threads()

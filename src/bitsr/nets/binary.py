@@ -297,14 +297,18 @@ class RunningNorm(nn.BatchNorm2d):
         if self.training:
             with torch.no_grad():
                 var, mean = torch.var_mean(input.float(), (0, 2, 3))
-                self.num_batches_tracked.add_(1)
-                weight = 1 / self.num_batches_tracked
-                if self.momentum is not None:  # None: the mean of all batches, as batch norm has it
-                    weight = weight.clamp(min=self.momentum)
+                weight = self.advance()
                 self.running_mean.lerp_(mean, weight)
                 self.running_var.lerp_(var, weight)
         std = self.std()
         return input / std.view(-1, 1, 1) - (self.running_mean / std).view(-1, 1, 1)
+
+    def advance(self) -> Tensor:
+        """One more batch: the weight, (), with which the statistics take it in."""
+        self.num_batches_tracked.add_(1)
+        weight = 1 / self.num_batches_tracked
+        # None: the mean of all batches, as batch norm has it
+        return weight if self.momentum is None else weight.clamp(min=self.momentum)
 
     def std(self) -> Tensor:
         """(C,)"""

@@ -13,36 +13,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .int8 import LAST, lib, native
+from .int8 import LAST, call, native
 
 if TYPE_CHECKING:
+    from .binary import RunningNorm
     from .methods import House
-
-_SIZES = ("n", "h", "w", "c", "k", "threads")
-_RATES = ("norm_eps", "norm_weight", "bn_eps", "bn_weight")
-_ARRAYS = (
-    *("x", "weight", "threshold", "size", "scale", "shift"),
-    *_RATES,
-    *(
-        "norm_mean",
-        "norm_variance",
-        "bn_mean",
-        "bn_variance",
-        "mean",
-        "deviation",
-        "batch_mean",
-        "batch_inverse",
-    ),
-    *("sizes", "sums", "y", "g", "gx", "g_weight", "g_threshold", "g_size", "g_scale", "g_shift"),
-)
 
 
 class _Unit(ctypes.Structure):
     """``bitsr_unit`` in ``csrc/bitsr.h``."""
 
     _fields_ = [
-        *((name, ctypes.c_int) for name in _SIZES),
-        *((name, ctypes.c_float if name in _RATES else ctypes.c_void_p) for name in _ARRAYS),
+        *((name, ctypes.c_int) for name in ("n", "h", "w", "c", "k", "threads")),
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "threshold", "size", "scale", "shift")),
+        *((name, ctypes.c_float) for name in ("norm_eps", "norm_weight", "bn_eps", "bn_weight")),
+        *((name, ctypes.c_void_p) for name in ("norm_mean", "norm_variance", "bn_mean", "bn_variance")),
+        *((name, ctypes.c_void_p) for name in ("mean", "deviation", "batch_mean", "batch_inverse")),
+        *((name, ctypes.c_void_p) for name in ("sizes", "sums", "y", "g")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("gx", "g_weight", "g_threshold", "g_size", "g_scale", "g_shift")
+        ),
     ]
 
 
@@ -79,26 +70,18 @@ def fits(unit: House, x: Any, skip: Any, after: float | None) -> bool:
 def _call(name: str, rates: dict[str, float], arrays: dict[str, Tensor]) -> None:
     x = arrays["x"]
     n, c, h, w = x.shape
-    values = {
-        "n": n,
-        "h": h,
-        "w": w,
-        "c": c,
-        "k": arrays["weight"].shape[-1],
-        "threads": torch.get_num_threads(),
-    }
+    k, threads = arrays["weight"].shape[-1], torch.get_num_threads()
     pointers = {key: t.data_ptr() for key, t in arrays.items()}
-    assert lib is not None
-    if getattr(lib, f"bitsr_unit_{name}")(ctypes.byref(_Unit(**values, **rates, **pointers)), None):
+    unit = _Unit(n=n, h=h, w=w, c=c, k=k, threads=threads, **rates, **pointers)
+    if not call(f"unit_{name}", ctypes.byref(unit)):
         raise MemoryError("a unit's training needs more memory")
 
 
-def _rate(norm: nn.BatchNorm2d, least: float) -> float:
-    """One more batch: how much of it the running statistics take over."""
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    mean = 1 / int(norm.num_batches_tracked)
-    return mean if norm.momentum is None else max(norm.momentum, least * mean)
+def _momentum(bn: nn.BatchNorm2d) -> float:
+    """One more batch: how much of it the running statistics take over, as torch has it."""
+    assert bn.num_batches_tracked is not None
+    bn.num_batches_tracked.add_(1)
+    return 1 / int(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
 
 
 class _Fused(torch.autograd.Function):
@@ -111,7 +94,7 @@ class _Fused(torch.autograd.Function):
         size: Tensor,
         scale: Tensor,
         shift: Tensor,
-        norm: nn.BatchNorm2d,
+        norm: RunningNorm,
         bn: nn.BatchNorm2d,
     ) -> Tensor:
         x, weight = x.contiguous(memory_format=LAST), weight.contiguous(memory_format=LAST)
@@ -126,7 +109,8 @@ class _Fused(torch.autograd.Function):
             "bn_mean": bn.running_mean, "bn_variance": bn.running_var,
         }  # fmt: skip
         rates = {
-            "norm_eps": norm.eps, "norm_weight": _rate(norm, 1.0), "bn_eps": bn.eps, "bn_weight": _rate(bn, 0.0)
+            "norm_eps": norm.eps, "norm_weight": norm.advance().item(),
+            "bn_eps": bn.eps, "bn_weight": _momentum(bn),
         }  # fmt: skip
         y = torch.empty_like(x, memory_format=LAST)
         _call("forward", rates, {**inputs, **running, "y": y})  # type: ignore[dict-item]

@@ -23,14 +23,18 @@ except ImportError:  # training needs no compiler
     lib = None
 
 LAST = torch.channels_last
+ISA: bytes | None = None  # the library's path; None: the best that the CPU has
+
+
+def call(name: str, *arguments: Any) -> bool:
+    """Whether the library is there and its ``bitsr_NAME`` has done its work (``csrc/bitsr.h``)."""
+    return lib is not None and getattr(lib, f"bitsr_{name}")(*arguments, ISA) == 0
 
 
 def native(name: str, a: Tensor, b: Tensor, out: Tensor, *sizes: int) -> bool:
-    """Whether the library's ``bitsr_NAME`` has filled ``out`` (``csrc/bitsr.h``); tensors are as it wants them."""
-    if lib is None:
-        return False
+    """``call`` of a product: whether it has filled ``out``; tensors are as it wants them."""
     pointers = (c_void_p(t.data_ptr()) for t in (a, b, out))
-    return getattr(lib, f"bitsr_{name}")(*pointers, *sizes, torch.get_num_threads(), None) == 0
+    return call(name, *pointers, *sizes, torch.get_num_threads())
 
 
 def _patches(x: Tensor, k: int) -> Tensor:
