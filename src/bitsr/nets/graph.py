@@ -149,6 +149,13 @@ class Net(nn.Module):
     span: float = 1.0
     colours: ClassVar[int] = 1
     """Of the picture for which the net's paper counts; see ``train.count.as_published``."""
+    order: int = 1
+    """Channels of a field, where its weights are tied (``symmetry.Symmetry``): the packer gives them one unit."""
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether ``symmetry.Symmetry`` knows how to tie the net's weights."""
+        return False
 
     def build(self, g: Any, x: Any) -> Any:
         raise NotImplementedError

@@ -111,6 +111,10 @@ class RCAN(Tailed):
         else:
             self._add_tail("steps", plain, channels)
 
+    @property
+    def symmetric(self) -> bool:
+        return False  # the attention's hidden channels are no fields
+
     def build(self, g: Any, x: Any) -> Any:
         x = head = g.conv("head", self.head, x)
         for i, group in enumerate(self.body):

@@ -60,8 +60,13 @@ class Tailed(Net):
     """
 
     form: str
+    """One of ``TAILS``."""
     up: nn.ModuleList
     tail: nn.Conv2d
+
+    @property
+    def symmetric(self) -> bool:
+        return self.form == "light"
 
     def _add_tail(self, form: str, make: MakeUnit, channels: int) -> None:
         """Raises ValueError for an unknown form."""

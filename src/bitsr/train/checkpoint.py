@@ -105,13 +105,16 @@ def export_latent(path: Path, content: Mapping[str, Any]) -> None:
 
     Only the weights of binary convolutions are halved: batch norm's variances can exceed the range of float16,
     and head and tail are small. No weight changes its sign, so the binary net is the same bit for bit; where the
-    method's signs are not those of the latent weights, and would change, these stay float32.
+    method's signs are not those of the latent weights, and would change, these stay float32. Of tied weights
+    (net.symmetry) the free ones alone are written.
     """
     recipe = recipes.parse(content["recipe"], str(path))
     net = recipes.build(recipe, recipe.stages[content["stage"]])
     net.load_state_dict(content["net"])
     halved = {f"{name}.weight" for name, module in net.named_modules() if _halves(module)}
-    state = {k: (_half(v) if k in halved else v).contiguous().cpu() for k, v in content["net"].items()}
+    ties = recipes.symmetry(recipe, net)
+    state = ties.free(content["net"]) if ties else content["net"]
+    state = {k: (_half(v) if k in halved else v).contiguous().cpu() for k, v in state.items()}
     facts = {key: json.dumps(content[key]) for key in ("recipe", "stage", "iteration", "psnr")}
     write_atomic(path, lambda part: part.write_bytes(to_bytes(state, {"format": "bitsr-latent 1", **facts})))
 
@@ -126,7 +129,17 @@ def _load_latent(path: Path) -> dict[str, Any]:
         content = {key: json.loads(facts[key]) for key in ("recipe", "stage", "iteration", "psnr")}
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: not a latent checkpoint: {error}") from error
-    return {**content, "net": {k: v.float() if v.is_floating_point() else v for k, v in state.items()}}
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    recipe = recipes.parse(content["recipe"], str(path))
+    if recipe.net.symmetry > 1:
+        net = recipes.build(recipe, recipe.stages[content["stage"]])
+        ties = recipes.symmetry(recipe, net)
+        assert ties is not None
+        try:
+            state = ties.spread(state, net)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+    return {**content, "net": state}
 
 
 def load_any(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -150,6 +163,8 @@ def load_net(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     recipe = recipes.parse(content["recipe"], str(path))
     net = recipes.build(recipe, recipe.stages[content["stage"]])
     initialise(net, content["net"], (), str(path))
+    if ties := recipes.symmetry(recipe, net):  # to the last bit, whatever arithmetic has left
+        ties.tie(net)
     return net.eval(), {k: content[k] for k in ("recipe", "stage", "iteration", "psnr") if k in content}
 
 

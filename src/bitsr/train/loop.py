@@ -33,7 +33,7 @@ from ..nets.binary import BinaryConv2d
 from . import checkpoint, data
 from .adversarial import Adversary
 from .loss import LOSSES, PYRAMIDS
-from .recipe import Recipe, Stage, build, parse
+from .recipe import Recipe, Stage, build, parse, symmetry
 
 COLUMNS: tuple[str, ...] = ("iteration", "stage", "lr", "loss", "loss_d", "psnr_y", "it_per_s")
 FREE = {  # settings that may differ between a run and its resumption: they do not touch the weights
@@ -254,6 +254,7 @@ class Trainer:
             for module in self.net.modules():
                 if isinstance(module, BinaryConv2d):
                     module.int8 = True
+        self.symmetry = symmetry(recipe, self.net)
         self.average = copy.deepcopy(self.net).requires_grad_(False) if t.ema else None
         # a captured step reads lr from a tensor, so that the schedule can change it
         lr: float | Tensor = torch.zeros((), device=device) if self.graph else 0.0
@@ -305,6 +306,8 @@ class Trainer:
                 self.adversary.learn(sr, hr, self.adam.param_groups[0]["lr"])
                 loss = torch.stack(list(self.adversary.parts(sr, hr, loss).values())).sum()
         self.fabric.backward(loss)
+        if self.symmetry is not None:
+            self.symmetry.gather(self.net)
         if self.train.clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.train.clip, error_if_nonfinite=False)
         self.optimiser.step()
@@ -330,6 +333,8 @@ class Trainer:
             mine.copy_(latest)  # for those that are not estimated next
         if not self.frozen:
             estimate_bn(self.average, self.crops, self.train.bn_batches)
+            if self.symmetry is not None:
+                self.symmetry.gather(self.average)
         return self.average
 
     def state(self) -> dict[str, Any]:
@@ -602,6 +607,8 @@ def train(
             net = build(recipe, stage)
             if weights is not None:
                 checkpoint.initialise(net, weights, skip, name)
+                if state is None and (ties := symmetry(recipe, net)):  # they may come from a net without
+                    ties.tie(net)
             trainer = Trainer(fabric, recipe, net, crops)
             if state is not None and state["stage"] == number:
                 trainer.load(state)

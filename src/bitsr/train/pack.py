@@ -50,11 +50,12 @@ class _Range:
     """Runs the net and gathers what the packed numbers need, over any number of calibration pictures.
 
     Channels that skips, additions and shuffles tie together share a unit: a union-find over nodes, one a channel of
-    every value. Node 0 is luma, whose unit is given: ``luma``, in the net's own numbers.
+    every value. So do the ``order`` channels of a field (``nets.symmetry``), that the packed net turns as the net does.
+    Node 0 is luma, whose unit is given: ``luma``, in the net's own numbers.
     """
 
-    def __init__(self, luma: float) -> None:
-        self.luma = luma
+    def __init__(self, luma: float, order: int = 1) -> None:
+        self.luma, self.order = luma, order
         self._eager = Eager()
         self._parent = [0]
         self._unit = [0.0]  # of a node: the finest that fits
@@ -80,6 +81,9 @@ class _Range:
             self._values.append(np.arange(len(self._parent), len(self._parent) + len(largest)))
             self._parent += self._values[-1].tolist()
             self._unit += [0.0] * len(largest)
+            if len(largest) % self.order == 0:
+                fields = self._values[-1].reshape(-1, self.order)
+                self._join(np.repeat(fields[:, 0], self.order), fields.flatten())
         nodes, self._next = self._values[self._next], self._next + 1
         for i, unit in zip(nodes.tolist(), np.maximum(largest * HEADROOM / 32767, floor), strict=True):
             self._unit[i] = max(self._unit[i], unit)
@@ -631,7 +635,7 @@ def pack(
     if reason := unpackable(net):
         raise PackError(reason)
     net = net.eval().float().cpu()
-    seen = _Range(1 / (LUMA * net.span))
+    seen = _Range(1 / (LUMA * net.span), net.order)
     for y in calibration:
         seen.run(net, y)
     if not (0 < seen.largest < float("inf")):

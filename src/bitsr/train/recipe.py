@@ -31,6 +31,7 @@ from torch import nn
 from ..folders import RECIPES
 from ..nets import NETS
 from ..nets.binary import BinaryConv2d
+from ..nets.symmetry import Symmetry
 from .loss import LOSSES, PYRAMIDS
 
 if sys.version_info >= (3, 11):
@@ -60,6 +61,9 @@ class Net(_Section):
     latent: PositiveFloat = 1.0
     """At initialisation the latent weights of binary convolutions are multiplied by it. Where only their sign
     counts, it divides their rate: Adam moves them by the learning rate, whatever their size."""
+    symmetry: Literal[1, 2, 4, 8] = 1
+    """Weights are tied so that the net flips (2: left and right, 4: and top and bottom) and turns (8) with its
+    picture (``nets.symmetry``); 1: free."""
 
 
 class Data(_Section):
@@ -284,7 +288,20 @@ def build(recipe: Recipe, stage: Stage | None = None) -> nn.Module:
             for conv in net.modules():
                 if isinstance(conv, BinaryConv2d):
                     conv.weight *= recipe.net.latent
+    if ties := symmetry(recipe, net):
+        ties.tie(net)
+        net.order = ties.order  # type: ignore[assignment]
     return net
+
+
+def symmetry(recipe: Recipe, net: nn.Module) -> Symmetry | None:
+    """The ties of the recipe's net, on its device; None where its weights are free."""
+    if recipe.net.symmetry == 1:
+        return None
+    try:
+        return Symmetry(net, recipe.net.symmetry)
+    except ValueError as error:
+        raise RecipeError(f"net.symmetry: {error}") from error
 
 
 def names() -> list[str]:

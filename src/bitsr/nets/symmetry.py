@@ -1,0 +1,168 @@
+"""Nets that flip and turn with the picture: weights tied over the symmetries of the square.
+
+Group-equivariant convolutions (Cohen and Welling 2016, arXiv 1602.07576) by tying the weights of an ordinary net: its
+channels come in fields of ``order``, channel ``order * f + i`` of a layer being what field f sees in the i-th
+orientation. If T is a flip or a turn and P its permutation of the orientations, ``net(T x) = T net(x)``, for then
+every layer has
+
+    W[P o, P i, T t] = W[o, i, t]        for output channel o, input channel i, tap t
+
+and every number of a channel is that of its field. In the tail T also moves the scale x scale pixels that one LR
+pixel becomes. So each free weight stands in ``order`` places, a gradient is the mean over as many, and a packed net
+upscales a flipped picture to the flipped result, bit for bit. The operations are those of any net.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_Matrix = tuple[int, int, int, int]
+ORIENTATIONS: tuple[_Matrix, ...] = (
+    (1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, 1), (-1, 0, 0, -1),
+    (0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0),
+)  # fmt: skip
+"""Matrices (a, b, c, d) on offsets (y, x): the identity; left and right, then top and bottom changed; both; these four
+transposed. The first 2, 4 and 8 are groups."""
+
+
+def _times(m: _Matrix, n: _Matrix) -> _Matrix:
+    a, b, c, d = m
+    e, f, g, h = n
+    return a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h
+
+
+def _grid(side: int, m: _Matrix) -> Tensor:
+    """(side^2,): where ``m`` takes each point of a square grid, by rows, about its centre."""
+    points = 2 * torch.arange(side) - (side - 1)  # twice the offset, so that it is whole
+    y, x = points[:, None], points[None, :]
+    a, b, c, d = m
+    return (((a * y + b * x + side - 1) // 2) * side + (c * y + d * x + side - 1) // 2).flatten()
+
+
+def _fields(channels: int, order: int, m: _Matrix) -> Tensor:
+    """(channels,): where ``m`` takes each channel."""
+    moved = torch.tensor([ORIENTATIONS.index(_times(m, n)) for n in ORIENTATIONS[:order]])
+    return (torch.arange(0, channels, order)[:, None] + moved).flatten()
+
+
+@dataclass(frozen=True, eq=False)
+class _Tied:
+    """A tensor's orbits. orbits: (order, n), flat indices of each orbit, its first place first; whose: (numel,), the
+    orbit of each place. Both int32, which torch takes faster than int64."""
+
+    orbits: Tensor
+    whose: Tensor
+
+    def to(self, device: torch.device) -> _Tied:
+        return _Tied(self.orbits.to(device), self.whose.to(device))
+
+    def free(self, x: Tensor) -> Tensor:
+        """The free numbers, (n,): that of each orbit's first place."""
+        return x.flatten().index_select(0, self.orbits[0])
+
+    def spread(self, free: Tensor) -> Tensor:
+        """(..., n) -> (..., numel)"""
+        return free.index_select(-1, self.whose)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """(L, numel) -> the same with each number replaced by its orbit's mean: equal at all places, bit for bit."""
+        return self.spread(x.index_select(1, self.orbits.flatten()).unflatten(1, self.orbits.shape).mean(1))
+
+
+def _tie(moves: list[Tensor]) -> _Tied:
+    """moves: where each of the group's elements, the identity first, takes the places of a tensor."""
+    places = torch.stack(moves)
+    first, whose = places.min(0).values.unique(return_inverse=True)
+    return _Tied(places[:, first].int(), whose.int())
+
+
+class Symmetry:
+    """The ties of a net's numbers under a group of ``order`` orientations: 2 (left and right), 4 (and top and bottom)
+    or 8 (and transposed).
+
+    Raises ValueError for a net whose ties are not known (those with ``symmetric`` are), or whose channels do not come
+    in fields.
+    """
+
+    def __init__(self, net: nn.Module, order: int) -> None:
+        if not getattr(net, "symmetric", False):
+            raise ValueError(f"no symmetry is known for this {type(net).__name__}")
+        self.order, self.group = order, ORIENTATIONS[:order]
+        self.ties: dict[str, _Tied] = {}
+        cache: dict[tuple[tuple[int, ...], int], _Tied] = {}
+        for name, x in self._numbers(net):
+            scale = int(net.scale) if name.startswith("tail.") else 0  # type: ignore[arg-type]
+            key = tuple(x.shape), scale
+            if key not in cache:
+                cache[key] = self._ties(x, scale).to(x.device)
+            self.ties[name] = cache[key]
+
+    @staticmethod
+    def _numbers(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """All that is tied. ``base`` is symmetric as it is."""
+        for name, x in (*net.named_parameters(), *net.named_buffers()):
+            if x.ndim and not name.startswith("base."):
+                yield name, x
+
+    def _ties(self, x: Tensor, scale: int) -> _Tied:
+        """scale: of the tail, whose output channels are the pixels that one LR pixel becomes; else 0."""
+
+        def channels(n: int, m: _Matrix) -> Tensor:
+            if n == 1:  # a map, or the picture
+                return torch.zeros(1, dtype=torch.int64)
+            if n % self.order:
+                raise ValueError(f"{n} channels are no fields of {self.order} orientations")
+            return _fields(n, self.order, m)
+
+        moves = []
+        for m in self.group:
+            move = _grid(scale, m) if scale else channels(x.shape[0], m)
+            for n in x.shape[1:2]:
+                move = (move[:, None] * n + channels(n, m)).flatten()
+            if x.ndim == 4:
+                taps = _grid(x.shape[-1], m)
+                move = (move[:, None] * len(taps) + taps).flatten()
+            moves.append(move)
+        return _tie(moves)
+
+    @torch.no_grad()
+    def tie(self, net: nn.Module) -> None:
+        """Give every place of an orbit the number of its first."""
+        for name, x in self._numbers(net):
+            tied = self.ties[name]
+            x.copy_(tied.spread(tied.free(x)).view(x.shape))
+
+    @torch.no_grad()
+    def gather(self, net: nn.Module) -> None:
+        """Replace gradients, and the statistics of batch norm, by their means over orbits."""
+        alike: dict[_Tied, list[Tensor]] = defaultdict(list)
+        for name, x in (*((n, p.grad) for n, p in net.named_parameters()), *net.named_buffers()):
+            if x is not None and name in self.ties:
+                alike[self.ties[name]].append(x)
+        for tied, xs in alike.items():
+            # small ones together, for so many calls would take longer than their work
+            size = xs[0].numel()
+            together = len(xs) if size <= 4096 else 1
+            for some in (xs[i : i + together] for i in range(0, len(xs), together)):
+                means = tied.mean(torch.stack([x.flatten() for x in some]))
+                for x, mean in zip(some, means, strict=True):
+                    x.copy_(mean.view(x.shape))
+
+    def free(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict with the free numbers alone, (n,) each, of all that is tied."""
+        return {k: self.ties[k].free(v) if k in self.ties else v for k, v in state.items()}
+
+    def spread(self, state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+        """The state dict of ``net`` that ``free`` made this of. Raises ValueError where the numbers are not as many."""
+        out, own = dict(state), net.state_dict()
+        for key, tied in self.ties.items():
+            if key in out and key in own:
+                if out[key].shape != tied.orbits.shape[1:]:
+                    raise ValueError(f"{key} has {out[key].numel()} free numbers, not {tied.orbits.shape[1]}")
+                out[key] = tied.spread(out[key]).view(own[key].shape)
+        return out
