@@ -212,6 +212,7 @@ struct Unit {
   const Signs& path;
   const bitsr_unit& u;
   const Line line;
+  const MapLoops& loops = path.with(u.maps);
   int rows() const { return u.n * u.h; }
   size_t pixel(int row) const { return size_t(row) * size_t(u.w); }
   size_t value(int row) const { return pixel(row) * size_t(u.c); }
@@ -225,11 +226,13 @@ struct Unit {
     return t;
   }
 
-  /* Two values a channel, summed over all rows: add(row, sums, scratch) adds those of one, and may use scratch, int32
+  size_t map(int row) const { return pixel(row) * size_t(u.maps); }
+
+  /* `each` values a channel, summed over all rows: add(row, sums, scratch) adds those of one, and may use scratch, int32
    * for each value of a row. Single precision within a row, double over rows and threads. */
   template <class Add>
-  std::vector<double> totals(Add add) const {
-    const size_t size = 2 * size_t(u.c);
+  std::vector<double> totals(int each, Add add) const {
+    const size_t size = size_t(each) * size_t(u.c);
     std::vector<double> all(size * size_t(u.threads));
     share(rows(), u.threads, [&](int from, int to, int part) {
       std::vector<float> sums(size);
@@ -248,7 +251,7 @@ struct Unit {
   /* The convolution by the signs of the weights, from inputs to outputs or, turned, back: fill(row, to) writes a row of
    * bytes, add as in `totals` finds the sums of the row in scratch. */
   template <class Fill, class Add>
-  std::vector<double> convolve(bool turned, Fill fill, Add add) const {
+  std::vector<double> convolve(bool turned, int each, Fill fill, Add add) const {
     const int c = u.c;
     uint8_t* bytes = keep(bytes_memory, size_t(line.size()) * c);
     int8_t *signs = keep(signs_memory, taps() * c), *w = keep(weights_memory, taps() * c);
@@ -260,7 +263,7 @@ struct Unit {
     share(rows(), u.threads, [&](int from, int to, int) {
       for (int row = from; row < to; row++) fill(row, bytes + line.at(row) * c);
     });
-    return totals([&](int row, float* sums, int32_t* out) {
+    return totals(each, [&](int row, float* sums, int32_t* out) {
       sum_row(path, bytes, signs, start.data(), line, c, c, u.k, row, out);
       add(row, sums, out);
     });
@@ -268,8 +271,11 @@ struct Unit {
 
   int forward() const {
     const int c = u.c;
-    std::vector<double> sum = totals([&](int row, float* sums, int32_t*) {
-      path.measure(u.x + value(row), u.size, u.w, c, u.sizes + pixel(row), sums, sums + c);
+    std::vector<float> v(size_t(u.maps) * c);
+    for (int i = 0; i < c; i++)
+      for (int j = 0; j < u.maps; j++) v[i * u.maps + j] = u.size[j * c + i];
+    std::vector<double> sum = totals(2, [&](int row, float* sums, int32_t*) {
+      path.measure(u.x + value(row), v.data(), u.maps, u.w, c, u.sizes + map(row), sums, sums + c);
     });
     for (int i = 0; i < c; i++) {
       batch_of(sum[i], sum[c + i], pixels(), u.norm_weight, u.norm_mean + i, u.norm_variance + i);
@@ -278,9 +284,9 @@ struct Unit {
     }
     const std::vector<float> threshold = thresholds();
     sum = convolve(
-        false, [&](int row, uint8_t* to) { path.binarize(u.x + value(row), threshold.data(), 128, u.w, c, to); },
+        false, 2, [&](int row, uint8_t* to) { path.binarize(u.x + value(row), threshold.data(), 128, u.w, c, to); },
         [&](int row, float* sums, const int32_t* out) {
-          path.collect(out, u.sizes + pixel(row), u.w, c, u.sums + value(row), sums, sums + c);
+          loops.collect(out, u.sizes + map(row), u.w, c, u.sums + value(row), sums, sums + c);
         });
     std::vector<float> scale(c), shift(c);
     for (int i = 0; i < c; i++) {
@@ -291,7 +297,7 @@ struct Unit {
       shift[i] = u.shift[i] - u.batch_mean[i] * scale[i];
     }
     share(rows(), u.threads, [&](int from, int to, int) {
-      path.finish(u.sums + value(from), u.sizes + pixel(from), u.x + value(from), scale.data(), shift.data(),
+      loops.finish(u.sums + value(from), u.sizes + map(from), u.x + value(from), scale.data(), shift.data(),
                   (to - from) * u.w, c, u.y + value(from));
     });
     return 0;
@@ -299,13 +305,13 @@ struct Unit {
 
   int backward() const {
     const int c = u.c;
-    float *d = keep(gradient_memory, value(rows())), *g_sizes = keep(sizes_memory, pixel(rows()));
+    float *d = keep(gradient_memory, value(rows())), *g_sizes = keep(sizes_memory, map(rows()));
     int8_t *x = keep(x_memory, value(rows())), *q = keep(q_memory, value(rows()));
     int32_t* g_weight = keep(sums_memory, taps() * c);
     if (!d || !g_sizes || !x || !q || !g_weight) return -1;
 
-    std::vector<double> sum = totals([&](int row, float* sums, int32_t*) {
-      path.correlate(u.g + value(row), u.sums + value(row), u.sizes + pixel(row), u.w, c, sums, sums + c);
+    std::vector<double> sum = totals(2, [&](int row, float* sums, int32_t*) {
+      loops.correlate(u.g + value(row), u.sums + value(row), u.sizes + map(row), u.w, c, sums, sums + c);
     });
     std::vector<float> ca(c), cb(c), ce(c); /* d = a g + b u + e */
     for (int i = 0; i < c; i++) {
@@ -319,8 +325,8 @@ struct Unit {
     }
     std::vector<float> tops(size_t(c) * u.threads, 0.0f);
     share(rows(), u.threads, [&](int from, int to, int part) {
-      path.descend(u.g + value(from), u.sums + value(from), u.sizes + pixel(from), ca.data(), cb.data(), ce.data(),
-                   (to - from) * u.w, c, d + value(from), &tops[size_t(c) * part], g_sizes + pixel(from));
+      loops.descend(u.g + value(from), u.sums + value(from), u.sizes + map(from), ca.data(), cb.data(), ce.data(),
+                   (to - from) * u.w, c, d + value(from), &tops[size_t(c) * part], g_sizes + map(from));
     });
     float top = 1e-30f;
     std::vector<float> step(c), finer(c);
@@ -336,15 +342,13 @@ struct Unit {
     std::vector<float> inverse(c);
     for (int i = 0; i < c; i++) inverse[i] = 1 / u.deviation[i];
     sum = convolve(
-        true, [&](int row, uint8_t* to) { path.round(d + value(row), coarse.data(), 128, u.w, c, to); },
+        true, 1 + u.maps, [&](int row, uint8_t* to) { path.round(d + value(row), coarse.data(), 128, u.w, c, to); },
         [&](int row, float* sums, const int32_t* out) {
-          path.enter(out, top / 127, u.x + value(row), u.g + value(row), g_sizes + pixel(row), u.mean, inverse.data(),
-                     u.threshold, u.size, u.w, c, u.gx + value(row), sums, sums + c);
+          loops.enter(out, top / 127, u.x + value(row), u.g + value(row), g_sizes + map(row), u.mean, inverse.data(),
+                      u.threshold, u.size, u.w, c, u.gx + value(row), sums, sums + c);
         });
-    for (int i = 0; i < c; i++) {
-      u.g_threshold[i] = float(sum[i]);
-      u.g_size[i] = float(sum[c + i]);
-    }
+    for (int i = 0; i < c; i++) u.g_threshold[i] = float(sum[i]);
+    for (int i = 0; i < u.maps * c; i++) u.g_size[i] = float(sum[c + i]);
     share(rows(), u.threads, [&](int from, int to, int) {
       path.round(d + value(from), finer.data(), 0, (to - from) * u.w, c, reinterpret_cast<uint8_t*>(q) + value(from));
       path.binarize(u.x + value(from), threshold.data(), 0, (to - from) * u.w, c,
@@ -388,14 +392,14 @@ extern "C" int bitsr_sign_conv_weight(const int8_t* x, const int8_t* g, int32_t*
 }
 
 extern "C" int bitsr_unit_forward(const bitsr_unit* u, const char* isa) {
-  if (u->threads < 1 || u->k > 100 || int64_t(u->k) * u->k * u->c > 32767) return -1; /* sums in 16 bits */
+  if ((u->maps != 1 && u->maps != 8) || u->threads < 1 || u->k > 100 || int64_t(u->k) * u->k * u->c > 32767) return -1; /* sums in 16 bits */
   return bitsr::on(isa, u->n, u->h, u->w, u->c, u->c, u->k, [=](const bitsr::Signs& path, const bitsr::Line& line) {
     return bitsr::Unit{path, *u, line}.forward();
   });
 }
 
 extern "C" int bitsr_unit_backward(const bitsr_unit* u, const char* isa) {
-  if (u->threads < 1) return -1;
+  if ((u->maps != 1 && u->maps != 8) || u->threads < 1) return -1;
   return bitsr::on(isa, u->n, u->h, u->w, u->c, u->c, u->k, [=](const bitsr::Signs& path, const bitsr::Line& line) {
     return bitsr::Unit{path, *u, line}.backward();
   });

@@ -69,6 +69,6 @@ void dot(const uint8_t* a, size_t stride, int rows, const int8_t* w, int steps, 
 
 namespace bitsr {
 
-const Signs avx512_signs = {64, dot, measure, binarize, collect, finish, correlate, descend, round, enter};
+const Signs avx512_signs = {64, dot, measure, binarize, round, LOOPS<1>, LOOPS<8>};
 
 }  // namespace bitsr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 
@@ -140,32 +141,32 @@ def test_sums_of_the_library(monkeypatch, isa: str, threads: int, k: int, shape:
             assert torch.equal(sums, exact[name].int()), name
 
 
-def unit(c: int, k: int, thresholds: bool) -> House:
+def unit(c: int, k: int, thresholds: bool, maps: Any = True) -> House:
     torch.manual_seed(c + k)
-    made = House(c, c, k, slope=1.0, inner=False, maps=True, norm=True, thresholds=thresholds)
+    made = House(c, c, k, slope=1.0, inner=False, maps=maps, norm=True, thresholds=thresholds)
     made.conv.int8 = True
     with torch.no_grad():
         for p in made.parameters():
             if p.ndim == 1:
                 p.add_(0.3 * torch.randn_like(p))
-        made.size.weight.mul_(2 * torch.rand(c, 1, 1))
+        made.size.weight.mul_(2 * torch.rand(int(maps), c, 1, 1))
     return made
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2"])
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("thresholds", [True, False])
+@pytest.mark.parametrize(("thresholds", "maps"), [(True, True), (False, True), (True, 8)])
 @pytest.mark.parametrize(
     ("shape", "k"), [((2, 64, 7, 9), 3), ((1, 128, 5, 3), 1), ((4, 64, 24, 24), 3), ((1, 64, 1, 2), 5)]
 )
 def test_fused_unit(
-    monkeypatch, shape: tuple[int, ...], k: int, thresholds: bool, threads: int, isa: str
+    monkeypatch, shape: tuple[int, ...], k: int, thresholds: bool, maps: Any, threads: int, isa: str
 ) -> None:
     """Result, gradients and running statistics are those of the unit's walk."""
     if isa not in paths():
         pytest.skip(f"this CPU has no {isa}")
     monkeypatch.setattr(int8, "ISA", isa.encode())
-    one = unit(shape[1], k, thresholds)
+    one = unit(shape[1], k, thresholds, maps)
     two = copy.deepcopy(one)
     before = torch.get_num_threads()
     try:

@@ -22,9 +22,10 @@ from bitsr.nets.symmetry import ORIENTATIONS, Symmetry  # noqa: E402
 from bitsr.train import checkpoint, recipe  # noqa: E402
 from bitsr.train.pack import pack  # noqa: E402
 
-HOUSE = {"method": "house", "options": {"maps": True, "norm": True, "slope": 1.0}}
+HOUSE: dict[str, Any] = {"method": "house", "options": {"maps": True, "norm": True, "slope": 1.0}}
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "house": ("srresnet", {**HOUSE, "channels": 16, "blocks": 2, "base": True}),
+    "maps": ("srresnet", {**HOUSE, "options": {**HOUSE["options"], "maps": 8}, "channels": 16, "blocks": 2}),
     "e2fif": ("srresnet", {"channels": 8, "blocks": 2}),
     "weight": ("srresnet", {"channels": 8, "blocks": 1, "method": "bbcu"}),
     "rdn": ("rdn", {"channels": 8, "blocks": 2, "convs": 2}),

@@ -24,7 +24,7 @@ class _Unit(ctypes.Structure):
     """``bitsr_unit`` in ``csrc/bitsr.h``."""
 
     _fields_ = [
-        *((name, ctypes.c_int) for name in ("n", "h", "w", "c", "k", "threads")),
+        *((name, ctypes.c_int) for name in ("n", "h", "w", "c", "k", "maps", "threads")),
         *((name, ctypes.c_void_p) for name in ("x", "weight", "threshold", "size", "scale", "shift")),
         *((name, ctypes.c_float) for name in ("norm_eps", "norm_weight", "bn_eps", "bn_weight")),
         *((name, ctypes.c_void_p) for name in ("norm_mean", "norm_variance", "bn_mean", "bn_variance")),
@@ -54,6 +54,7 @@ def fits(unit: House, x: Any, skip: Any, after: float | None) -> bool:
         and after is None
         and unit.norm is not None
         and unit.size is not None
+        and len(unit.size.weight) in (1, 8)
         and unit.inner is None
         and unit.bn.training
         and (unit.conv.act, unit.conv.weight_mode) == ("triangle", "identity")
@@ -70,9 +71,9 @@ def fits(unit: House, x: Any, skip: Any, after: float | None) -> bool:
 def _call(name: str, rates: dict[str, float], arrays: dict[str, Tensor]) -> None:
     x = arrays["x"]
     n, c, h, w = x.shape
-    k, threads = arrays["weight"].shape[-1], torch.get_num_threads()
+    k, maps, threads = arrays["weight"].shape[-1], len(arrays["size"]), torch.get_num_threads()
     pointers = {key: t.data_ptr() for key, t in arrays.items()}
-    unit = _Unit(n=n, h=h, w=w, c=c, k=k, threads=threads, **rates, **pointers)
+    unit = _Unit(n=n, h=h, w=w, c=c, k=k, maps=maps, threads=threads, **rates, **pointers)
     if not call(f"unit_{name}", ctypes.byref(unit)):
         raise MemoryError("a unit's training needs more memory")
 
@@ -102,7 +103,7 @@ class _Fused(torch.autograd.Function):
         inputs = {
             "x": x, "weight": weight, "threshold": threshold, "size": size, "scale": scale, "shift": shift,
             **{name: x.new_empty(c) for name in ("mean", "deviation", "batch_mean", "batch_inverse")},
-            "sizes": x.new_empty(n, h, w), "sums": x.new_empty((n, h, w, c), dtype=torch.int16),
+            "sizes": x.new_empty(n, h, w, len(size)), "sums": x.new_empty((n, h, w, c), dtype=torch.int16),
         }  # fmt: skip
         running = {
             "norm_mean": norm.running_mean, "norm_variance": norm.running_var,

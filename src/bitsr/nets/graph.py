@@ -60,19 +60,22 @@ class Eager:
     ) -> Tensor:
         """act(inner(bn(map * conv(sign(norm(x) - threshold)))) + skip), conv's own binarizers doing the signs.
 
-        threshold: (Cin,). map: (N, 1, H, W), see ``map``. Packed: ``norm`` goes into the threshold.
+        threshold: (Cin,). map: (N, 1 or 8, H, W), see ``map``; of 8, channel c takes c % 8. Packed: ``norm`` goes into
+        the threshold.
         """
         v = x if norm is None else norm(x)
         v = conv(v if threshold is None else v - threshold.view(1, -1, 1, 1))
         if map is not None:
-            v = v * map
+            v = v * (map if map.shape[1] == 1 else map.repeat(1, -(-v.shape[1] // 8), 1, 1)[:, : v.shape[1]])
         return self._epilogue(v, bn, inner, skip, act)
 
     def map(self, name: str, conv: nn.Conv2d, x: Tensor) -> Tensor:
-        """sum_c w_c |x_c|, (N, C, H, W) -> (N, 1, H, W): the size of a binary convolution's input, pixel by pixel.
+        """sum_c w_c |x_c|, (N, C, H, W) -> (N, 1 or 8, H, W): the size of a binary convolution's input, pixel by pixel.
 
-        conv: a 1x1 convolution C -> 1 without bias, which has w.
+        conv: a 1x1 convolution C -> 1 or 8 without bias, which has w.
         """
+        if len(conv.weight) > 1:
+            return F.conv2d(x.abs(), conv.weight)
         return (x.abs() * conv.weight).sum(dim=1, keepdim=True)
 
     def qconv(

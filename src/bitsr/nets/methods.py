@@ -102,7 +102,8 @@ class House(E2FIF):
 
     maps: before batch norm, each pixel of the convolution's result is multiplied by K = sum_c v_c |x_c| of its input, v
     learned, from 1/C. It gives back what the sign takes: how large the input is where. XNOR-Net's K (arXiv
-    1603.05279) is the mean of |x| over channels and 3x3 pixels; weights of its own for each channel are ours.
+    1603.05279) is the mean of |x| over channels and 3x3 pixels; weights of its own for each channel are ours. 8: eight
+    such K, of which output channel c takes number c % 8; where weights are tied (``symmetry``), one an orientation.
 
     norm: the sign is that of x less its channel's mean, by its standard deviation (``binary.RunningNorm``), thresholds
     and the window of the gradient in those units: so the gradient passes through streams of any size. Packed, it is the
@@ -118,12 +119,14 @@ class House(E2FIF):
         slope: float = 0.1,
         inner: float | Literal[False] = 0.9,
         thresholds: bool = True,
-        maps: bool = False,
+        maps: bool | Literal[8] = False,
         norm: bool = False,
     ) -> None:
         super().__init__(cin, cout, k, slope=slope)
+        if int(maps) not in (0, 1, 8):
+            raise ValueError(f"maps is true, false or 8, not {maps}")
         self.norm = RunningNorm(cin) if norm else None
-        self.size = nn.Conv2d(cin, 1, 1, bias=False) if maps else None
+        self.size = nn.Conv2d(cin, int(maps), 1, bias=False) if maps else None
         if self.size is not None:
             nn.init.constant_(self.size.weight, 1 / cin)
         self.threshold = nn.Parameter(torch.zeros(cin)) if thresholds else None

@@ -138,7 +138,12 @@ class _Range:
         )
 
     def map(self, name: str, conv: nn.Conv2d, x: _Value) -> _Value:
-        return self._make(self._eager.map(name, conv, x.tensor))
+        out = self._make(self._eager.map(name, conv, x.tensor))
+        # one unit for all: they have one shift
+        self._join(np.repeat(out.nodes[:1], len(out.nodes)), out.nodes)
+        for i in out.nodes.tolist():
+            self._unit[i] = max(self._unit[j] for j in out.nodes.tolist())
+        return out
 
     def qconv(
         self,
@@ -484,7 +489,7 @@ class _Emit:
         scale, bias = _folded(conv, _signs(name, conv), bn)
         shift = _shift(conv)
         if map is not None:
-            scale = scale * self._units[map] * 2.0**15
+            scale = scale * self._units[map][0] * 2.0**15
         bits = self._bits(name, x, None if threshold is None else _numpy(threshold))
         self.tensors[f"{name}.weight"] = pack_signs(_numpy(conv.quantised_weight()))
         unit = next(self._walk)
@@ -497,11 +502,12 @@ class _Emit:
         for i, part in enumerate(parts):
             own = name if isinstance(x, str) else f"{name}.{i}"
             n = len(self._units[part])
-            w = _numpy(conv.weight)[0, at : at + n, 0, 0] * self._units[part] / unit
+            w = _numpy(conv.weight)[:, at : at + n, 0, 0] * self._units[part] / unit[0]
             at += n
-            q, _, shift = _fixed(own, w[None], np.zeros(1))
-            self.tensors[f"{own}.weight"] = q[0]
-            made = self._emit("map", (part,), own, unit, shift=shift)
+            q, _, shift = _fixed(own, w, np.zeros(len(w)))
+            self.tensors[f"{own}.weight"] = q if len(q) > 1 else q[0]
+            maps = {"maps": len(q)} if len(q) > 1 else {}
+            made = self._emit("map", (part,), own, unit, None, shift=shift, **maps)
             out = self._emit("add", (out, made), "", unit) if out else made
         return out
 
