@@ -174,11 +174,42 @@ void conv(const Conv& op, const ConvRow& row) {
   for (; x < row.w; x++) conv_pixels<1>(op, row, x);
 }
 
+/* The sums of the maps are added up across the lanes as a matrix of 4 x 4 is transposed. */
+void maps(const Map& op, const int16_t* x, int w, int16_t* out) {
+  const int32x4_t down = vdupq_n_s32(-op.shift);
+  const uint32x4_t half = vdupq_n_u32(uint32_t(1) << (op.shift - 1));
+  for (int i = 0; i < w; i++, out += MAPS) {
+    uint32x4_t acc[MAPS]; /* unsigned, for their sums may wrap */
+#pragma GCC unroll 8
+    for (int j = 0; j < MAPS; j++) acc[j] = vdupq_n_u32(0);
+    const int16_t* weight = op.weight.data();
+    for (int block = 0; block < op.stride; block += 64, weight += 64 * MAPS)
+      for (int c = 0; c < 64; c += 8, x += 8) {
+        const int16x8_t size = vqabsq_s16(vld1q_s16(x));
+#pragma GCC unroll 8
+        for (int j = 0; j < MAPS; j++) {
+          const int16x8_t wj = vld1q_s16(weight + 64 * j + c);
+          acc[j] = vaddq_u32(acc[j], vreinterpretq_u32_s32(vmull_s16(vget_low_s16(size), vget_low_s16(wj))));
+          acc[j] = vaddq_u32(acc[j], vreinterpretq_u32_s32(vmull_high_s16(size, wj)));
+        }
+      }
+    int16x4_t four[2];
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; k++) {
+      const uint32x4_t* a = acc + 4 * k;
+      const uint32x4_t sum = vpaddq_u32(vpaddq_u32(a[0], a[1]), vpaddq_u32(a[2], a[3]));
+      four[k] = vqmovn_s32(vshlq_s32(vreinterpretq_s32_u32(vaddq_u32(sum, half)), down));
+    }
+    vst1q_s16(out, vcombine_s16(four[0], four[1]));
+  }
+}
+
 void map(const Map& op, const int16_t* x, int w, int16_t* out) {
+  if (op.maps > 1) return maps(op, x, w, out);
   const int32x4_t down = vdupq_n_s32(-op.shift);
   for (int i = 0; i < w; i++) {
     uint32x4_t low = vdupq_n_u32(0), high = low; /* unsigned, for their sums may wrap */
-    for (size_t c = 0; c < op.weight.size(); c += 8, x += 8) {
+    for (int c = 0; c < op.stride; c += 8, x += 8) {
       const int16x8_t size = vqabsq_s16(vld1q_s16(x)), weight = vld1q_s16(op.weight.data() + c);
       low = vaddq_u32(low, vreinterpretq_u32_s32(vmull_s16(vget_low_s16(size), vget_low_s16(weight))));
       high = vaddq_u32(high, vreinterpretq_u32_s32(vmull_high_s16(size, weight)));

@@ -11,6 +11,7 @@ void bconv(const Bconv& op, const BconvRow& row) {
   for (int x = 0; x < row.w; x++) {
     const int16_t* base = op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * op.cout_pad;
     const int16_t* skip = row.skip ? row.skip + size_t(x) * op.cout_pad : nullptr;
+    const int16_t* map = row.map ? row.map + size_t(x) * op.maps : nullptr;
     for (int block = 0; block < op.cout_pad; block += 64) {
       uint64_t bits = 0;
       for (int c = block; c < block + 64; c++) {
@@ -20,8 +21,7 @@ void bconv(const Bconv& op, const BconvRow& row) {
           const uint64_t* a = row.rows[1 + dy] + ptrdiff_t(x - side) * words;
           for (int i = 0; i < op.k * words; i++) count += __builtin_popcountll(a[i] ^ *w++);
         }
-        const int16_t v =
-            epilogue(op, c, int16_t(base[c] - (count << (op.shift + 1))), row.map ? row.map + x : nullptr, skip);
+        const int16_t v = epilogue(op, c, int16_t(base[c] - (count << (op.shift + 1))), map, skip);
         if (row.out) row.out[size_t(x) * op.cout_pad + c] = v;
         bits |= uint64_t(v < op.threshold[c]) << (c - block);
       }
@@ -46,12 +46,15 @@ void conv(const Conv& op, const ConvRow& row) {
 }
 
 void map(const Map& op, const int16_t* x, int w, int16_t* out) {
-  for (int i = 0; i < w; i++) {
-    uint32_t acc = uint32_t(1) << (op.shift - 1);
-    for (size_t c = 0; c < op.weight.size(); c++, x++)
-      acc += uint32_t((*x < -32767 ? 32767 : *x < 0 ? -*x : *x) * op.weight[c]);
-    out[i] = sat16(int32_t(acc) >> op.shift);
-  }
+  for (int i = 0; i < w; i++, x += op.stride)
+    for (int j = 0; j < op.maps; j++) {
+      uint32_t acc = uint32_t(1) << (op.shift - 1);
+      for (int block = 0; block < op.stride; block += 64) {
+        const int16_t *v = x + block, *weight = op.weight.data() + block * op.maps + 64 * j;
+        for (int c = 0; c < 64; c++) acc += uint32_t((v[c] < -32767 ? 32767 : v[c] < 0 ? -v[c] : v[c]) * weight[c]);
+      }
+      *out++ = sat16(int32_t(acc) >> op.shift);
+    }
 }
 
 bool available() {

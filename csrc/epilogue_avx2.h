@@ -19,6 +19,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
   };
   const V* values = reinterpret_cast<const V*>(op.values.data()) + 4 * VALUES * block;
   const size_t stride = size_t(op.cout_pad);
+  const bool several = op.maps > 1;
   /* 32 channels at a time, so that their values stay in registers; copies, for stores to out might change the array. */
   for (int half = 0; half < 2; half++) {
     V v[VALUES][2];
@@ -28,10 +29,13 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
     for (int i = 0; i < n; i++) {
       const V* skip = row.skip ? reinterpret_cast<const V*>(row.skip + at + size_t(i) * stride) : nullptr;
       V* out = row.out ? reinterpret_cast<V*>(row.out + at + size_t(i) * stride) : nullptr;
-      V below[2];
+      V below[2], map = _mm256_setzero_si256();
+      if (row.map)
+        map = several ? _mm256_broadcastsi128_si256(reinterpret_cast<const __m128i*>(row.map)[from + i])
+                      : _mm256_set1_epi16(row.map[from + i]);
 #pragma GCC unroll 2
       for (int q = 0; q < 2; q++) {
-        V r = row.map ? _mm256_mulhrs_epi16(_mm256_set1_epi16(row.map[from + i]), v[0][q]) : v[0][q];
+        V r = row.map ? _mm256_mulhrs_epi16(map, v[0][q]) : v[0][q];
         r = _mm256_adds_epi16(_mm256_mulhrs_epi16(sums(i, 2 * half + q), r), v[1][q]);
         if (INNER) r = _mm256_adds_epi16(leak(r, v[2][q]), v[3][q]);
         if (skip) r = _mm256_adds_epi16(r, skip[q]);

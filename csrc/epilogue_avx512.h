@@ -21,11 +21,16 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
   const int16_t* skip = row.skip ? row.skip + at : nullptr;
   int16_t* out = row.out ? row.out + at : nullptr;
   uint64_t* bits = row.bits ? row.bits + size_t(from) * (stride / 64) + block : nullptr;
+  const bool several = op.maps > 1;
   for (int i = 0; i < n; i++) {
     __mmask32 below[2];
+    V map = _mm512_setzero_si512();
+    if (row.map)
+      map = several ? _mm512_broadcast_i32x4(reinterpret_cast<const __m128i*>(row.map)[from + i])
+                    : _mm512_set1_epi16(row.map[from + i]);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
-      V r = row.map ? _mm512_mulhrs_epi16(_mm512_set1_epi16(row.map[from + i]), v[half]) : v[half];
+      V r = row.map ? _mm512_mulhrs_epi16(map, v[half]) : v[half];
       r = _mm512_adds_epi16(_mm512_mulhrs_epi16(sums(i, half), r), v[2 + half]);
       if (INNER) {
         r = _mm512_mask_mulhrs_epi16(r, _mm512_movepi16_mask(r), r, v[4 + half]);

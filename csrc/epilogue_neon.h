@@ -21,10 +21,12 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
   int16_t* out = row.out ? row.out + at : nullptr;
   for (int i = 0; i < n; i++) {
     uint16x8_t below[8];
+    int16x8_t map = vdupq_n_s16(0);
+    if (row.map) map = op.maps > 1 ? vld1q_s16(row.map + MAPS * size_t(from + i)) : vld1q_dup_s16(row.map + from + i);
 #pragma GCC unroll 8
     for (int c = 0; c < 64; c += 8) {
       int16x8_t r = vld1q_s16(v + c);
-      if (row.map) r = vqrdmulhq_n_s16(r, row.map[from + i]);
+      if (row.map) r = vqrdmulhq_s16(r, map);
       r = vqaddq_s16(vqrdmulhq_s16(sums(i, c), r), vld1q_s16(v + 64 + c));
       if (INNER) r = vqaddq_s16(leak(r, vld1q_s16(v + 128 + c)), vld1q_s16(v + 192 + c));
       if (skip) r = vqaddq_s16(r, vld1q_s16(skip + c));

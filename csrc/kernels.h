@@ -66,9 +66,13 @@ static constexpr int16_t sat16(int32_t v) { return int16_t(v < -32768 ? -32768 :
 static constexpr int16_t mulh(int16_t a, int16_t b) { return int16_t((int32_t(a) * b + 0x4000) >> 15); }
 static constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
+/* Maps of a layer that has several. Channels of a vector start at a multiple of it, so that a pixel's maps, repeated,
+ * are its factors. A power of two. */
+constexpr int MAPS = 8;
+
 /* What follows the sum `a` of a binary or int8 convolution, for output channel c at one pixel:
  *
- *   v = mulh(a, map ? mulh(map, mul[c]) : mul[c])
+ *   v = mulh(a, map ? mulh(map[c % maps], mul[c]) : mul[c])     maps: 1 or MAPS
  *   v = sat(v + add[c])
  *   if inner_slope: v = sat((v < 0 ? mulh(v, inner_slope[c]) : v) + inner_add[c])
  *   if skip:        v = sat(v + skip[c])
@@ -80,6 +84,7 @@ static constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
  */
 struct Epilogue {
   int cout_pad = 0;
+  int maps = 1; /* channels of the map, if there is one */
   Array<int16_t> mul, add, inner_slope, inner_add, slope, slope_add, threshold;
   Array<int16_t> values; /* (cout_pad / 64, VALUES, 64): mul, add, inner_slope, inner_add, slope, threshold, slope_add
                             again */
@@ -89,7 +94,7 @@ constexpr int VALUES = 7;
 /* Its rows: pixels of cout_pad int16 each, or words of bits. */
 struct EpilogueRow {
   const int16_t* skip; /* null: none */
-  const int16_t* map;  /* null: none; one value a pixel */
+  const int16_t* map;  /* null: none; Epilogue::maps values a pixel */
   int16_t* out;        /* null: only bits are wanted; may equal skip */
   uint64_t* bits;      /* null: only out is wanted */
 };
@@ -143,10 +148,11 @@ struct ConvRow {
   int out_stride;
 };
 
-/* The size of a pixel: out = sat(shift(sum w |x|, s)), |x| at most 32767, sums modulo 2^32. */
+/* Sizes of a pixel: out[j] = sat(shift(sum w[j] |x|, s)), |x| at most 32767, sums modulo 2^32; maps of them, 1 or MAPS.
+ * weight: (stride / 64, maps, 64), a pixel of x having stride = round_up(channels, 64). */
 struct Map {
-  int shift = 1;
-  Array<int16_t> weight; /* as long as a pixel of x: round_up(channels, 64) */
+  int shift = 1, maps = 1, stride = 0;
+  Array<int16_t> weight;
 };
 
 /* int16 to int8: q = clip(shift(mulh(x, mul[c]), s), -top, top), stored as q + 128. A pixel of bytes has
@@ -225,7 +231,7 @@ const Kernels* path(const char* name);
 
 /* The epilogue for one value: the reference that every path must equal. */
 static inline int16_t epilogue(const Epilogue& op, int c, int16_t a, const int16_t* map, const int16_t* skip) {
-  int16_t v = mulh(a, map ? mulh(*map, op.mul[c]) : op.mul[c]);
+  int16_t v = mulh(a, map ? mulh(map[c & (op.maps - 1)], op.mul[c]) : op.mul[c]);
   v = sat16(v + op.add[c]);
   if (op.inner_slope.size()) {
     if (v < 0) v = mulh(v, op.inner_slope[c]);

@@ -1,5 +1,6 @@
 /* The model file: read with nothing taken on trust, turned into a plan. */
 #include "model.h"
+#include "turns.h"
 
 #include <algorithm>
 #include <map>
@@ -353,6 +354,7 @@ class Builder {
     };
     if (in.bits != (kind == "bconv" || kind == "concat") || in.bytes != (kind == "qconv"))
       fail("operation '" + kind + "' reads the wrong kind of buffer");
+    if (in.maps && kind != "add") fail("operation '" + kind + "' reads several maps");
 
     if (kind == "conv") {
       op.kind = Kind::conv;
@@ -373,19 +375,23 @@ class Builder {
       op.output = make(out, true, in.channels, in.rate);
     } else if (kind == "bconv") {
       op.kind = Kind::bconv;
-      const std::string skip = key("skip"), map = key("map"), shift = key("shift");
+      const std::string skip = key("skip"), map = key("map"), shift = key("shift"), turns = key("turns");
       op.bconv.shift = number(shift, 0, 14, "a shift");
-      load_bconv(op, in);
+      load_bconv(op, in, turns_of(turns, in));
       op.skip = add_input(op, skip, op.bconv.cout, in.rate);
-      op.map = add_input(op, map, 1, in.rate);
+      const bool several = !map.empty() && m_.buffers[size_t(buffer(map))].maps;
+      op.bconv.maps = several ? MAPS : 1;
+      op.map = add_input(op, map, op.bconv.maps, in.rate, several);
       if (op.bconv.cout == 1) fail("a binary convolution makes one channel");
       op.output = make(out, false, op.bconv.cout, in.rate);
     } else if (kind == "map") {
       op.kind = Kind::map;
       if (in.channels == 1) fail("the map of a plane");
       op.size.shift = number(key("shift"), 1, 30, "a shift");
-      channel_values(op.size.weight, need(op.name + ".weight", "I16", {uint64_t(in.channels)}), in.stride(), op.name);
-      op.output = make(out, false, 1, in.rate);
+      op.size.maps = number_or(key("maps"), 1, MAPS, MAPS, "a number of maps");
+      load_map(op.size, op.name + ".weight", in, turns_of(key("turns"), in));
+      op.output = make(out, false, op.size.maps, in.rate);
+      m_.buffers.back().maps = op.size.maps > 1;
     } else if (kind == "quant") {
       op.kind = Kind::quant;
       op.quant.channels = in.channels;
@@ -405,8 +411,10 @@ class Builder {
     } else if (kind == "add") {
       op.kind = Kind::add;
       const Buffer& b = m_.buffers[size_t(op.inputs[1])];
-      if (!b.values() || b.channels != in.channels || b.rate != in.rate) fail("the inputs of 'add' do not fit");
+      if (!b.values() || b.channels != in.channels || b.rate != in.rate || b.maps != in.maps)
+        fail("the inputs of 'add' do not fit");
       op.output = make(out, false, in.channels, in.rate);
+      m_.buffers.back().maps = in.maps;
     } else if (kind == "concat") {
       op.kind = Kind::concat;
       int channels = 0;
@@ -446,11 +454,12 @@ class Builder {
     m_.operations.push_back(std::move(op));
   }
 
-  int add_input(Operation& op, const std::string& name, int channels, int rate) {
+  int add_input(Operation& op, const std::string& name, int channels, int rate, bool maps = false) {
     if (name.empty()) return -1;
     const int input = buffer(name);
     const Buffer& b = m_.buffers[size_t(input)];
-    if (!b.values() || b.channels != channels || b.rate != rate) fail("'" + name.substr(0, 40) + "' does not fit");
+    if (!b.values() || b.channels != channels || b.rate != rate || b.maps != maps)
+      fail("'" + name.substr(0, 40) + "' does not fit");
     op.inputs.push_back(input);
     return input;
   }
@@ -492,6 +501,31 @@ class Builder {
         }
   }
 
+  /* Of weights that are stored for one orientation: the channels that read them and that they make are fields of TURNS. */
+  int turns_of(const std::string& text, const Buffer& in) {
+    const int turns = number_or(text, 1, TURNS, TURNS, "a number of turns");
+    if (turns > 1 && in.channels % turns) fail("what turns reads fields of 8 channels");
+    return turns;
+  }
+
+  void load_map(Map& map, const std::string& name, const Buffer& in, int turns) {
+    const uint64_t channels = uint64_t(in.channels);
+    if (turns > map.maps) fail("one map does not turn");
+    const int stored = map.maps / turns;
+    const auto shape = stored > 1 ? std::vector<uint64_t>{MAPS, channels} : std::vector<uint64_t>{channels};
+    const Tensor& w = need(name, "I16", shape);
+    map.stride = in.stride();
+    allocate(map.weight, size_t(map.maps) * size_t(map.stride));
+    for (int j = 0; j < map.maps; j++)
+      for (int c = 0; c < in.channels; c++) {
+        int16_t v;
+        std::memcpy(&v, w.data + 2 * (size_t(j / turns) * size_t(in.channels) + size_t(c)), 2);
+        if (v == INT16_MIN) fail("tensor " + name + " holds -32768");
+        const int to = turns > 1 ? turned_channel(j, c) : c;
+        map.weight[size_t((to / 64 * map.maps + j) * 64 + to % 64)] = v;
+      }
+  }
+
   void load_epilogue(Epilogue& e, const std::string& name, int cout) {
     const std::vector<uint64_t> channels = {uint64_t(cout)};
     const auto values = [&](Array<int16_t>& out, const char* suffix, bool required) {
@@ -508,12 +542,32 @@ class Builder {
     if (values(e.slope_add, ".slope_add", false) && !slope) fail(name + ": slope_add has no slope");
   }
 
-  void load_bconv(Operation& op, const Buffer& in) {
+  /* Filters of the first orientation, where they lie one after another, to those of all. */
+  void turn(Bconv& b, int stored) {
+    const int taps = b.k * b.k;
+    const size_t filter = size_t(taps * b.words);
+    const std::vector<uint64_t> first(b.weight.data(), b.weight.data() + size_t(stored) * filter);
+    std::memset(b.weight.data(), 0, 8 * size_t(b.cout) * filter);
+    for (int i = 0; i < TURNS; i++)
+      for (int c = 0; c < b.cin; c++) {
+        const int to = turned_channel(i, c);
+        for (int tap = 0; tap < taps; tap++) {
+          const size_t from = size_t(tap * b.words + c / 64), at = size_t(turned_tap(i, b.k, tap) * b.words + to / 64);
+          for (int f = 0; f < stored; f++)
+            b.weight[size_t(TURNS * f + i) * filter + at] |= (first[size_t(f) * filter + from] >> (c % 64) & 1)
+                                                             << (to % 64);
+        }
+      }
+  }
+
+  void load_bconv(Operation& op, const Buffer& in, int turns) {
     Bconv& b = op.bconv;
     const std::string name = op.name + ".weight";
     const auto& shape = shape_of(name);
     check_kernel(shape, name, 3);
-    b.cout = int(shape[0]);
+    const int stored = int(shape[0]);
+    b.cout = stored * turns;
+    if (b.cout > MAX_CHANNELS) fail("tensor " + name + " makes too many channels");
     b.k = int(shape[1]);
     b.cin = in.channels;
     b.words = in.stride();
@@ -525,8 +579,9 @@ class Builder {
     allocate(b.weight, size_t(b.cout_pad) * size_t(taps * b.words));
     std::memcpy(b.weight.data(), w.data, w.bytes);
     const uint64_t padding = b.cin % 64 ? ~uint64_t(0) << (b.cin % 64) : 0;
-    for (int i = b.words - 1; i < b.cout * taps * b.words; i += b.words)
+    for (int i = b.words - 1; i < stored * taps * b.words; i += b.words)
       if (b.weight[size_t(i)] & padding) fail("tensor " + name + " has bits beyond its channels");
+    if (turns > 1) turn(b, stored);
 
     load_epilogue(b, op.name, b.cout);
     op.side = b.k / 2;
@@ -727,7 +782,7 @@ class Builder {
     m_.lag = m_.operations.back().delay;
 
     /* Storage: an operation works in place on its skip (or on what it adds to, or attends to once it is pooled) when
-     * nobody else reads it then. */
+     * nobody else reads it then and its pixels are as long. */
     for (size_t i = 0; i < m_.buffers.size(); i++) {
       Buffer& b = m_.buffers[i];
       if (b.producer == -2 || i + 1 == m_.buffers.size()) continue; /* unused, or straight into the caller's rows */
@@ -738,7 +793,7 @@ class Builder {
         for (size_t j = summing ? 1 : 0; (summing || op.kind == Kind::add || attend) && j < op.inputs.size(); j++) {
           const Buffer& source = m_.buffers[size_t(op.inputs[j])];
           if (source.storage >= 0 && source.producer > 0 && only_reader(op, op.inputs[j]) && b.storage < 0 &&
-              source.channels > 1)
+              source.channels > 1 && source.stride() == b.stride())
             b.storage = source.storage;
         }
       if (b.storage < 0) {
@@ -773,7 +828,7 @@ class Builder {
         for (size_t k = 0; k < m_.memories.size(); k++) {
           const Storage& old = m_.storages[size_t(m_.memories[k].storage)];
           if (old.whole && m_.memories[k].level < writer.level && old.cell == s.cell && old.channels == s.channels &&
-              old.rate == s.rate && old.margin == s.margin) {
+              old.stride == s.stride && old.rate == s.rate && old.margin == s.margin) {
             s.memory = int(k);
             s.before = old.readers;
             break;

@@ -18,6 +18,7 @@ namespace bitsr {
 struct Buffer {
   std::string name;
   bool bits = false, bytes = false;
+  bool maps = false; /* MAPS maps: values without padding, which only bconv (as its map) and add read */
   int channels = 0;
   int rate = 1;
   int producer = -1; /* operation; -1: the LR luma that the caller feeds */
@@ -25,6 +26,7 @@ struct Buffer {
   bool values() const { return !bits && !bytes; }
   int cell() const { return bits ? 8 : bytes ? 1 : 2; } /* bytes; stride: cells of a pixel */
   int stride() const {
+    if (maps) return channels;
     if (bytes) return round_up(channels, 4);
     return bits ? round_up(channels, 64) / 64 : channels == 1 ? 1 : round_up(channels, 64);
   }

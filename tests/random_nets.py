@@ -86,22 +86,26 @@ class Maker:
 
     def bconv(
         self, bits: str, cin: int, cout: int, k: int, skip: str | None, inner: bool, slope: bool,
-        slope_add: bool = False, map: str | None = None,
+        slope_add: bool = False, map: str | None = None, turns: int = 1,
     ) -> str:  # fmt: skip
+        """turns: 8, or 1: every filter is stored."""
         name, out = f"u{len(self.ops)}", f"x{len(self.ops)}"
-        weight = self.signs(cin, cout, k)
+        weight = self.signs(cin, cout // turns, k)
         self.tensors[f"{name}.weight"] = weight
         self.epilogue(name, cout, inner, slope, slope_add)
         shift = max(s for s in range(15) if cin * k * k << s <= 32767)
-        self.ops.append(with_roles("bconv", out, bits, name, {"shift": shift}, skip=skip, map=map))
+        attrs = {"shift": shift} | ({"turns": turns} if turns > 1 else {})
+        self.ops.append(with_roles("bconv", out, bits, name, attrs, skip=skip, map=map))
         return out
 
-    def map(self, x: str, channels: int) -> str:
-        """A typical sum is a third of int16."""
+    def map(self, x: str, channels: int, maps: int = 1, turns: int = 1) -> str:
+        """A typical sum is a third of int16. turns: 8, or 1: the weights of every map are stored."""
         name, out = f"m{len(self.ops)}", f"x{len(self.ops)}"
-        self.int16(f"{name}.weight", channels, -3000, 4000)
+        shape = (maps, channels) if maps > turns else channels
+        self.tensors[f"{name}.weight"] = self.rng.integers(-3000, 4000, shape, np.int16, endpoint=True)
         shift = 11 + round(np.log2(np.sqrt(channels)))
-        self.ops.append(Op("map", out, (x,), name, {"shift": shift}))
+        more = {key: n for key, n in (("maps", maps), ("turns", turns)) if n > 1}
+        self.ops.append(Op("map", out, (x,), name, {"shift": shift, **more}))
         return out
 
     def attend(self, x: str, channels: int, hidden: int) -> str:
@@ -147,8 +151,9 @@ def attention(seed: int, channels: int = 64, blocks: int = 3) -> Packed:
 
 
 def everything(seed: int) -> Packed:
-    """Thresholds, RPReLU, maps, 1x1 to 9x9, both kinds of edges, widths that are no multiple of 64, two readers of
-    one sum, an unused sum; int8 convolutions of weights of 1, 4 and 8 bits, one of them of a plane."""
+    """Thresholds, RPReLU, maps, one or eight, and their sum, weights of one orientation, 1x1 to 9x9, both kinds of
+    edges, widths that are no multiple of 64, two readers of one sum, an unused sum; int8 convolutions of weights of 1,
+    4 and 8 bits, one of them of a plane."""
     m = Maker(seed)
     x = m.conv("lr", 1, 96, 9, 14, edge=True)
     b = m.sign(x, 96, True)
@@ -160,8 +165,11 @@ def everything(seed: int) -> Packed:
     z = m.bconv(e, 128, 96, 3, y, False, True, slope_add=True)
     z = m.bconv(m.sign(z, 96, False), 96, 96, 3, None, False, False, map=m.map(z, 96))
     z = m.bconv(m.sign(z, 96, True), 96, 96, 3, z, True, True, map=m.map(z, 96))
-    z = m.bconv(d, 96, 96, 3, z, True, False)
-    z = m.bconv(m.plain("concat", e, d), 224, 96, 1, z, False, False)
+    z = m.bconv(d, 96, 96, 3, z, True, False, map=m.map(z, 96, 8))
+    maps = m.plain("add", m.map(x, 96, 8), m.map(z, 96, 8))
+    z = m.bconv(m.plain("concat", e, d), 224, 96, 1, z, False, False, map=maps)
+    z = m.bconv(m.plain("concat", e, d), 224, 96, 3, z, True, True, map=m.map(z, 96, 8, 8), turns=8)
+    z = m.bconv(m.sign(z, 96, True), 96, 96, 1, z, False, False, turns=8)
     sum = m.plain("add", z, x)
     f = m.conv(sum, 96, 2 * 4, 1, 13, slope=True)
     f = m.plain("add", f, m.plain("repeat", m.conv(sum, 96, 2, 1, 13), times=4))
@@ -170,3 +178,19 @@ def everything(seed: int) -> Packed:
     up = m.plain("shuffle", g, scale=2)  # two channels at twice the size
     plane = m.conv(m.conv(up, 2, 2, 7, 16), 2, 1, 1, 12, slope=True)
     return m.end(m.qconv(m.quant(plane, 1), 1, 1, 9, 8, plane), 1, 2)
+
+
+EXTREME_MAPS = ((1, 32767), (30, 32767), (7, 9))
+
+
+def extreme_maps(maps: int, shift: int, top: int) -> Packed:
+    """Maps of sizes of 32767, many of -32768, by weights of +-top and their sum: with EXTREME_MAPS' (shift, top)
+    sums far beyond 32 bits, or maps on both sides of 16."""
+    m = Maker(shift)
+    x = m.conv("lr", 1, 192, 1, 1)
+    planes = [m.map(x, 192, maps) for _ in range(2)]
+    for op in m.ops[1:]:
+        m.tensors[f"{op.name}.weight"] = np.sign(m.tensors[f"{op.name}.weight"]) * np.int16(top)
+        op.attrs["shift"] = shift
+    bits, sum = m.sign(x, 192, False), m.plain("add", *planes)
+    return m.end(m.bconv(bits, 192, 17, 1, None, False, False, map=sum), 17, 1)

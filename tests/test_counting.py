@@ -88,6 +88,18 @@ def test_channel_attention():
     assert "receptive field: the whole picture" in describe(net)
 
 
+def test_eight_maps_are_eight_times_the_work():
+    m = Maker(0)
+    x = m.conv("lr", 1, 24, 3, 12)
+    bits = m.sign(x, 24, False)
+    y = m.bconv(bits, 24, 24, 3, None, False, False, map=m.map(x, 24))
+    net = m.end(m.bconv(bits, 24, 24, 3, y, False, False, map=m.map(x, 24, 8)), 24, 2)
+    one, eight = (x for x in packed_layers(net) if x.name.startswith("m"))
+    assert (one.cin, one.cout, one.macs, one.bytes) == (24, 1, 24, 48)
+    assert (eight.cin, eight.cout, eight.macs, eight.bytes) == (24, 8, 8 * 24, 8 * 48)
+    assert sum(x.bytes for x in packed_layers(net)) == sum(t.nbytes for t in net.tensors.values())
+
+
 def test_packed_net_with_a_hole():
     net = tiny()
     net.ops[1] = Op.parse("sign b0 nowhere sign0")

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_nets import attention, everything, srresnet
+from random_nets import EXTREME_MAPS, attention, everything, extreme_maps, srresnet
 
 from bitsr import reference
 from bitsr.engine import Engine, EngineError, isas
+from bitsr.packed import Packed
+from bitsr.upscaler import ZOO
 
 SIZES = [(1, 1), (1, 2), (2, 1), (3, 3), (1, 33), (33, 1), (15, 17), (2, 66), (31, 63), (7, 129)]
 
@@ -45,6 +47,25 @@ def test_extreme_values_saturate_alike(isa):
     for value in (-32768, 32767, 0):
         lr = np.full((5, 37), value, np.int16)
         np.testing.assert_array_equal(Engine(packed, isa=isa).run(lr), reference.run(packed, lr))
+
+
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("maps", [1, 8])
+@pytest.mark.parametrize(("shift", "top"), EXTREME_MAPS)
+def test_extreme_maps_saturate_and_wrap_alike(isa, maps, shift, top):
+    packed, lr = extreme_maps(maps, shift, top), plane(3, 67)
+    np.testing.assert_array_equal(Engine(packed, isa=isa).run(lr), reference.run(packed, lr))
+
+
+@pytest.mark.parametrize("isa", isas())
+def test_eight_maps_of_a_kind_are_one(isa):
+    packed, lr = Packed.read(ZOO / "house-srresnet-x4.bsr"), plane(11, 37)
+    expected, maps = Engine(packed, isa=isa).run(lr), [op for op in packed.ops if op.kind == "map"]
+    assert maps
+    for op in maps:
+        packed.tensors[f"{op.name}.weight"] = np.tile(packed.tensors[f"{op.name}.weight"], (8, 1))
+        op.attrs["maps"] = 8
+    np.testing.assert_array_equal(Engine(packed, isa=isa).run(lr), expected)
 
 
 @pytest.mark.parametrize(("channels", "scale"), [(1 + 16, 2), (32, 3), (64, 1), (192, 3), (256, 2)])

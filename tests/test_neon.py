@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 from native import Jobs, build, need
-from random_nets import Maker, attention, everything, srresnet
+from random_nets import EXTREME_MAPS, Maker, attention, everything, extreme_maps, srresnet
 from test_qconv import SHAPES, extreme, net
 
 SIZES = [(1, 1), (1, 2), (2, 1), (3, 3), (1, 33), (17, 3), (5, 35), (2, 66)]
@@ -36,6 +36,9 @@ def test_neon_equals_the_reference(tmp_path):
         jobs.run(srresnet(channels, 1, scale, seed=channels), plane(4, 35, seed=scale), (2, 0))
     for value in (-32768, 32767, 0):  # sums wrap and saturate alike
         jobs.run(srresnet(blocks=1, seed=3), np.full((3, 37), value, np.int16), (1, 0))
+    for maps in (1, 8):
+        for shift, top in EXTREME_MAPS:
+            jobs.run(extreme_maps(maps, shift, top), plane(2, 19), (1, 0))
     for cin, cout, k in SHAPES:
         for bits in (1, 4, 8):
             jobs.run(net(Maker(cin), cin, cout, k, bits), plane(2, 19), (1, 0))

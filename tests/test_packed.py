@@ -102,6 +102,29 @@ def mapped(change=lambda m: None, map: str | None = None) -> bytes:
     return made(begin)
 
 
+def of_maps(build=lambda m: None) -> bytes:
+    """A net whose binary convolution x3 (8 -> 4, of the bits b2) takes the eight maps x1 of x0, changed."""
+
+    def begin(m: Maker) -> str:
+        maps = m.map(x := m.conv("lr", 1, 8, 1, 12), 8, 8)
+        y = m.bconv(m.sign(x, 8, False), 8, 4, 1, None, False, False, map=maps)
+        return build(m) or y
+
+    return made(begin)
+
+
+def beside(m: Maker, y: str, channels: int) -> str:
+    """x3 and what is made of a buffer of so many channels."""
+    return m.plain("add", m.conv(y, channels, 4, 1, 12), "x3")
+
+
+def larger(m: Maker) -> str:
+    """A binary convolution at twice the size, whose maps x1 are not."""
+    up = m.plain("shuffle", m.conv("x0", 8, 32, 1, 12), scale=2)
+    rest = m.plain("shuffle", m.conv("x3", 4, 16, 1, 12), scale=2)
+    return m.bconv(m.sign(up, 8, False), 8, 4, 1, rest, False, False, map="x1")
+
+
 def of_bytes(build=None, k: int = 1, **tensors: np.ndarray) -> bytes:
     """A net whose int8 convolution u2 (64 -> 4) reads the bytes i1 made of x0, changed by ``build``."""
 
@@ -214,6 +237,72 @@ HOSTILE = {
     "map shifted too far": mapped(lambda m: m.ops[2].attrs.update(shift=31)),
     "map of several channels": mapped(map="x0"),
     "map of bytes": mapped(map="b1"),
+    "nine maps": of_maps(lambda m: m.ops[1].attrs.update(maps=9)),
+    "seven maps": of_maps(
+        lambda m: m.ops[1].attrs.update(maps=7) or m.tensors.update({"m1.weight": np.zeros((7, 8), np.int16)})
+    ),
+    "one map by number": mapped(lambda m: m.ops[2].attrs.update(maps=1)),
+    "maps of nothing": of_maps(lambda m: m.ops[1].attrs.update(maps=0)),
+    "maps with the weights of one": mapped(lambda m: m.ops[2].attrs.update(maps=8)),
+    "a map with the weights of eight": of_maps(lambda m: m.ops[1].attrs.pop("maps") and None),
+    "maps of other channels": of_maps(lambda m: m.tensors.update({"m1.weight": np.zeros((8, 9), np.int16)})),
+    "maps in one line": of_maps(lambda m: m.tensors.update({"m1.weight": np.zeros(64, np.int16)})),
+    "maps that break mulh": of_maps(lambda m: m.tensors["m1.weight"][7, 7:].fill(-32768)),
+    "seven turns": of_maps(lambda m: m.ops[3].attrs.update(turns=7)),
+    "one turn by number": of_maps(lambda m: m.ops[3].attrs.update(turns=1)),
+    "turns of four channels": made(
+        lambda m: m.bconv(m.sign(m.conv("lr", 1, 4, 1, 12), 4, False), 4, 8, 1, None, False, False, turns=8)
+    ),
+    "turns with the weights of all": of_maps(
+        lambda m: m.bconv("b2", 8, 8, 1, None, False, False) and m.ops[4].attrs.update(turns=8)
+    ),
+    "turns to more channels than there may be": of_maps(
+        lambda m: beside(m, m.bconv("b2", 8, 8 * 4096, 1, None, False, False, turns=8), 8 * 4096)
+    ),
+    "turned filters with bits beyond their channels": of_maps(
+        lambda m: (
+            m.bconv("b2", 8, 8, 1, None, False, False, turns=8)
+            and m.tensors["u4.weight"].__ior__(np.uint64(1 << 8)).any()
+            and None
+        )
+    ),
+    "one map that turns": of_maps(lambda m: m.map("x0", 8) and m.ops[4].attrs.update(turns=8)),
+    "maps that turn with the weights of all": of_maps(lambda m: m.ops[1].attrs.update(turns=8)),
+    "maps that turn with the weights of two": of_maps(
+        lambda m: (
+            m.ops[1].attrs.update(turns=8) or m.tensors.update({"m1.weight": np.zeros((2, 8), np.int16)})
+        )
+    ),
+    "an int8 convolution that turns": of_bytes(lambda m: m.ops[2].attrs.update(turns=8)),
+    "channels as maps": of_maps(lambda m: m.bconv("b2", 8, 4, 1, "x3", False, False, map="x0")),
+    "maps of another rate": of_maps(larger),
+    "maps of a plane": of_maps(lambda m: m.bconv("b2", 8, 4, 1, "x3", False, False, map=m.map("lr", 1, 8))),
+    "map of maps": of_maps(lambda m: m.bconv("b2", 8, 4, 1, "x3", False, False, map=m.map("x1", 8))),
+    "maps of maps": of_maps(lambda m: m.bconv("b2", 8, 4, 1, "x3", False, False, map=m.map("x1", 8, 8))),
+    "maps as bits": of_maps(lambda m: m.bconv("x1", 8, 4, 1, "x3", False, False)),
+    "maps concatenated": of_maps(
+        lambda m: m.bconv(m.plain("concat", "x1", "b2"), 16, 4, 1, "x3", False, False)
+    ),
+    "maps as bytes": of_maps(lambda m: m.qconv("x1", 8, 4, 1, 8, "x3")),
+    "maps as skip": of_maps(lambda m: beside(m, m.bconv("b2", 8, 8, 1, "x1", False, False), 8)),
+    "maps as skip of int8": of_maps(lambda m: beside(m, m.qconv(m.quant("x0", 8), 8, 8, 1, 8, "x1"), 8)),
+    "maps and channels added": of_maps(
+        lambda m: m.bconv("b2", 8, 4, 1, "x3", False, False, map=m.plain("add", "x1", "x0"))
+    ),
+    "channels and maps added": of_maps(lambda m: beside(m, m.plain("add", "x0", "x1"), 8)),
+    "sum of maps as channels": of_maps(lambda m: beside(m, m.plain("add", "x1", "x1"), 8)),
+    "maps convolved": of_maps(lambda m: beside(m, "x1", 8)),
+    "sign of maps": of_maps(lambda m: m.bconv(m.sign("x1", 8, False), 8, 4, 1, "x3", False, False)),
+    "maps quantised": of_maps(lambda m: m.qconv(m.quant("x1", 8), 8, 4, 1, 8, "x3")),
+    "maps repeated": of_maps(lambda m: beside(m, m.plain("repeat", "x1", times=2), 16)),
+    "attention to maps": of_maps(lambda m: beside(m, m.attend("x1", 8, 2), 8)),
+    "maps shuffled": of_maps(
+        lambda m: m.plain(
+            "add",
+            m.conv(m.plain("shuffle", "x1", scale=2), 2, 4, 1, 12),
+            m.plain("shuffle", m.conv("x3", 4, 16, 1, 12), scale=2),
+        )
+    ),
     "values as bytes": of_bytes(lambda m: m.plain("add", m.qconv("x0", 64, 4, 1), "x2")),
     "bits as bytes": of_bytes(lambda m: m.plain("add", m.qconv(m.sign("x0", 64, False), 64, 4, 1), "x2")),
     "bytes as values": of_bytes(lambda m: m.plain("add", m.conv("i1", 64, 4, 1, 12), "x2")),
@@ -262,6 +351,11 @@ def test_hostile_files_are_refused_in_one_line(data):
         Engine(data)
     message = str(refusal.value)
     assert message and "\n" not in message and message.isprintable()
+
+
+def test_what_they_were_made_of_is_accepted():
+    for data in (GOOD, attending(), mapped(), of_maps(), of_bytes()):
+        Engine(data)
 
 
 @settings(max_examples=300, deadline=None)

@@ -30,6 +30,7 @@ def graph(seed: int) -> Packed:
     buffers: list[tuple[str, bool | str, int, int]] = [
         ("lr", False, 1, 1)
     ]  # name, bits (or "bytes"), channels, rate
+    maps: list[tuple[str, int]] = []  # of eight: name, rate
 
     for _ in range(rng.integers(3, 30)):
         recent = buffers[-5:] if rng.integers(3) else buffers
@@ -56,6 +57,15 @@ def graph(seed: int) -> Packed:
             k = int(rng.choice([1, 3]))
             planes = 2 * [None] + [name for name, *rest in buffers if rest == [False, 1, rate]]
             plane = planes[rng.integers(len(planes))]
+            if not rng.integers(3):
+                sources = [
+                    (name, n) for name, *rest, n, r in buffers if rest == [False] and n > 1 and r == rate
+                ]
+                plane = m.map(*sources[rng.integers(len(sources))], 8)
+                others = [name for name, r in maps if r == rate]
+                if others and rng.integers(2):
+                    plane = m.plain("add", plane, others[rng.integers(len(others))])
+                maps.append((plane, rate))
             y = m.bconv(x, c, cout, k, skip, inner, slope, slope_add, plane)
             buffers.append((y, False, cout, rate))
         elif kind == 0 and rate < 4 and c % 4 == 0:
@@ -133,6 +143,18 @@ def test_attention_reuses_the_memory_of_whole_pictures():
     picture = h * w * 128
     assert deep - shallow < 2 * picture
     assert shallow > picture
+
+
+def test_eight_maps_and_eight_channels_share_no_memory():
+    """Maps kept for the whole picture have pixels of 16 bytes: what is kept after them needs more."""
+    m = Maker(0)
+    x = m.conv("lr", 1, 16, 3, 12)
+    maps = m.map(x, 16, 8)
+    y = m.bconv(m.sign(m.attend(x, 16, 2), 16, False), 16, 16, 3, None, False, False, map=maps)
+    z = m.bconv(m.sign(m.attend(y, 16, 2), 16, False), 16, 8, 3, None, False, False)
+    packed = m.end(m.attend(z, 8, 2), 8, 1)
+    lr = np.random.default_rng(0).integers(-16320, 16321, (60, 70), np.int16)
+    np.testing.assert_array_equal(Engine(packed).run(lr), reference.run(packed, lr))
 
 
 def test_many_whole_pictures_are_too_many():

@@ -17,10 +17,12 @@ from test_pack import q, scene  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from bitsr import reference  # noqa: E402
 from bitsr.engine import Engine, isas  # noqa: E402
-from bitsr.nets.symmetry import ORIENTATIONS, Symmetry  # noqa: E402
+from bitsr.nets.symmetry import Symmetry  # noqa: E402
 from bitsr.train import checkpoint, recipe  # noqa: E402
 from bitsr.train.pack import pack  # noqa: E402
+from bitsr.turns import ORIENTATIONS, times, turned  # noqa: E402
 
 HOUSE: dict[str, Any] = {"method": "house", "options": {"maps": True, "norm": True, "slope": 1.0}}
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -100,10 +102,8 @@ def test_net_turns_with_its_picture(name: str, scale: int, order: int) -> None:
 def test_group() -> None:
     for order in (2, 4, 8):
         group = set(ORIENTATIONS[:order])
-        for a, b, c, d in group:
-            assert {
-                (a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h) for e, f, g, h in group
-            } == group
+        for m in group:
+            assert {times(m, n) for n in group} == group
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -137,6 +137,19 @@ def test_gathered_gradient_is_that_of_the_free_weights(name: str) -> None:
     assert seen > 5
 
 
+def test_every_eighth_filter_is_enough() -> None:
+    net = trained(make("maps", 8))
+    ties = recipe.symmetry(make("maps", 8), net)
+    assert ties is not None
+    ties.tie(net)
+    weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)]
+    tied = [w for w in weights if w.shape[1] == 16 and len(w) in (8, 16)]
+    assert {tuple(w.shape) for w in tied} == {(16, 16, 3, 3), (8, 16, 1, 1)}
+    for w in tied:
+        filters = w.detach().numpy().transpose(0, 2, 3, 1)
+        assert np.array_equal(turned(filters[::8]), filters)
+
+
 def test_free_numbers() -> None:
     """Eight places for each weight of a body, 18 kB of bits for the house net's 147."""
     r = recipe.load("house-srresnet-x4")
@@ -153,17 +166,24 @@ def test_free_numbers() -> None:
 
 
 @pytest.mark.parametrize("isa", isas())
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_packed_net_turns_bit_for_bit(scale: int, isa: str) -> None:
+@pytest.mark.parametrize("name, scale", [("house", 2), ("house", 3), ("house", 4), ("maps", 4), ("e2fif", 2)])
+def test_packed_net_turns_bit_for_bit(name: str, scale: int, isa: str) -> None:
+    """And its file holds an eighth of the filters."""
     y = scene(23, 18)
-    net = trained(make("house", 8, scale))
-    ties = recipe.symmetry(make("house", 8, scale), net)
+    r = make(name, 8, scale)
+    net = trained(r)
+    ties = recipe.symmetry(r, net)
     assert ties is not None
     ties.tie(net)
-    engine = Engine(pack(net, [y], "turns"), isa=isa)  # type: ignore[arg-type]
+    packed = pack(net, [y], "turns")  # type: ignore[arg-type]
+    convs = [op for op in packed.ops if op.kind == "bconv"]
+    assert all(op.attrs["turns"] == 8 for op in convs)
+    assert {len(packed.tensors[f"{op.name}.weight"]) for op in convs} == {r.net.args["channels"] // 8}
+    engine = Engine(packed, isa=isa)
     lr = q(y)
     sr = engine.run(lr)
     assert np.abs(np.diff(sr.astype(int))).max() > 1000
+    np.testing.assert_array_equal(sr, reference.run(packed, lr))
     for flip in (np.flipud, np.fliplr, np.transpose, np.rot90):
         assert np.array_equal(engine.run(np.ascontiguousarray(flip(lr))), flip(sr))
 

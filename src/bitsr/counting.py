@@ -141,8 +141,9 @@ def packed_layers(packed: Packed) -> list[Layer]:
                 channels = cout
             elif op.kind == "map":
                 size = sum(packed.tensors[t].nbytes for t in tensors)
-                out.append(Layer(op.name, channels, 1, 1, pixels=rate * rate, bytes=size))
-                channels = 1
+                maps = op.attrs.get("maps", 1)
+                out.append(Layer(op.name, channels, maps, 1, pixels=rate * rate, bytes=size))
+                channels = maps
             elif op.kind in ("sign", "quant"):
                 owned[op.out] = tensors
             elif op.kind == "concat":

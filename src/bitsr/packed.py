@@ -44,7 +44,9 @@ class Op:
     """One operation: ``kind out inputs... [name] [key=value ...]``.
 
     kind: a key of ``_WORDS``. inputs: buffers made by earlier operations, or ``lr``. roles: of a bconv or a qconv,
-    what its inputs after the first are ("skip", "map"). name: prefix of its tensors, "" where it has none.
+    what its inputs after the first are ("skip", "map"). name: prefix of its tensors, "" where it has none. attrs: of a
+    map, ``maps=8`` where it makes eight channels, else one; of a map and a bconv, ``turns=8`` where every eighth filter
+    stands for all (``turns``).
     """
 
     kind: str

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .packed import Op, Packed
+from .turns import turned
 
 Int = NDArray[np.int16]
 
@@ -47,7 +48,9 @@ def _epilogue(op: Op, a: Int, x: dict[str, NDArray], t: dict[str, NDArray]) -> I
     """What follows the sum of a binary or an int8 convolution (csrc/kernels.h). x: its inputs by role."""
     inner, slope, slope_add = (t.get(f"{op.name}.{s}") for s in ("inner_slope", "slope", "slope_add"))
     mul = t[f"{op.name}.mul"]
-    v = sat(mulh(a, mulh(x["map"], mul) if "map" in x else mul).astype(np.int32) + t[f"{op.name}.add"])
+    if "map" in x:
+        mul = mulh(x["map"][..., np.arange(mul.size) % x["map"].shape[-1]], mul)
+    v = sat(mulh(a, mul).astype(np.int32) + t[f"{op.name}.add"])
     if inner is not None:
         v = np.where(v < 0, mulh(v, inner), v)
         v = sat(v.astype(np.int32) + t[f"{op.name}.inner_add"])
@@ -85,14 +88,15 @@ def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
         return np.where(x[0] < (0 if threshold is None else threshold), -1, 1).astype(np.int64)
     if op.kind == "bconv":
         weight = unpack_signs(t[f"{op.name}.weight"], x[0].shape[-1])
+        weight = turned(weight) if op.attrs.get("turns") else weight
         acc = np.einsum("hwijc,oijc->hwo", _patches(x[0], weight.shape[1]), weight)
         return _epilogue(op, sat(acc << op.attrs["shift"]), dict(zip(op.roles, x[1:], strict=True)), t)
     if op.kind == "map":
         size = np.minimum(np.abs(x[0].astype(np.int64)), 32767)
-        shift = op.attrs["shift"]
-        return sat(_wrap32(size @ t[f"{op.name}.weight"].astype(np.int64) + (1 << (shift - 1))) >> shift)[
-            ..., None
-        ]
+        weight, shift = np.atleast_2d(t[f"{op.name}.weight"]).astype(np.int64), op.attrs["shift"]
+        if op.attrs.get("turns"):
+            weight = turned(weight[:, None, None])[:, 0, 0]
+        return sat(_wrap32(size @ weight.T + (1 << (shift - 1))) >> shift)
     if op.kind == "quant":
         q = mulh(x[0], t[f"{op.name}.mul"]).astype(np.int64)
         shift, top = op.attrs.get("shift", 0), op.attrs.get("max", 127)

@@ -21,33 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-_Matrix = tuple[int, int, int, int]
-ORIENTATIONS: tuple[_Matrix, ...] = (
-    (1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, 1), (-1, 0, 0, -1),
-    (0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0),
-)  # fmt: skip
-"""Matrices (a, b, c, d) on offsets (y, x): the identity; left and right, then top and bottom changed; both; these four
-transposed. The first 2, 4 and 8 are groups."""
-
-
-def _times(m: _Matrix, n: _Matrix) -> _Matrix:
-    a, b, c, d = m
-    e, f, g, h = n
-    return a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h
-
-
-def _grid(side: int, m: _Matrix) -> Tensor:
-    """(side^2,): where ``m`` takes each point of a square grid, by rows, about its centre."""
-    points = 2 * torch.arange(side) - (side - 1)  # twice the offset, so that it is whole
-    y, x = points[:, None], points[None, :]
-    a, b, c, d = m
-    return (((a * y + b * x + side - 1) // 2) * side + (c * y + d * x + side - 1) // 2).flatten()
-
-
-def _fields(channels: int, order: int, m: _Matrix) -> Tensor:
-    """(channels,): where ``m`` takes each channel."""
-    moved = torch.tensor([ORIENTATIONS.index(_times(m, n)) for n in ORIENTATIONS[:order]])
-    return (torch.arange(0, channels, order)[:, None] + moved).flatten()
+from ..turns import ORIENTATIONS, Matrix, fields, points
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,20 +86,20 @@ class Symmetry:
     def _ties(self, x: Tensor, scale: int) -> _Tied:
         """scale: of the tail, whose output channels are the pixels that one LR pixel becomes; else 0."""
 
-        def channels(n: int, m: _Matrix) -> Tensor:
+        def channels(n: int, m: Matrix) -> Tensor:
             if n == 1:  # a map, or the picture
                 return torch.zeros(1, dtype=torch.int64)
             if n % self.order:
                 raise ValueError(f"{n} channels are no fields of {self.order} orientations")
-            return _fields(n, self.order, m)
+            return torch.from_numpy(fields(n, self.order, m))
 
         moves = []
         for m in self.group:
-            move = _grid(scale, m) if scale else channels(x.shape[0], m)
+            move = torch.from_numpy(points(scale, m)) if scale else channels(x.shape[0], m)
             for n in x.shape[1:2]:
                 move = (move[:, None] * n + channels(n, m)).flatten()
             if x.ndim == 4:
-                taps = _grid(x.shape[-1], m)
+                taps = torch.from_numpy(points(x.shape[-1], m))
                 move = (move[:, None] * len(taps) + taps).flatten()
             moves.append(move)
         return _tie(moves)

@@ -26,6 +26,7 @@ from ..nets.binary import BasesConv2d, BinaryConv2d, PAMSConv2d, QuantConv2d, Ru
 from ..nets.graph import Activation, Eager, Net, activate
 from ..nets.methods import unpackable
 from ..packed import Op, Packed
+from ..turns import turned
 from . import data
 from . import recipe as recipes
 from .checkpoint import load_net
@@ -256,6 +257,14 @@ def pack_signs(w: NDArray) -> NDArray[np.uint64]:
     bits = np.zeros((cout, k, k, -(-cin // 64) * 64), np.uint8)
     bits[..., :cin] = (w < 0).transpose(0, 2, 3, 1)
     return np.packbits(bits, axis=-1, bitorder="little").view("<u8").astype(np.uint64)
+
+
+def _turns(weight: NDArray) -> dict[str, int]:
+    """The attribute of an operation whose weights, (Cout, Cin, k, k), are tied over eight orientations: every eighth
+    filter is then enough."""
+    filters = weight.transpose(0, 2, 3, 1)
+    tied = len(filters) % 8 == filters.shape[-1] % 8 == 0 and np.array_equal(turned(filters[::8]), filters)
+    return {"turns": 8} if tied else {}
 
 
 def _shift(conv: QuantConv2d) -> int:
@@ -491,10 +500,12 @@ class _Emit:
         if map is not None:
             scale = scale * self._units[map][0] * 2.0**15
         bits = self._bits(name, x, None if threshold is None else _numpy(threshold))
-        self.tensors[f"{name}.weight"] = pack_signs(_numpy(conv.quantised_weight()))
+        weight = _numpy(conv.quantised_weight())
+        turns = _turns(weight)
+        self.tensors[f"{name}.weight"] = pack_signs(weight[::8] if turns else weight)
         unit = next(self._walk)
         self._epilogue(name, scale * 2.0**-shift, bias, unit, inner, act)
-        return self._emit("bconv", (bits,), name, unit, {"skip": skip, "map": map}, shift=shift)
+        return self._emit("bconv", (bits,), name, unit, {"skip": skip, "map": map}, shift=shift, **turns)
 
     def map(self, name: str, conv: nn.Conv2d, x: Handle) -> str:
         parts = (x,) if isinstance(x, str) else x
@@ -505,8 +516,8 @@ class _Emit:
             w = _numpy(conv.weight)[:, at : at + n, 0, 0] * self._units[part] / unit[0]
             at += n
             q, _, shift = _fixed(own, w, np.zeros(len(w)))
-            self.tensors[f"{own}.weight"] = q if len(q) > 1 else q[0]
-            maps = {"maps": len(q)} if len(q) > 1 else {}
+            maps = {"maps": len(q), **_turns(q[:, :, None, None])} if len(q) > 1 else {}
+            self.tensors[f"{own}.weight"] = q[0] if len(q) == 1 or "turns" in maps else q
             made = self._emit("map", (part,), own, unit, None, shift=shift, **maps)
             out = self._emit("add", (out, made), "", unit) if out else made
         return out

@@ -1,0 +1,48 @@
+"""The eight orientations of a square, and weights that are stored once for all of them.
+
+Channels come in fields of eight, channel 8 f + i being field f in orientation i. A convolution whose weights are tied
+over orientations (``nets.symmetry``) has ``W[P o, P c, T t] = W[o, c, t]`` for each orientation, T moving the taps and
+P the channels: the filters of its first orientation, every eighth, are all there is to know.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = tuple[int, int, int, int]
+ORIENTATIONS: tuple[Matrix, ...] = (
+    (1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, 1), (-1, 0, 0, -1),
+    (0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0),
+)  # fmt: skip
+"""Matrices (a, b, c, d) on offsets (y, x): the identity; left and right, then top and bottom changed; both; these four
+transposed. The first 2, 4 and 8 are groups."""
+
+
+def times(m: Matrix, n: Matrix) -> Matrix:
+    a, b, c, d = m
+    e, f, g, h = n
+    return a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h
+
+
+def points(side: int, m: Matrix) -> NDArray[np.int64]:
+    """(side^2,): where ``m`` takes each point of a square grid, by rows, about its centre."""
+    at = 2 * np.arange(side) - (side - 1)  # twice the offset, so that it is whole
+    y, x = at[:, None], at[None, :]
+    a, b, c, d = m
+    return ((a * y + b * x + side - 1) // 2 * side + (c * y + d * x + side - 1) // 2).ravel()
+
+
+def fields(channels: int, order: int, m: Matrix) -> NDArray[np.int64]:
+    """(channels,): where ``m``, one of the first ``order``, takes each channel of fields of so many."""
+    moved = np.array([ORIENTATIONS.index(times(m, n)) for n in ORIENTATIONS[:order]])
+    return (np.arange(0, channels, order)[:, None] + moved).ravel()
+
+
+def turned(weight: NDArray) -> NDArray:
+    """The filters of the first orientation, (F, k, k, C), as those of all: (8 F, k, k, C). C is a multiple of 8."""
+    f, k, _, c = weight.shape
+    flat, out = weight.reshape(f, k * k, c), np.empty((f, 8, k * k, c), weight.dtype)
+    for i, m in enumerate(ORIENTATIONS):
+        out[:, i, points(k, m)[:, None], fields(c, 8, m)] = flat
+    return out.reshape(8 * f, k, k, c)
