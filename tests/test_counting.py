@@ -1,5 +1,6 @@
 """Counts of packed nets: an op list against the same net written by hand. ``test_count`` has nets in torch."""
 
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -98,6 +99,21 @@ def test_eight_maps_are_eight_times_the_work():
     assert (one.cin, one.cout, one.macs, one.bytes) == (24, 1, 24, 48)
     assert (eight.cin, eight.cout, eight.macs, eight.bytes) == (24, 8, 8 * 24, 8 * 48)
     assert sum(x.bytes for x in packed_layers(net)) == sum(t.nbytes for t in net.tensors.values())
+
+
+def test_weights_of_one_orientation_count_as_all():
+    def net(turns: int):
+        m = Maker(0)
+        x = m.conv("lr", 1, 24, 3, 12)
+        maps = m.map(x, 24, 8, turns)
+        y = m.bconv(m.sign(x, 24, True), 24, 16, 3, None, False, False, map=maps, turns=turns)
+        return m.end(y, 16, 2)
+
+    one, all = (packed_layers(net(turns)) for turns in (8, 1))
+    assert [replace(x, bytes=0) for x in one] == [replace(x, bytes=0) for x in all]
+    for turns, layers in ((8, one), (1, all)):
+        assert sum(x.bytes for x in layers) == sum(t.nbytes for t in net(turns).tensors.values())
+    assert "one orientation of 8" in describe(net(8), 1) and "orientation" not in describe(net(1), 1)
 
 
 def test_packed_net_with_a_hole():

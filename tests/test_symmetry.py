@@ -23,6 +23,7 @@ from bitsr.nets.symmetry import Symmetry  # noqa: E402
 from bitsr.train import checkpoint, recipe  # noqa: E402
 from bitsr.train.pack import pack  # noqa: E402
 from bitsr.turns import ORIENTATIONS, times, turned  # noqa: E402
+from bitsr.upscaler import Upscaler  # noqa: E402
 
 HOUSE: dict[str, Any] = {"method": "house", "options": {"maps": True, "norm": True, "slope": 1.0}}
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -186,6 +187,23 @@ def test_packed_net_turns_bit_for_bit(name: str, scale: int, isa: str) -> None:
     np.testing.assert_array_equal(sr, reference.run(packed, lr))
     for flip in (np.flipud, np.fliplr, np.transpose, np.rot90):
         assert np.array_equal(engine.run(np.ascontiguousarray(flip(lr))), flip(sr))
+
+
+def test_self_ensemble_of_such_a_net_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (15, 21, 3), np.uint8)
+    for order in (1, 4, 8):
+        r = make("maps", order)
+        net = trained(r)
+        if ties := recipe.symmetry(r, net):
+            ties.tie(net)
+        up = Upscaler(Engine(pack(net, [scene(23, 18)], "turns")))  # type: ignore[arg-type]
+        assert up.turns == (order == 8)
+        plain, mean = up(x), up(x, ensemble=True)
+        assert np.array_equal(plain, mean) == (order == 8)
+        if order == 8:
+            assert np.array_equal(up(np.ascontiguousarray(x[:, ::-1])), plain[:, ::-1])
+            monkeypatch.setattr(up.engine, "run", None)  # the mean's way
+            assert np.array_equal(up(x, ensemble=True), plain)
 
 
 def test_latent_file_holds_the_free_weights(tmp_path: Path) -> None:

@@ -116,8 +116,8 @@ def packed_layers(packed: Packed) -> list[Layer]:
     """The convolutions of a packed net in the order of its op list, each with the tensors it owns.
 
     The threshold of a ``sign`` counts to the convolution that reads the bits, the factors of a ``quant`` to the
-    first that reads the bytes. Raises ValueError where the op
-    list names what is not there; the engine checks everything else.
+    first that reads the bytes. Weights that are stored for one orientation of eight count as what is computed with.
+    Raises ValueError where the op list names what is not there; the engine checks everything else.
     """
     values = {"lr": (1, 1)}  # channels, rows (and columns) an LR row
     owned: dict[str, list[str]] = {}
@@ -127,7 +127,8 @@ def packed_layers(packed: Packed) -> list[Layer]:
             channels, rate = values[op.inputs[0]]
             tensors = [t for t in packed.tensors if op.name and t.rpartition(".")[0] == op.name]
             if op.kind in ("conv", "bconv", "qconv"):
-                cout, k = packed.tensors[f"{op.name}.weight"].shape[:2]
+                stored, k = packed.tensors[f"{op.name}.weight"].shape[:2]
+                cout = stored * op.attrs.get("turns", 1)
                 tensors += owned.pop(op.inputs[0], [])
                 others = (
                     sum(packed.tensors[t].size for t in tensors) - packed.tensors[f"{op.name}.weight"].size
@@ -248,5 +249,7 @@ def describe(packed: Packed, file_bytes: int | None = None) -> str:
     """
     lines = [f"- {key}: {value}" for key, value in packed.metadata.items()]
     if file_bytes is not None:
-        lines.append(f"- file: {file_bytes:,} bytes, {len(packed.ops)} operations")
+        turned = any("turns" in op.attrs for op in packed.ops)
+        stored = ", weights of one orientation of 8" if turned else ""
+        lines.append(f"- file: {file_bytes:,} bytes, {len(packed.ops)} operations{stored}")
     return "\n".join(lines) + "\n" + report(packed_layers(packed), packed_radius(packed))
