@@ -24,10 +24,23 @@ from torch import Tensor, nn
 from ..turns import ORIENTATIONS, Matrix, fields, points
 
 
+def _flat(x: Tensor) -> Tensor:
+    """(numel,), of weights in the order (O, k, k, I), in which they lie while they train."""
+    return (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).reshape(-1)
+
+
+def _shaped(flat: Tensor, like: Tensor) -> Tensor:
+    """The other way, to the shape of ``like``."""
+    if like.ndim != 4:
+        return flat.view(like.shape)
+    o, i, *k = like.shape
+    return flat.view(o, *k, i).permute(0, 3, 1, 2)
+
+
 @dataclass(frozen=True, eq=False)
 class _Tied:
-    """A tensor's orbits. orbits: (order, n), flat indices of each orbit, its first place first; whose: (numel,), the
-    orbit of each place. Both int32, which torch takes faster than int64."""
+    """A tensor's orbits. orbits: (order, n), places in ``_flat`` of each orbit, its first place first; whose: (numel,),
+    the orbit of each place. Both int32, which torch takes faster than int64."""
 
     orbits: Tensor
     whose: Tensor
@@ -37,7 +50,7 @@ class _Tied:
 
     def free(self, x: Tensor) -> Tensor:
         """The free numbers, (n,): that of each orbit's first place."""
-        return x.flatten().index_select(0, self.orbits[0])
+        return _flat(x).index_select(0, self.orbits[0])
 
     def spread(self, free: Tensor) -> Tensor:
         """(..., n) -> (..., numel)"""
@@ -96,11 +109,9 @@ class Symmetry:
         moves = []
         for m in self.group:
             move = torch.from_numpy(points(scale, m)) if scale else channels(x.shape[0], m)
-            for n in x.shape[1:2]:
-                move = (move[:, None] * n + channels(n, m)).flatten()
             if x.ndim == 4:
-                taps = torch.from_numpy(points(x.shape[-1], m))
-                move = (move[:, None] * len(taps) + taps).flatten()
+                for then in (torch.from_numpy(points(x.shape[-1], m)), channels(x.shape[1], m)):
+                    move = (move[:, None] * len(then) + then).flatten()
             moves.append(move)
         return _tie(moves)
 
@@ -109,7 +120,7 @@ class Symmetry:
         """Give every place of an orbit the number of its first."""
         for name, x in self._numbers(net):
             tied = self.ties[name]
-            x.copy_(tied.spread(tied.free(x)).view(x.shape))
+            x.copy_(_shaped(tied.spread(tied.free(x)), x))
 
     @torch.no_grad()
     def gather(self, net: nn.Module) -> None:
@@ -123,9 +134,9 @@ class Symmetry:
             size = xs[0].numel()
             together = len(xs) if size <= 4096 else 1
             for some in (xs[i : i + together] for i in range(0, len(xs), together)):
-                means = tied.mean(torch.stack([x.flatten() for x in some]))
+                means = tied.mean(torch.stack([_flat(x) for x in some]))
                 for x, mean in zip(some, means, strict=True):
-                    x.copy_(mean.view(x.shape))
+                    x.copy_(_shaped(mean, x))
 
     def free(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict with the free numbers alone, (n,) each, of all that is tied."""
@@ -138,5 +149,5 @@ class Symmetry:
             if key in out and key in own:
                 if out[key].shape != tied.orbits.shape[1:]:
                     raise ValueError(f"{key} has {out[key].numel()} free numbers, not {tied.orbits.shape[1]}")
-                out[key] = tied.spread(out[key]).view(own[key].shape)
+                out[key] = _shaped(tied.spread(out[key]), own[key]).contiguous()
         return out
