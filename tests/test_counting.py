@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from random_nets import Maker, attention
 
-from bitsr.counting import Layer, count, describe, packed_layers, packed_radius, table
+from bitsr.card import card
+from bitsr.counting import Layer, count, describe, packed_layers, packed_radius, table, turned_weights
 from bitsr.engine import Engine
 from bitsr.packed import Op, Packed
 
@@ -113,7 +114,9 @@ def test_weights_of_one_orientation_count_as_all():
     assert [replace(x, bytes=0) for x in one] == [replace(x, bytes=0) for x in all]
     for turns, layers in ((8, one), (1, all)):
         assert sum(x.bytes for x in layers) == sum(t.nbytes for t in net(turns).tensors.values())
-    assert "one orientation of 8" in describe(net(8), 1) and "orientation" not in describe(net(1), 1)
+    assert (turned_weights(net(8)), turned_weights(net(1))) == (24 * 16 * 9 // 8, 0)
+    for text in (describe, card):
+        assert f"{24 * 16 * 9 // 8:,}" in text(net(8), 1) and "orientation" not in text(net(1), 1)
 
 
 def test_packed_net_with_a_hole():

@@ -6,7 +6,7 @@ import json
 from math import inf
 from typing import Any
 
-from .counting import LR_SIZE, count, packed_layers, packed_radius
+from .counting import LR_SIZE, count, packed_layers, packed_radius, turned_weights
 from .packed import Packed
 
 LIMITS = (
@@ -42,6 +42,8 @@ def _recipe(recipe: dict[str, Any]) -> list[str]:
         for k in keys
         if s.get(k) is not None
     ]
+    if net.get("symmetry", 1) > 1:
+        settings.append(f"symmetry {net['symmetry']}")
     settings += [f"{k} {v}" for k in ("int8", "freeze_bn") if (v := train.get(k))]
     lines = [f"- net: {net.get('name')}" + (f" ({said})" if said else "")]
     if recipe.get("source"):
@@ -58,12 +60,15 @@ def card(packed: Packed, file_bytes: int) -> str:
     radius = packed_radius(packed)
     _, _, ops = total.at()
     width, height = LR_SIZE
+    one_bit = f"{total.binary_weights:,} one-bit weights"
+    if free := turned_weights(packed):
+        one_bit += f", of which {free:,} stand in eight orientations for all,"
     field = f"{2 * radius + 1} x {2 * radius + 1} LR pixels" if radius < inf else "the whole picture"
     lines = [
         f"# {packed.name}",
         "",
         f"Super-resolution x{packed.scale} of luma (Y of BT.601), {about.get('net', 'unknown net')}, packed bits for"
-        f" the CPU. {file_bytes / 1024:.0f} KiB; {total.binary_weights:,} one-bit weights and"
+        f" the CPU. {file_bytes / 1024:.0f} KiB; {one_bit} and"
         f" {total.other_params:,} other parameters; {ops:.2f} G OPs at {width}x{height} LR; sees {field}.",
         "",
         "## Training",

@@ -170,6 +170,12 @@ def packed_layers(packed: Packed) -> list[Layer]:
     return out
 
 
+def turned_weights(packed: Packed) -> int:
+    """One-bit weights of a packed net that each stand in eight places, one an orientation; 0 where none does."""
+    turned = {op.name for op in packed.ops if op.kind == "bconv" and "turns" in op.attrs}
+    return sum(x.weights for x in packed_layers(packed) if x.name in turned) // 8
+
+
 def packed_radius(packed: Packed) -> float:
     """LR pixels to each side that an SR pixel sees; the receptive field is 2 * radius + 1 wide.
 
@@ -249,7 +255,7 @@ def describe(packed: Packed, file_bytes: int | None = None) -> str:
     """
     lines = [f"- {key}: {value}" for key, value in packed.metadata.items()]
     if file_bytes is not None:
-        turned = any("turns" in op.attrs for op in packed.ops)
-        stored = ", weights of one orientation of 8" if turned else ""
+        free = turned_weights(packed)
+        stored = f", {free:,} one-bit weights of one orientation stand for all 8" if free else ""
         lines.append(f"- file: {file_bytes:,} bytes, {len(packed.ops)} operations{stored}")
     return "\n".join(lines) + "\n" + report(packed_layers(packed), packed_radius(packed))
