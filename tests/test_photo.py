@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,6 +241,19 @@ def test_too_large_for_the_format(tmp_path, format, longest):
     for height, width in ((1, longest + 1), (longest + 1, 1)):
         with pytest.raises(photo.PhotoError, match=f"too large for {format}, at most {longest}"):
             photo.Writer(tmp_path / "x", format, height, width, 3, 8)
+
+
+def test_signal_as_the_file_opens(tmp_path, monkeypatch):
+    """The file is there, but nobody has its handle yet."""
+
+    def interrupted(path, *args, **kw):
+        path.touch()
+        raise SystemExit(143)
+
+    monkeypatch.setattr(Path, "open", interrupted)
+    with pytest.raises(SystemExit), photo.Writer(tmp_path / "x.png", "png", 4, 4, 3, 8):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_thread_for_the_encoder(tmp_path, monkeypatch):

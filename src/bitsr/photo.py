@@ -236,6 +236,7 @@ class Writer:
         self._thread = threading.Thread(target=self._encode, name="bitsr-writer")
         self._error: BaseException | None = None
         self._stop = self._ended = False
+        self._file: Any = None
         self._left = height
 
     def __enter__(self) -> Writer:
@@ -246,14 +247,13 @@ class Writer:
         self._bands.put(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header))
         try:
             self._file = self._part.open("w+b", buffering=0)
+            self._thread.start()
         except OSError as error:
             raise type(error)(error.errno, error.strerror, str(self.path)) from None
-        try:
-            self._thread.start()
         except RuntimeError as error:  # the system has no more threads
             self._abandon()
             raise OSError(f"no thread for the encoder: {error}") from None
-        except BaseException:  # Ctrl-C while the thread starts: the block is never entered, so never left
+        except BaseException:  # Ctrl-C, or SIGTERM, before the block is entered: it is never left then
             self._abandon()
             raise
         return self
@@ -301,7 +301,8 @@ class Writer:
                 self._bands.get_nowait()
             except queue.Empty:
                 self._thread.join(0.01)
-        self._file.close()
+        if self._file is not None:  # None: opened, but a signal came before it was ours
+            self._file.close()
         self._part.unlink(missing_ok=True)
 
     def _put(self, data: bytes) -> None:
