@@ -24,6 +24,18 @@ def split(data: bytes) -> tuple[dict, bytes]:
     return json.loads(data[8 : 8 + n]), data[8 + n :]
 
 
+def test_the_same_net_is_the_same_file():
+    """Whatever order its tensors and metadata come in."""
+    net = srresnet(blocks=1)
+    net.metadata |= {f"key{i}": "Grüße" * i for i in range(6)}
+    data = net.to_bytes()
+    again = Packed.from_bytes(data)
+    assert (again.metadata, again.ops) == (net.metadata, net.ops)
+    turned = Packed(dict(reversed(again.tensors.items())), again.ops, dict(reversed(again.metadata.items())))
+    assert turned.to_bytes() == again.to_bytes() == data
+    assert int.from_bytes(data[:8], "little") % 8 == 0
+
+
 def test_round_trip(tmp_path):
     packed = everything(seed=0)
     path = tmp_path / "net.bsr"

@@ -109,10 +109,20 @@ class Packed:
         return rates.get("sr", 1)
 
     def to_bytes(self) -> bytes:
+        """The same net gives the same bytes."""
+        import json
+
         from safetensors.numpy import save
 
-        header = {"format": FORMAT, "ops": "\n".join(map(str, self.ops)), **self.metadata}
-        return save({k: np.ascontiguousarray(v) for k, v in self.tensors.items()}, metadata=header)
+        about = {"format": FORMAT, "ops": "\n".join(map(str, self.ops)), **self.metadata}
+        data = save({k: np.ascontiguousarray(v) for k, v in self.tensors.items()}, metadata=about)
+        # safetensors writes metadata in an order that changes from call to call
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        header["__metadata__"] = dict(sorted(about.items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text + data[start:]
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write atomically: ``path.part`` first, then renamed."""
