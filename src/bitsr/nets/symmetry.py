@@ -18,7 +18,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..turns import ORIENTATIONS, Matrix, fields, points
@@ -45,9 +47,6 @@ class _Tied:
     orbits: Tensor
     whose: Tensor
 
-    def to(self, device: torch.device) -> _Tied:
-        return _Tied(self.orbits.to(device), self.whose.to(device))
-
     def free(self, x: Tensor) -> Tensor:
         """The free numbers, (n,): that of each orbit's first place."""
         return _flat(x).index_select(0, self.orbits[0])
@@ -61,11 +60,13 @@ class _Tied:
         return self.spread(x.index_select(1, self.orbits.flatten()).unflatten(1, self.orbits.shape).mean(1))
 
 
-def _tie(moves: list[Tensor]) -> _Tied:
+def _tie(moves: list[NDArray[np.int64]], device: torch.device) -> _Tied:
     """moves: where each of the group's elements, the identity first, takes the places of a tensor."""
-    places = torch.stack(moves)
-    first, whose = places.min(0).values.unique(return_inverse=True)
-    return _Tied(places[:, first].int(), whose.int())
+    places = np.stack(moves)
+    first, whose = np.unique(places.min(0), return_inverse=True)
+    return _Tied(
+        *(torch.from_numpy(x.astype(np.int32)).to(device) for x in (places[:, first], whose.ravel()))
+    )
 
 
 class Symmetry:
@@ -86,7 +87,7 @@ class Symmetry:
             scale = int(net.scale) if name.startswith("tail.") else 0  # type: ignore[arg-type]
             key = tuple(x.shape), scale
             if key not in cache:
-                cache[key] = self._ties(x, scale).to(x.device)
+                cache[key] = self._ties(x, scale)
             self.ties[name] = cache[key]
 
     @staticmethod
@@ -99,21 +100,21 @@ class Symmetry:
     def _ties(self, x: Tensor, scale: int) -> _Tied:
         """scale: of the tail, whose output channels are the pixels that one LR pixel becomes; else 0."""
 
-        def channels(n: int, m: Matrix) -> Tensor:
+        def channels(n: int, m: Matrix) -> NDArray[np.int64]:
             if n == 1:  # a map, or the picture
-                return torch.zeros(1, dtype=torch.int64)
+                return np.zeros(1, np.int64)
             if n % self.order:
                 raise ValueError(f"{n} channels are no fields of {self.order} orientations")
-            return torch.from_numpy(fields(n, self.order, m))
+            return fields(n, self.order, m)
 
         moves = []
         for m in self.group:
-            move = torch.from_numpy(points(scale, m)) if scale else channels(x.shape[0], m)
+            move = points(scale, m) if scale else channels(x.shape[0], m)
             if x.ndim == 4:
-                for then in (torch.from_numpy(points(x.shape[-1], m)), channels(x.shape[1], m)):
-                    move = (move[:, None] * len(then) + then).flatten()
+                for then in (points(x.shape[-1], m), channels(x.shape[1], m)):
+                    move = (move[:, None] * len(then) + then).ravel()
             moves.append(move)
-        return _tie(moves)
+        return _tie(moves, x.device)
 
     @torch.no_grad()
     def tie(self, net: nn.Module) -> None:
