@@ -88,10 +88,11 @@ BITSR_API int bitsr_sign_conv_weight(const int8_t* x, const int8_t* g, int32_t* 
                                      int o, int k, int threads, const char* isa);
 
 /* One unit of a net, y = x + bn(K conv(sign(z), sign(weight))), z = (x - mean) / deviation - threshold, K = sum of
- * size |x| over the channels of a pixel, or of 8 such sums (maps) for channel c that of number c % 8; mean and deviation are running ones without a gradient, batch norm has those
- * of the batch. Gradients: of the sign max(0, 2 - 2|z|), of sign(weight) 1; that of the convolution's result is rounded
- * to int8, for z in 127 steps of the largest of all, for weight of each channel's largest. "c" is c values. Both return
- * as above, and -1 where k^2 c is above 32767. */
+ * size |x| over the channels of a pixel, or of 8 such sums (maps) for channel c that of number c % 8; mean and
+ * deviation are running ones without a gradient, batch norm has those of the batch. Gradients: of the sign max(0, 2 -
+ * 2|z|), of sign(weight) 1; that of the convolution's result is rounded to int8, for z in 127 steps of the largest of
+ * all, for weight of each channel's largest. "c" is c values. Both return as above, and -1 where k^2 c is above 32767.
+ */
 typedef struct {
   int n, h, w, c, k, maps, threads;                         /* c in and out; maps: 1 or 8 */
   const float *x, *weight;                                  /* (n, h, w, c), (c, k, k, c) */

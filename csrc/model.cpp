@@ -1,11 +1,12 @@
 /* The model file: read with nothing taken on trust, turned into a plan. */
 #include "model.h"
-#include "turns.h"
 
 #include <algorithm>
 #include <map>
 #include <sstream>
 #include <stdexcept>
+
+#include "turns.h"
 
 namespace bitsr {
 namespace {
@@ -501,7 +502,8 @@ class Builder {
         }
   }
 
-  /* Of weights that are stored for one orientation: the channels that read them and that they make are fields of TURNS. */
+  /* Of weights that are stored for one orientation: the channels that read them and that they make are fields of TURNS.
+   */
   int turns_of(const std::string& text, const Buffer& in) {
     const int turns = number_or(text, 1, TURNS, TURNS, "a number of turns");
     if (turns > 1 && in.channels % turns) fail("what turns reads fields of 8 channels");

@@ -228,8 +228,8 @@ struct Unit {
 
   size_t map(int row) const { return pixel(row) * size_t(u.maps); }
 
-  /* `each` values a channel, summed over all rows: add(row, sums, scratch) adds those of one, and may use scratch, int32
-   * for each value of a row. Single precision within a row, double over rows and threads. */
+  /* `each` values a channel, summed over all rows: add(row, sums, scratch) adds those of one, and may use scratch,
+   * int32 for each value of a row. Single precision within a row, double over rows and threads. */
   template <class Add>
   std::vector<double> totals(int each, Add add) const {
     const size_t size = size_t(each) * size_t(u.c);
@@ -298,7 +298,7 @@ struct Unit {
     }
     share(rows(), u.threads, [&](int from, int to, int) {
       loops.finish(u.sums + value(from), u.sizes + map(from), u.x + value(from), scale.data(), shift.data(),
-                  (to - from) * u.w, c, u.y + value(from));
+                   (to - from) * u.w, c, u.y + value(from));
     });
     return 0;
   }
@@ -326,7 +326,7 @@ struct Unit {
     std::vector<float> tops(size_t(c) * u.threads, 0.0f);
     share(rows(), u.threads, [&](int from, int to, int part) {
       loops.descend(u.g + value(from), u.sums + value(from), u.sizes + map(from), ca.data(), cb.data(), ce.data(),
-                   (to - from) * u.w, c, d + value(from), &tops[size_t(c) * part], g_sizes + map(from));
+                    (to - from) * u.w, c, d + value(from), &tops[size_t(c) * part], g_sizes + map(from));
     });
     float top = 1e-30f;
     std::vector<float> step(c), finer(c);
@@ -392,7 +392,8 @@ extern "C" int bitsr_sign_conv_weight(const int8_t* x, const int8_t* g, int32_t*
 }
 
 extern "C" int bitsr_unit_forward(const bitsr_unit* u, const char* isa) {
-  if ((u->maps != 1 && u->maps != 8) || u->threads < 1 || u->k > 100 || int64_t(u->k) * u->k * u->c > 32767) return -1; /* sums in 16 bits */
+  if ((u->maps != 1 && u->maps != 8) || u->threads < 1 || u->k > 100 || int64_t(u->k) * u->k * u->c > 32767)
+    return -1; /* sums in 16 bits */
   return bitsr::on(isa, u->n, u->h, u->w, u->c, u->c, u->k, [=](const bitsr::Signs& path, const bitsr::Line& line) {
     return bitsr::Unit{path, *u, line}.forward();
   });
