@@ -136,22 +136,23 @@ void colour_job(std::istream& line) {
 }
 
 /* What a unit reads and what it writes, each as long as it says. */
-void unit(const char* isa, int n, int h, int w, int c, int k, int threads, const std::vector<float>& noise) {
+void unit(const char* isa, int n, int h, int w, int c, int k, int maps, int threads, const std::vector<float>& noise) {
   const size_t pixels = size_t(n) * h * w, weights = size_t(c) * c * k * k;
   std::vector<float> x(noise.begin(), noise.begin() + ptrdiff_t(pixels * c)), g(x.rbegin(), x.rend());
-  std::vector<float> weight(noise.begin(), noise.begin() + ptrdiff_t(weights)), channels[16];
+  std::vector<float> weight(noise.begin(), noise.begin() + ptrdiff_t(weights)), channels[15];
   for (std::vector<float>& values : channels) values.assign(size_t(c), 0.5f);
-  std::vector<float> sizes(pixels), y(pixels * c), gx(pixels * c), g_weight(weights);
+  std::vector<float> size(size_t(c) * maps, 0.5f), g_size(size.size()), sizes(pixels * maps), y(pixels * c),
+      gx(pixels * c), g_weight(weights);
   std::vector<int16_t> sums(pixels * c);
   bitsr_unit u = {};
-  u.n = n, u.h = h, u.w = w, u.c = c, u.k = k, u.threads = threads;
+  u.n = n, u.h = h, u.w = w, u.c = c, u.k = k, u.maps = maps, u.threads = threads;
   u.norm_eps = u.bn_eps = 1e-5f, u.norm_weight = u.bn_weight = 0.1f;
   u.x = x.data(), u.weight = weight.data(), u.g = g.data();
-  float** const own[] = {&u.norm_mean,  &u.norm_variance, &u.bn_mean,     &u.bn_variance, &u.mean,    &u.deviation,
-                         &u.batch_mean, &u.batch_inverse, &u.g_threshold, &u.g_size,      &u.g_scale, &u.g_shift};
-  for (size_t i = 0; i < 12; i++) *own[i] = channels[i].data();
-  u.threshold = channels[12].data(), u.size = channels[13].data(), u.scale = channels[14].data();
-  u.shift = channels[15].data();
+  float** const own[] = {&u.norm_mean,  &u.norm_variance, &u.bn_mean,     &u.bn_variance, &u.mean,   &u.deviation,
+                         &u.batch_mean, &u.batch_inverse, &u.g_threshold, &u.g_scale,     &u.g_shift};
+  for (size_t i = 0; i < 11; i++) *own[i] = channels[i].data();
+  u.threshold = channels[12].data(), u.scale = channels[13].data(), u.shift = channels[14].data();
+  u.size = size.data(), u.g_size = g_size.data();
   u.sizes = sizes.data(), u.sums = sums.data(), u.y = y.data(), u.gx = gx.data(), u.g_weight = g_weight.data();
   if (bitsr_unit_forward(&u, isa) || bitsr_unit_backward(&u, isa)) fail("to train a unit");
 }
@@ -190,7 +191,8 @@ void train_job(std::istream& line) {
     if (y_ != y || turned_ != turned || weight_ != weight) fail(std::string("to sum rightly by ") + isa);
     std::vector<float> noise(std::max(pixels * c, weights));
     for (float& v : noise) v = float(next()) / 32768 - 1;
-    if (c == o) unit(isa, n, h, w, c, k, threads, noise);
+    for (int maps : {1, 8})
+      if (c == o) unit(isa, n, h, w, c, k, maps, threads, noise);
   }
   std::cout << "train" << std::endl;
 }
