@@ -75,16 +75,20 @@ class _Range:
             low, high = sorted((self._find(i), self._find(j)))
             self._parent[high] = low
 
-    def _make(self, x: Tensor, floor: NDArray[np.float64] | float = 0.0) -> _Value:
+    def _make(
+        self, x: Tensor, floor: NDArray[np.float64] | float = 0.0, together: int | None = None
+    ) -> _Value:
+        """together: channels, one after another, that share a unit; default those of a field."""
         largest = _numpy(x.abs().amax(dim=(0, 2, 3)))
         self.largest = max(self.largest, float(np.nan_to_num(largest, nan=np.inf).max()))
         if self._next == len(self._values):  # the first picture
             self._values.append(np.arange(len(self._parent), len(self._parent) + len(largest)))
             self._parent += self._values[-1].tolist()
             self._unit += [0.0] * len(largest)
-            if len(largest) % self.order == 0:
-                fields = self._values[-1].reshape(-1, self.order)
-                self._join(np.repeat(fields[:, 0], self.order), fields.flatten())
+            together = together or self.order
+            if len(largest) % together == 0:
+                groups = self._values[-1].reshape(-1, together)
+                self._join(np.repeat(groups[:, 0], together), groups.flatten())
         nodes, self._next = self._values[self._next], self._next + 1
         for i, unit in zip(nodes.tolist(), np.maximum(largest * HEADROOM / 32767, floor), strict=True):
             self._unit[i] = max(self._unit[i], unit)
@@ -129,7 +133,7 @@ class _Range:
         if map is not None:
             if conv.bias is not None:
                 raise PackError(f"{name}: a convolution with a map packs without bias")
-            scale = scale * self._unit[int(map.nodes[0])] * 2.0**15
+            scale = scale * max(self._unit[i] for i in map.nodes.tolist()) * 2.0**15
         floor = np.maximum(np.abs(scale) * 2.0 ** (15 - _shift(conv)), np.abs(bias)) / 32767
         factors = None if map is None else map.tensor
         return self._after(
@@ -139,12 +143,8 @@ class _Range:
         )
 
     def map(self, name: str, conv: nn.Conv2d, x: _Value) -> _Value:
-        out = self._make(self._eager.map(name, conv, x.tensor))
-        # one unit for all: they have one shift
-        self._join(np.repeat(out.nodes[:1], len(out.nodes)), out.nodes)
-        for i in out.nodes.tolist():
-            self._unit[i] = max(self._unit[j] for j in out.nodes.tolist())
-        return out
+        # one unit for all maps: they have one shift
+        return self._make(self._eager.map(name, conv, x.tensor), together=conv.out_channels)
 
     def qconv(
         self,
