@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -237,7 +238,10 @@ def test_hostile_nets(run, net_file, tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_interrupted(net_file, tmp_path, number, code, suffix):
     picture(tmp_path / "a.png", 1500, 1000)
-    process = start("-i", tmp_path / "a.png", "-o", tmp_path / f"b.{suffix}", "-n", net_file)
+    # a shell's job in the background would hand down that SIGINT is ignored
+    heard = partial(signal.signal, number, signal.SIG_DFL)
+    out = tmp_path / f"b.{suffix}"
+    process = start("-i", tmp_path / "a.png", "-o", out, "-n", net_file, preexec_fn=heard)
     part = tmp_path / f"b.{suffix}.part"
     until = time.monotonic() + 20
     while not part.exists() and time.monotonic() < until:
