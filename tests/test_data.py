@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,42 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_pairs([(path, None)], 2, path / "not a folder")
 
 
+def test_teachers_make_the_mean_of_their_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by what evaluation makes of it; a net that does not turn with its picture by its mean over the turns."""
+    from bitsr import upscaler
+    from bitsr.evaluate import upscale
+
+    for i, size in enumerate([(22, 26), (40, 14)]):
+        picture(tmp_path / "train" / f"{i}.png", *size, seed=i)
+    (found,) = find_pairs(tmp_path, ["auto"], "train", 2)
+    cache, said = tmp_path / "cache", []
+    pairs = load_pairs(found, 2, cache)
+    assert pairs.taught is None
+
+    def teach(*nets: str) -> Pairs:
+        return data.teach(pairs, found, nets, cache, said.append)
+
+    turning, other = upscaler.load("house-srresnet-x2"), upscaler.load("e2fif-srresnet-x2")
+    assert turning.turns and not other.turns
+    taught = teach(turning.name, str(upscaler.find(other.name)))
+    assert said == ["house-srresnet-x2, e2fif-srresnet-x2: upscaling 2 training pictures, once"]
+    assert torch.equal(taught.hr, pairs.hr) and torch.equal(taught.lr, pairs.lr)
+    for i in range(2):
+        lr = pairs.picture(i)[0].numpy().astype(np.float64)
+        expected = (upscale(turning.engine, lr, False) + upscale(other.engine, lr, True)) / 2
+        shown = Pairs(taught.taught, taught.lr, taught.sizes, 2).picture(i)[1].numpy()
+        np.testing.assert_allclose(shown, expected.clip(0, 255), atol=0.51 / 256)
+
+    with monkeypatch.context() as m:
+        m.setattr(upscaler, "load", lambda *a, **k: pytest.fail("made again"))
+        assert torch.equal(teach(turning.name, other.name).taught, taught.taught)
+    assert not torch.equal(teach(turning.name).taught, taught.taught)
+    with pytest.raises(DataError, match="teacher house-srresnet-x3 upscales x3, the recipe x2"):
+        teach("house-srresnet-x3")
+    with pytest.raises(ValueError, match="no net named absent"):
+        teach("absent")
+
+
 # Crops ------------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +287,19 @@ def test_of_several_crops_the_most_detailed_is_taken() -> None:
     torch.testing.assert_close(data.detail(values, 2), (values - blocks).abs().mean((1, 2, 3)))
     halves = [draw(Crops(pairs, 4, 8, seed=3, samples=r, tries=3), 5)[1] for r in (range(4), range(4, 8))]
     assert torch.equal(torch.cat(halves), hr)  # devices share a batch without overlap
+
+
+def test_the_target_of_taught_pictures() -> None:
+    """At the same places, in the same orientation as HR, and from what teachers say alone unless told otherwise."""
+    pairs = coordinates([(9, 7), (12, 30)], 2)
+    taught = replace(pairs, taught=pairs.hr + 256)
+    for iteration in range(4):
+        lr, hr = draw(Crops(pairs, 5, 16, seed=1, tries=2), iteration)
+        for truth in (None, 0.0, 0.25, 1.0):
+            more = {} if truth is None else {"truth": truth}
+            again, target = draw(Crops(taught, 5, 16, seed=1, tries=2, **more), iteration)
+            assert torch.equal(again, lr)
+            assert torch.equal(target, hr + round(256 * (1 - (truth or 0.0))))
 
 
 def test_hash_is_pinned() -> None:

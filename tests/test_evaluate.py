@@ -99,8 +99,8 @@ def test_self_ensemble_averages_the_eight_symmetries():
     from bitsr import evaluate as module
 
     y = np.random.default_rng(0).uniform(0, 255, (6, 9))
-    plain = module._upscale(Bicubic(2), y, False)
-    mean = module._upscale(Spy(2), y, True)
+    plain = module.upscale(Bicubic(2), y, False)
+    mean = module.upscale(Spy(2), y, True)
     assert len({(a.shape, a.tobytes()) for a in seen}) == 8
     changed = np.argwhere(np.abs(mean - plain) > 0.05)
     assert {tuple(p) for p in changed} == {(0, 0), (0, 17), (11, 0), (11, 17)}  # each corner twice in eight

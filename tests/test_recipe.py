@@ -109,6 +109,7 @@ def test_assignments(minimal: Path) -> None:
         ("data.colour=rgb", "data.colour: "),
         ("data.repeats=[1, 2]", "repeats"),
         ("data.valid_crop=2", "valid_crop"),
+        ("data.truth=0.5", "truth has no meaning without teachers"),
         ("train.lr", "--set wants key=value"),
         ("scale.x=1", "is a value, not a section"),
     ],
@@ -119,6 +120,11 @@ def test_mistakes(minimal: Path, assignment: str, words: str) -> None:
     message = str(caught.value)
     assert words in message and "\n" not in message
     assert str(minimal) in message or "--set" in message
+
+
+def test_an_adversary_wants_no_teacher() -> None:
+    with pytest.raises(RecipeError, match="wants pictures, not what data.teachers make"):
+        load("ma-srgan-x4", ['data.teachers=["house-srresnet-x4"]'])
 
 
 def test_a_base(tmp_path: Path, minimal: Path) -> None:

@@ -180,6 +180,21 @@ def test_annealing_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_a_run_with_a_teacher(tmp_path: Path) -> None:
+    """It is told of, once, and resumes exactly; a teacher that does not count changes nothing."""
+    said: list[str] = []
+    r = make(data__teachers=["house-srresnet-x2"], train__lr=5e-3)
+    whole = train(r, tmp_path / "whole", device="cpu", say=said.append)
+    assert len(said) == 1 and said[0].startswith("house-srresnet-x2: upscaling 3 ")
+    stop = {"device": "cpu", "report": lambda i, row: os.kill(os.getpid(), signal.SIGINT) if i == 7 else None}
+    assert train(r, tmp_path / "cut", **stop, say=said.append).iteration == 8
+    assert train(r, tmp_path / "cut", device="cpu").complete and len(said) == 1
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole") and whole.complete
+    for name, changes in {"hr": {}, "truth": {"data__teachers": r.data.teachers, "data__truth": 1.0}}.items():
+        train(make(train__iterations=3, train__lr=5e-3, **changes), tmp_path / name, device="cpu")
+    assert losses(tmp_path / "hr") == losses(tmp_path / "truth") != losses(tmp_path / "whole")[:1]
+
+
 def test_progress_reaches_the_binarizers(tmp_path: Path) -> None:
     r = make(net__args={"channels": 8, "blocks": 1, "method": "irnet"})
     from lightning_fabric import Fabric

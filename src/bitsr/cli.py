@@ -282,6 +282,7 @@ def train(
             max_minutes=max_minutes,
             threads=threads or None,
             report=report,
+            say=console.print,
         )
     if os.environ.get("LOCAL_RANK", "0") == "0":
         word = "done" if outcome.complete else "stopped, the same command goes on"

@@ -74,7 +74,7 @@ def to_q(y: NDArray[np.floating]) -> NDArray[np.int16]:
     return np.floor(128.0 * (np.clip(y, 0.0, 255.0) - 127.5) + 0.5).astype(np.int16)
 
 
-def _upscale(net: Net, y: NDArray[np.float64], self_ensemble: bool) -> NDArray[np.float64]:
+def upscale(net: Net, y: NDArray[np.float64], self_ensemble: bool) -> NDArray[np.float64]:
     """Luma (h, w) through the net: (scale * h, scale * w), real numbers, not clipped."""
     q = np.ascontiguousarray(to_q(y))
     if not self_ensemble:
@@ -111,7 +111,7 @@ def evaluate_picture(
     hr = hr[: hr.shape[0] // s * s, : hr.shape[1] // s * s]
     shrink = Fraction(1, s)
     lr = imresize(hr if protocol.lr_from == "rgb" else to_8bit(_luma(hr)), shrink)
-    sr = _upscale(net, _luma(lr), protocol.self_ensemble)
+    sr = upscale(net, _luma(lr), protocol.self_ensemble)
     if protocol.colour == "rgb" and hr.ndim == 3:
         # Luma from the net and chroma from bicubic, without leaving RGB: the conversion is affine, and a
         # change of luma alone moves R, G and B by the same 255 / 219 of it.

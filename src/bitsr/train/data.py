@@ -16,10 +16,10 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -135,9 +135,9 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     raise OSError(f"{path}: cannot read the picture ({'; '.join(reasons)})")
 
 
-def _fixed(rgb: NDArray[np.uint8]) -> Tensor:
-    """RGB (H, W, 3) -> int16 (H, W): Y - 128 in steps of 1/256."""
-    return torch.from_numpy(np.floor((rgb_to_y(rgb) - 128.0) * 256.0 + 0.5).astype(np.int16))
+def _steps(y: NDArray[np.float64]) -> Tensor:
+    """Y in [0, 255] -> int16 of the same shape: Y - 128 in steps of 1/256."""
+    return torch.from_numpy(np.floor((y.clip(0, 255) - 128.0) * 256.0 + 0.5).astype(np.int16))
 
 
 def to_y(fixed: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def _decode(pair: tuple[Path, Path | None], scale: int) -> tuple[Tensor, Tensor]
         raise DataError(f"{hr_path}: too small for scale {scale}")
     hr = hr[: h * scale, : w * scale]
     lr = lr[:h, :w] if lr_path is not None else imresize(hr, 1 / scale, dtype=np.float32)
-    return _fixed(hr), _fixed(lr)
+    return _steps(rgb_to_y(hr)), _steps(rgb_to_y(lr))
 
 
 @dataclass(frozen=True)
@@ -167,12 +167,14 @@ class Pairs:
 
     hr, lr: int16, all pictures one after the other, row by row (``to_y`` turns them into Y).
     sizes: int64 (n, 2) on the CPU, LR height and width; HR is ``scale`` times that.
+    taught: as hr, what teachers make of lr (``teach``), or None.
     """
 
     hr: Tensor
     lr: Tensor
     sizes: Tensor
     scale: int
+    taught: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -184,8 +186,9 @@ class Pairs:
         return areas.cumsum(0) - areas
 
     def to(self, device: torch.device) -> Pairs:
-        """The same with both flat tensors on ``device``."""
-        return Pairs(self.hr.to(device), self.lr.to(device), self.sizes, self.scale)
+        """The same with the flat tensors on ``device``."""
+        taught = None if self.taught is None else self.taught.to(device)
+        return Pairs(self.hr.to(device), self.lr.to(device), self.sizes, self.scale, taught)
 
     def picture(self, index: int) -> tuple[Tensor, Tensor]:
         """Y of one picture, float32: LR (h, w) and HR (scale*h, scale*w)."""
@@ -208,9 +211,7 @@ def load_pairs(files: Sequence[tuple[Path, Path | None]], scale: int, cache: Pat
     The cache file is named by a hash of paths, sizes, modification times, scale and ``VERSION``, and written
     atomically into ``cache`` (default: ``cache_folder()``); where that cannot be written, a warning says so.
     """
-    facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for pair in files for p in pair if p]
-    key = hashlib.sha256(json.dumps([VERSION, scale, facts]).encode()).hexdigest()[:24]
-    path = (cache or cache_folder()) / f"pairs-x{scale}-{key}.safetensors"
+    path = _cached("pairs", files, scale, cache)
     try:
         t = load_file(path)
         return Pairs(t["hr"], t["lr"], t["sizes"], scale)
@@ -228,16 +229,69 @@ def load_pairs(files: Sequence[tuple[Path, Path | None]], scale: int, cache: Pat
         torch.tensor([lr.shape for _, lr in pictures]),
         scale,
     )
+    _keep({"hr": pairs.hr, "lr": pairs.lr, "sizes": pairs.sizes}, path)
+    return pairs
+
+
+def teach(
+    pairs: Pairs,
+    files: Sequence[tuple[Path, Path | None]],
+    teachers: Sequence[str | Path],
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Pairs:
+    """The same with ``taught``: the mean over packed nets of what each makes of every LR picture, its mean over flips
+    and turns where it does not turn with the picture.
+
+    files: those that ``pairs`` come from. teachers: names of nets that come with bitsr, or paths of .bsr files. Made by
+    the engine, and kept in ``cache`` as ``load_pairs`` does; say: told in one line before that work. Raises DataError
+    for another scale, ValueError or OSError for a net that is none, ImportError where the engine is not built.
+    """
+    from ..evaluate import upscale  # pictures without a teacher are trained on without the engine
+    from ..upscaler import Upscaler, find, load
+
+    paths = [find(teacher) for teacher in teachers]
+    bits = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    path = _cached("taught", files, pairs.scale, cache, *bits)
+    with suppress(OSError, KeyError, SafetensorError):
+        return replace(pairs, taught=load_file(path)["taught"])
+    nets: list[Upscaler] = [load(path, threads=1) for path in paths]
+    for net in nets:
+        if net.scale != pairs.scale:
+            raise DataError(f"teacher {net.name} upscales x{net.scale}, the recipe x{pairs.scale}")
+    say(f"{', '.join(net.name for net in nets)}: upscaling {len(pairs)} training pictures, once")
+
+    def taught(index: int) -> Tensor:
+        lr = pairs.picture(index)[0].numpy().astype(np.float64)
+        sr = np.mean([upscale(net.engine, lr, not net.turns) for net in nets], axis=0)
+        return _steps(sr).flatten()
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the engine releases the interpreter lock
+        result = torch.cat(list(pool.map(taught, range(len(pairs)))))
+    _keep({"taught": result}, path)
+    return replace(pairs, taught=result)
+
+
+def _cached(
+    kind: str, files: Sequence[tuple[Path, Path | None]], scale: int, cache: Path | None, *more: str
+) -> Path:
+    """The cache file of what is made of these files."""
+    facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for pair in files for p in pair if p]
+    key = hashlib.sha256(json.dumps([VERSION, scale, facts, *more]).encode()).hexdigest()[:24]
+    return (cache or cache_folder()) / f"{kind}-x{scale}-{key}.safetensors"
+
+
+def _keep(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a cache file, whole or not at all; where that cannot be, a warning says so."""
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"hr": pairs.hr, "lr": pairs.lr, "sizes": pairs.sizes}, part)
+        save_file(tensors, part)
         part.replace(path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             part.unlink()
-        warnings.warn(f"decoded pictures are not cached: {error}", stacklevel=2)
-    return pairs
+        warnings.warn(f"decoded pictures are not cached: {error}", stacklevel=3)
 
 
 # Crops ------------------------------------------------------------------------------------------------------
@@ -266,8 +320,10 @@ class Crops:
     """Random crops of ``pairs``, uniform over all places where one fits and over the 8 orientations.
 
     ``crops(iteration)`` takes a 0-dim int64 tensor on the pairs' device and gives Y in [16, 235], float32:
-    LR (b, 1, patch, patch) and HR (b, 1, scale*patch, scale*patch), the samples ``samples`` (default: all) of
+    LR (b, 1, patch, patch) and its target (b, 1, scale*patch, scale*patch), the samples ``samples`` (default: all) of
     the batch of that iteration. The same (seed, iteration, sample) is the same crop on every device.
+
+    The target is HR; where the pairs have been taught, ``truth`` HR + (1 - ``truth``) of the teachers' picture.
 
     Places are drawn with replacement. repeats: how often each picture counts, (n,) int64. tries: how many crops are
     drawn for each sample; the one with the most detail is taken (``detail``), the others are dropped. Raises DataError
@@ -284,6 +340,7 @@ class Crops:
         repeats: Tensor | None = None,
         samples: range | None = None,
         tries: int = 1,
+        truth: float = 0.0,
     ) -> None:
         places = (pairs.sizes - patch + 1).clamp(min=0)
         counts = places.prod(1)
@@ -293,7 +350,7 @@ class Crops:
             )
         ends = (counts if repeats is None else counts * repeats).cumsum(0)
         device = pairs.lr.device
-        self.pairs, self.patch, self.total = pairs, patch, int(ends[-1])
+        self.pairs, self.patch, self.truth, self.total = pairs, patch, truth, int(ends[-1])
         self.ends, self.counts = ends.to(device), counts.to(device)
         self.columns, self.widths = places[:, 1].to(device), pairs.sizes[:, 1].to(device)
         self.starts = pairs.starts.to(device)
@@ -315,6 +372,9 @@ class Crops:
             most = detail(hr, self.pairs.scale).view(self.tries, -1).argmax(0)
             taken = most * (len(hr) // self.tries) + torch.arange(len(most), device=most.device)
             hr, picture, y, x, orientation = (v[taken] for v in (hr, picture, y, x, orientation))
+        if self.pairs.taught is not None:
+            taught = self._gather(self.pairs.taught, picture, y, x, orientation, self.pairs.scale)
+            hr = torch.lerp(taught, hr, self.truth)
         return self._gather(self.pairs.lr, picture, y, x, orientation, 1), hr
 
     def _gather(

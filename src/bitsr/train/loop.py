@@ -414,7 +414,13 @@ def _resume(folder: Path, recipe: Recipe, resume: bool | None) -> dict[str, Any]
     return state
 
 
-def _load_data(recipe: Recipe, device: torch.device, rank: int, world: int) -> tuple[data.Crops, data.Pairs]:
+def _load_data(
+    recipe: Recipe,
+    device: torch.device,
+    rank: int,
+    world: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[data.Crops, data.Pairs]:
     d = recipe.data
     root = Path(d.root).expanduser() if d.root else data_folder()
     sets = data.find_pairs(root, d.train, "train", recipe.scale, d.layout)
@@ -422,7 +428,11 @@ def _load_data(recipe: Recipe, device: torch.device, rank: int, world: int) -> t
     if both := {p for s in sets for p, _ in s} & {p for s in held for p, _ in s}:
         raise data.DataError(f"{min(both)} is both a training and a validation picture")
     repeats = d.repeats or [1] * len(sets)
-    pairs = data.load_pairs([pair for s in sets for pair in s], recipe.scale).to(device)
+    files = [pair for s in sets for pair in s]
+    pairs = data.load_pairs(files, recipe.scale)
+    if d.teachers:
+        pairs = data.teach(pairs, files, d.teachers, say=say)
+    pairs = pairs.to(device)
     valid = data.load_pairs([pair for s in held for pair in s], recipe.scale).to(device)
     if valid.sizes.min() < 3:
         raise data.DataError(f"a validation picture is below {3 * recipe.scale} pixels a side")
@@ -437,6 +447,7 @@ def _load_data(recipe: Recipe, device: torch.device, rank: int, world: int) -> t
         repeats=torch.tensor([n for n, s in zip(repeats, sets, strict=True) for _ in s]),
         samples=range(rank * share, (rank + 1) * share),
         tries=d.tries,
+        truth=d.truth,
     )
     return crops, valid
 
@@ -552,6 +563,7 @@ def train(
     max_minutes: float | None = None,
     threads: int | None = None,
     report: Report | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Train ``recipe`` in the folder ``run_dir`` and return when it is done, out of time, or interrupted.
 
@@ -559,6 +571,7 @@ def train(
     device: "cpu", "cuda" or "auto" (CUDA if there is one); devices: how many, by DDP (batch norm per device).
     max_minutes: wall-clock budget of this call, in place of the recipe's; 0: none.
     report(iteration, row): called on the first device after every iteration; row as in log.csv, or None.
+    say(line): called before the teachers' pictures are made, which takes minutes.
 
     Raises RecipeError, DataError, CheckpointError or TrainError (all ValueError) or OSError, each one line.
     """
@@ -580,7 +593,7 @@ def train(
     fabric.launch()
     torch.backends.cudnn.benchmark = True
     with fabric.rank_zero_first():
-        crops, valid = _load_data(recipe, fabric.device, fabric.global_rank, fabric.world_size)
+        crops, valid = _load_data(recipe, fabric.device, fabric.global_rank, fabric.world_size, say)
 
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)

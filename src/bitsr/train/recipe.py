@@ -84,6 +84,11 @@ class Data(_Section):
     """Crops an iteration, over all devices together."""
     tries: PositiveInt = 1
     """Crops drawn for each of the batch; the one with the most detail is taken (``data.detail``)."""
+    teachers: list[str] = []
+    """Packed nets, names or .bsr files, whose mean picture stands in HR's place in the target (distillation): what it
+    cannot know of HR, which is nearly all the noise in a gradient, is not asked of the net either."""
+    truth: float = Field(default=0.0, ge=0, le=1)
+    """With teachers: the share of HR that stays in the target."""
     colour: Literal["y"] = "y"
     valid_crop: NonNegativeInt = 0
     """Validate on the central square of so many LR pixels a side; 0: on whole pictures."""
@@ -94,6 +99,8 @@ class Data(_Section):
             raise ValueError("repeats must have one entry for each folder in train")
         if self.valid_crop in (1, 2):
             raise ValueError("valid_crop must be 0 or at least 3: the PSNR leaves out one LR pixel a side")
+        if self.truth and not self.teachers:
+            raise ValueError("truth has no meaning without teachers")
         return self
 
 
@@ -231,6 +238,8 @@ class Recipe(_Section):
             raise ValueError(f"unknown net {self.net.name!r}; known: {', '.join(NETS)}")
         if self.train.loss in PYRAMIDS and not hasattr(NETS[self.net.name], "pyramid"):
             raise ValueError(f"loss {self.train.loss!r} wants a net with a pyramid, such as lapsrn")
+        if self.train.adversarial and self.data.teachers:
+            raise ValueError("train.adversarial wants pictures, not what data.teachers make of them")
         if self.train.adversarial and self.data.patch * self.scale < 16:
             raise ValueError("train.adversarial wants HR crops of at least 16 pixels (data.patch)")
         for stage in self.stages:
