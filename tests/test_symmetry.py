@@ -65,7 +65,8 @@ def trained(r: recipe.Recipe, steps: int = 4) -> nn.Module:
         adam.zero_grad()
         F.l1_loss(net(x), F.interpolate(x, scale_factor=r.scale)).backward()
         if ties is not None:
-            ties.gather(net)
+            gradients = [(name, p.grad) for name, p in net.named_parameters()]
+            ties.gather([*gradients, *net.named_buffers()])
         adam.step()
     return net.eval()
 
@@ -126,7 +127,7 @@ def test_gathered_gradient_is_that_of_the_free_weights(name: str) -> None:
     free = {k: ties.ties[k].free(p.detach()).requires_grad_() for k, p in own.items()}
     loss({k: _shaped(ties.ties[k].spread(v), own[k]) for k, v in free.items()}).backward()
     loss(own).backward()
-    ties.gather(net)
+    ties.gather((k, p.grad) for k, p in own.items())
     seen = 0
     for k, p in own.items():
         if p.grad is None:

@@ -15,7 +15,7 @@ upscales a flipped picture to the flipped result, bit for bit. The operations ar
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,8 +64,9 @@ def _tie(moves: list[NDArray[np.int64]], device: torch.device) -> _Tied:
     """moves: where each of the group's elements, the identity first, takes the places of a tensor."""
     places = np.stack(moves)
     first, whose = np.unique(places.min(0), return_inverse=True)
+    # in C order, so that ``mean`` flattens it without a copy
     return _Tied(
-        *(torch.from_numpy(x.astype(np.int32)).to(device) for x in (places[:, first], whose.ravel()))
+        *(torch.from_numpy(x.astype(np.int32, "C")).to(device) for x in (places[:, first], whose.ravel()))
     )
 
 
@@ -124,10 +125,11 @@ class Symmetry:
             x.copy_(_shaped(tied.spread(tied.free(x)), x))
 
     @torch.no_grad()
-    def gather(self, net: nn.Module) -> None:
-        """Replace gradients, and the statistics of batch norm, by their means over orbits."""
+    def gather(self, numbers: Iterable[tuple[str, Tensor | None]]) -> None:
+        """Replace tensors by their means over orbits: gradients, or the statistics of batch norm, under the names of
+        what they belong to. What is not tied, or None, stays."""
         alike: dict[_Tied, list[Tensor]] = defaultdict(list)
-        for name, x in (*((n, p.grad) for n, p in net.named_parameters()), *net.named_buffers()):
+        for name, x in numbers:
             if x is not None and name in self.ties:
                 alike[self.ties[name]].append(x)
         for tied, xs in alike.items():
@@ -136,8 +138,8 @@ class Symmetry:
             together = len(xs) if size <= 4096 else 1
             for some in (xs[i : i + together] for i in range(0, len(xs), together)):
                 means = tied.mean(torch.stack([_flat(x) for x in some]))
-                for x, mean in zip(some, means, strict=True):
-                    x.copy_(_shaped(mean, x))
+                shaped = [_shaped(mean, x) for mean, x in zip(means, some, strict=True)]
+                torch._foreach_copy_(some, shaped)  # pyright: ignore[reportPrivateImportUsage]
 
     def free(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict with the free numbers alone, (n,) each, of all that is tied."""

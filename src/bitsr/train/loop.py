@@ -255,6 +255,10 @@ class Trainer:
                 if isinstance(module, BinaryConv2d):
                     module.int8 = True
         self.symmetry = symmetry(recipe, self.net)
+        self.parameters = list(
+            self.net.named_parameters()
+        )  # to walk a net takes longer than an iteration can spare
+        self.buffers = list(self.net.named_buffers())
         self.average = copy.deepcopy(self.net).requires_grad_(False) if t.ema else None
         # a captured step reads lr from a tensor, so that the schedule can change it
         lr: float | Tensor = torch.zeros((), device=device) if self.graph else 0.0
@@ -307,7 +311,8 @@ class Trainer:
                 loss = torch.stack(list(self.adversary.parts(sr, hr, loss).values())).sum()
         self.fabric.backward(loss)
         if self.symmetry is not None:
-            self.symmetry.gather(self.net)
+            gradients = [(name, p.grad) for name, p in self.parameters]
+            self.symmetry.gather(gradients + self.buffers)
         if self.train.clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.train.clip, error_if_nonfinite=False)
         self.optimiser.step()
@@ -334,7 +339,7 @@ class Trainer:
         if not self.frozen:
             estimate_bn(self.average, self.crops, self.train.bn_batches)
             if self.symmetry is not None:
-                self.symmetry.gather(self.average)
+                self.symmetry.gather(self.average.named_buffers())
         return self.average
 
     def state(self) -> dict[str, Any]:
