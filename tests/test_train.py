@@ -195,6 +195,21 @@ def test_a_run_with_a_teacher(tmp_path: Path) -> None:
     assert losses(tmp_path / "hr") == losses(tmp_path / "truth") != losses(tmp_path / "whole")[:1]
 
 
+def test_muon_resumes_exactly(tmp_path: Path) -> None:
+    r = make(train__optimiser="muon", train__lr=5e-3)
+    stop = {"device": "cpu", "report": lambda i, row: os.kill(os.getpid(), signal.SIGINT) if i == 7 else None}
+    assert (
+        train(r, tmp_path / "cut", **stop).iteration == 8
+        and train(r, tmp_path / "cut", device="cpu").complete
+    )
+    train(r, tmp_path / "whole", device="cpu")
+    train(make(train__lr=5e-3), tmp_path / "adam", device="cpu")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole") != losses(tmp_path / "adam")
+    twin = make(train__optimiser="muon", net__args={"channels": 8, "blocks": 1, "binary": False})
+    with pytest.raises(TrainError, match="the net has none"):
+        train(twin, tmp_path / "float", device="cpu")
+
+
 def test_progress_reaches_the_binarizers(tmp_path: Path) -> None:
     r = make(net__args={"channels": 8, "blocks": 1, "method": "irnet"})
     from lightning_fabric import Fabric

@@ -33,6 +33,7 @@ from ..nets.binary import BinaryConv2d
 from . import checkpoint, data
 from .adversarial import Adversary
 from .loss import LOSSES, PYRAMIDS
+from .muon import Muon
 from .recipe import Recipe, Stage, build, parse, symmetry
 
 COLUMNS: tuple[str, ...] = ("iteration", "stage", "lr", "loss", "loss_d", "psnr_y", "it_per_s")
@@ -262,8 +263,9 @@ class Trainer:
         self.average = copy.deepcopy(self.net).requires_grad_(False) if t.ema else None
         # a captured step reads lr from a tensor, so that the schedule can change it
         lr: float | Tensor = torch.zeros((), device=device) if self.graph else 0.0
-        adam = torch.optim.Adam(
-            self.net.parameters(), lr=lr, betas=t.betas, eps=t.eps, fused=True, capturable=self.graph
+        settings = {"lr": lr, "betas": t.betas, "eps": t.eps, "fused": True, "capturable": self.graph}
+        adam = (
+            self._muon(settings) if t.optimiser == "muon" else torch.optim.Adam(net.parameters(), **settings)
         )
         compiled = self.cuda if t.compile == "auto" else t.compile
         seen = Pyramid(self.net) if t.loss in PYRAMIDS else self.net
@@ -274,6 +276,16 @@ class Trainer:
         self.iteration = torch.zeros((), dtype=torch.int64, device=device)
         self.loss_sum = torch.zeros((), device=device)
         self._step = Graphed(self._eager, adam) if self.graph else self._eager
+
+    def _muon(self, settings: dict[str, Any]) -> Muon:
+        latents = [
+            m.weight for m in self.net.modules() if isinstance(m, BinaryConv2d) and m.weight_mode != "float"
+        ]
+        known = {id(p) for p in latents}
+        try:
+            return Muon(latents, [p for p in self.net.parameters() if id(p) not in known], **settings)
+        except ValueError as error:
+            raise TrainError(f"train.optimiser: {error}") from error
 
     def freeze(self, estimate: bool) -> None:
         """From now on batch norm keeps its statistics; estimate: after they have been estimated anew."""

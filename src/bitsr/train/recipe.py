@@ -142,7 +142,8 @@ class Train(_Section):
     stages: list[Stage] = []
     """Instead of ``iterations`` and ``lr``."""
 
-    optimiser: Literal["adam"] = "adam"
+    optimiser: Literal["adam", "muon"] = "adam"
+    """muon: Adam, but orthogonalised momentum for the latent weights of binary convolutions (``train.muon``)."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     clip: NonNegativeFloat = 0.0
