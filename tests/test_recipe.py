@@ -122,6 +122,17 @@ def test_mistakes(minimal: Path, assignment: str, words: str) -> None:
     assert str(minimal) in message or "--set" in message
 
 
+def test_the_objective_names_the_teachers() -> None:
+    teachers = '["some/where/one.bsr", "two"]'
+    objective = lambda *sets: load("house-srresnet-x4", sets).objective  # noqa: E731
+    assert objective() == "l1"
+    assert objective('data.teachers=["two"]') == "l1 from what two makes of LR"
+    assert (
+        objective(f"data.teachers={teachers}", "data.truth=0.25")
+        == "l1 from what one, two make of LR, mixed with 0.25 of HR"
+    )
+
+
 def test_an_adversary_wants_no_teacher() -> None:
     with pytest.raises(RecipeError, match="wants pictures, not"):
         load("ma-srgan-x4", ['data.teachers=["house-srresnet-x4"]'])

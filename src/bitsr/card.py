@@ -44,6 +44,8 @@ def _recipe(recipe: dict[str, Any]) -> list[str]:
     ]
     if net.get("symmetry", 1) > 1:
         settings.append(f"symmetry {net['symmetry']}")
+    if train.get("optimiser", "adam") != "adam":
+        settings.append(f"optimiser {train['optimiser']}")
     settings += [f"{k} {v}" for k in ("int8", "freeze_bn") if (v := train.get(k))]
     lines = [f"- net: {net.get('name')}" + (f" ({said})" if said else "")]
     if recipe.get("source"):

@@ -271,8 +271,8 @@ def train(
             if "psnr_y" in row or not sys.stderr.isatty():
                 console.print(f"{iteration}/{wanted.iterations}  lr {row['lr']:.3g}  {state}")
 
-        if wanted.train.adversarial:
-            console.print(f"objective: {wanted.train.objective}")
+        if wanted.train.adversarial or wanted.data.teachers:
+            console.print(f"objective: {wanted.objective}")
         outcome = loop.train(
             wanted,
             output,

@@ -487,7 +487,7 @@ class _Run:
         self.iteration: int = state["iteration"] if state else 0  # finished, over all stages
         self.count = 0  # iterations in the loss sum
         self.best = -math.inf
-        title = f"loss: {recipe.train.objective}\n{protocol(valid, recipe.data.valid_crop)}"
+        title = f"loss: {recipe.objective}\n{protocol(valid, recipe.data.valid_crop)}"
         self.log = Log(folder, self.iteration, title) if fabric.is_global_zero else None
 
     def stage(self, trainer: Trainer, number: int, stage: Stage, begin: int) -> bool:

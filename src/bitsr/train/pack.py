@@ -730,7 +730,7 @@ def pack_checkpoint(
     middles = [_middle(*pairs.picture(i), net.scale) for i in range(len(pairs))]
     about = {k: json.dumps(v) for k, v in facts.items()}
     if "recipe" in facts:
-        about["objective"] = recipes.parse(facts["recipe"], str(checkpoint)).train.objective
+        about["objective"] = recipes.parse(facts["recipe"], str(checkpoint)).objective
     packed = pack(net, [lr for lr, _ in middles], name, about)
     results = check(net, packed, middles)
     worst = max(abs(a - b) for a, b in results)

@@ -213,7 +213,7 @@ class Train(_Section):
 
     @property
     def objective(self) -> str:
-        """What is minimised, in words."""
+        """What is minimised, in words, between a result and its target."""
         a = self.adversarial
         if a is None:
             return self.loss
@@ -256,6 +256,16 @@ class Recipe(_Section):
         """The stages, at least one."""
         t = self.train
         return t.stages or [Stage(iterations=t.iterations, lr=t.lr)]  # type: ignore[arg-type]
+
+    @property
+    def objective(self) -> str:
+        """What is minimised, in words."""
+        d = self.data
+        if not d.teachers:
+            return self.train.objective
+        names = ", ".join(Path(teacher).stem for teacher in d.teachers)
+        mixed = f", mixed with {d.truth:g} of HR" if d.truth else ""
+        return f"{self.train.objective} from what {names} make{'s' * (len(d.teachers) == 1)} of LR{mixed}"
 
     @property
     def iterations(self) -> int:
