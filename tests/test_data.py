@@ -129,7 +129,9 @@ def test_lr_is_the_protocols(tmp_path: Path) -> None:
 
 def test_extremes_survive_int16() -> None:
     ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
-    assert to_y(data._fixed(ends)).tolist() == [[16.0, 235.0]]
+    assert to_y(data._steps(rgb_to_y(ends))).tolist() == [[16.0, 235.0]]
+    beyond = np.array([-3.0, 0.0, 255.0, 258.0])  # a teacher's picture
+    assert to_y(data._steps(beyond)).tolist() == [0.0, 0.0, 255.0, 255.0]
 
 
 def test_every_file_form_reads_alike(tmp_path: Path) -> None:
