@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -217,12 +218,7 @@ def load_pairs(files: Sequence[tuple[Path, Path | None]], scale: int, cache: Pat
         return Pairs(t["hr"], t["lr"], t["sizes"], scale)
     except (OSError, KeyError, SafetensorError):
         pass  # not there, or not ours: decode
-    # Threads, not processes: the decoders and numpy's inner loops release the interpreter lock.
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        pictures = list(pool.map(lambda pair: _decode(pair, scale), files))
-    finally:
-        pool.shutdown(cancel_futures=True)  # a bad picture or Ctrl-C does not wait for the rest
+    pictures = _each(lambda pair: _decode(pair, scale), files, os.cpu_count())
     pairs = Pairs(
         torch.cat([hr.flatten() for hr, _ in pictures]),
         torch.cat([lr.flatten() for _, lr in pictures]),
@@ -266,10 +262,21 @@ def teach(
         sr = np.mean([upscale(net.engine, lr, not net.turns) for net in nets], axis=0)
         return _steps(sr).flatten()
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the engine releases the interpreter lock
-        result = torch.cat(list(pool.map(taught, range(len(pairs)))))
+    result = torch.cat(_each(taught, range(len(pairs)), torch.get_num_threads()))
     _keep({"taught": result}, path)
     return replace(pairs, taught=result)
+
+
+def _each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None) -> list[Any]:
+    """work of each item, side by side; a bad picture or Ctrl-C does not wait for the rest.
+
+    In threads, not processes: decoders, numpy's inner loops and the engine release the interpreter lock.
+    """
+    pool = ThreadPoolExecutor(threads)
+    try:
+        return list(pool.map(work, items))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _cached(
@@ -291,7 +298,7 @@ def _keep(tensors: dict[str, Tensor], path: Path) -> None:
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             part.unlink()
-        warnings.warn(f"decoded pictures are not cached: {error}", stacklevel=3)
+        warnings.warn(f"pictures are not cached: {error}", stacklevel=3)
 
 
 # Crops ------------------------------------------------------------------------------------------------------
