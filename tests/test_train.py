@@ -36,6 +36,13 @@ BASE = {
 }
 
 
+STOP: dict[str, Any] = {
+    "device": "cpu",
+    "report": lambda i, row: os.kill(os.getpid(), signal.SIGINT) if i == 7 else None,
+}
+"""Arguments of a run that is interrupted after its 8th iteration."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Smooth random pictures: train/ and valid/, of differing sizes; the cache goes to the same place."""
@@ -172,8 +179,7 @@ def test_annealing_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """IR-Net's gradient follows the progress of the stage, also after a resumption."""
     r = make(net__args={"channels": 8, "blocks": 1, "method": "irnet"})
     train(r, tmp_path / "whole", device="cpu")
-    stop = {"device": "cpu", "report": lambda i, row: os.kill(os.getpid(), signal.SIGINT) if i == 7 else None}
-    assert train(r, tmp_path / "cut", **stop).iteration == 8
+    assert train(r, tmp_path / "cut", **STOP).iteration == 8
     train(r, tmp_path / "cut", device="cpu")
     assert losses(tmp_path / "cut")[-1] == losses(tmp_path / "whole")[-1]
     a, b = (checkpoint.load(tmp_path / name / "last.pt")["net"] for name in ("whole", "cut"))
@@ -186,8 +192,7 @@ def test_a_run_with_a_teacher(tmp_path: Path) -> None:
     r = make(data__teachers=["house-srresnet-x2"], train__lr=5e-3)
     whole = train(r, tmp_path / "whole", device="cpu", say=said.append)
     assert len(said) == 1 and said[0].startswith("house-srresnet-x2: upscaling 3 ")
-    stop = {"device": "cpu", "report": lambda i, row: os.kill(os.getpid(), signal.SIGINT) if i == 7 else None}
-    assert train(r, tmp_path / "cut", **stop, say=said.append).iteration == 8
+    assert train(r, tmp_path / "cut", **STOP, say=said.append).iteration == 8
     assert train(r, tmp_path / "cut", device="cpu").complete and len(said) == 1
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole") and whole.complete
     for name, changes in {"hr": {}, "truth": {"data__teachers": r.data.teachers, "data__truth": 1.0}}.items():
@@ -197,9 +202,8 @@ def test_a_run_with_a_teacher(tmp_path: Path) -> None:
 
 def test_muon_resumes_exactly(tmp_path: Path) -> None:
     r = make(train__optimiser="muon", train__lr=5e-3)
-    stop = {"device": "cpu", "report": lambda i, row: os.kill(os.getpid(), signal.SIGINT) if i == 7 else None}
     assert (
-        train(r, tmp_path / "cut", **stop).iteration == 8
+        train(r, tmp_path / "cut", **STOP).iteration == 8
         and train(r, tmp_path / "cut", device="cpu").complete
     )
     train(r, tmp_path / "whole", device="cpu")

@@ -30,8 +30,9 @@ def orthogonalised(x: Tensor) -> Tensor:
     if x.device.type == "cpu":
         values, vectors = torch.linalg.eigh(gram)
         root = (vectors * values.clamp(min=1e-9).rsqrt()[:, None]) @ vectors.mT
-        return root @ x * size.rsqrt()
-    return iterated(gram) @ x * size.rsqrt()
+    else:
+        root = iterated(gram)
+    return root @ x * size.rsqrt()
 
 
 def iterated(gram: Tensor) -> Tensor:
