@@ -30,7 +30,10 @@ from bitsr.train import recipe  # noqa: E402
 from bitsr.train.pack import LUMA, PackError, _chain, _Emit, _Range, pack  # noqa: E402
 
 SMALL: dict[str, list[dict[str, Any]]] = {
-    "srresnet": [{"blocks": 1, "tail": tail, "base": base} for tail in TAILS for base in (False, True)],
+    "srresnet": [
+        *({"blocks": 1, "tail": tail, "base": base} for tail in TAILS for base in (False, True)),
+        {"blocks": 1, "binarized": "none", "base": True},
+    ],
     "edsr": [{"blocks": 1}],
     "rcan": [
         *({"blocks": 1, "groups": 1, "variant": v} for v in rcan.VARIANTS),

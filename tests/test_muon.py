@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from bitsr.train.muon import MOMENTUM, RMS, Muon, iterated, orthogonalised  # noqa: E402
+from bitsr.train.muon import FLOAT_RMS, MOMENTUM, RMS, Muon, iterated, orthogonalised  # noqa: E402
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 72), (1, 64, 576), (2, 5, 5)])
@@ -58,6 +58,17 @@ def test_updates(shape: tuple[int, ...]) -> None:
         assert torch.equal(other, twin)
 
 
+def test_updates_of_float_weights_are_smaller() -> None:
+    torch.manual_seed(0)
+    latent, floating, other = (nn.Parameter(torch.randn(8, 4, 3, 3)) for _ in range(3))
+    before = latent.detach().clone(), floating.detach().clone()
+    latent.grad = floating.grad = torch.randn_like(latent)
+    other.grad = latent.grad.clone()
+    Muon([latent], [other], [floating], lr=0.01).step()
+    for p, old, rms in zip((latent, floating), before, (RMS, FLOAT_RMS), strict=True):
+        assert float((old - p.detach()).square().mean().sqrt()) == pytest.approx(0.01 * rms, rel=1e-3)
+
+
 def test_state_comes_back() -> None:
     """Two halves with the state saved between them are the whole, bit for bit."""
 
@@ -79,5 +90,5 @@ def test_state_comes_back() -> None:
 
 
 def test_without_latents() -> None:
-    with pytest.raises(ValueError, match="the net has none"):
+    with pytest.raises(ValueError, match="this one has none"):
         Muon([], [nn.Parameter(torch.ones(1))])

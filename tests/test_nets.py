@@ -208,6 +208,7 @@ def test_published_sizes() -> None:
         (lambda: MSRResNet(binarized="tail"), "unknown binarized 'tail'"),
         (lambda: MSRResNet(binarized="all", method="bnn"), "'slope', not 'bnn'"),
         (lambda: MSRResNet(k=0.0), "k above 0"),
+        (lambda: SRResNet(binarized="all"), "unknown binarized 'all'"),
         (lambda: SRResNet(tail="none"), "unknown tail 'none'"),
         (lambda: SRResNet(method="none"), "unknown 'none'"),
     ],

@@ -31,6 +31,7 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "maps": ("srresnet", {**HOUSE, "options": {**HOUSE["options"], "maps": 8}, "channels": 16, "blocks": 2}),
     "e2fif": ("srresnet", {"channels": 8, "blocks": 2}),
     "weight": ("srresnet", {"channels": 8, "blocks": 1, "method": "bbcu"}),
+    "float": ("srresnet", {"channels": 8, "blocks": 2, "binarized": "none", "base": True}),
     "rdn": ("rdn", {"channels": 8, "blocks": 2, "convs": 2}),
 }
 FLIPS: dict[int, list[Callable[[Tensor], Tensor]]] = {

@@ -18,6 +18,7 @@ pytest.importorskip("lightning_fabric")
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
 
+from lightning_fabric import Fabric  # noqa: E402
 from torch import nn  # noqa: E402
 
 from bitsr.folders import data_folder  # noqa: E402
@@ -26,6 +27,7 @@ from bitsr.nets.srresnet import SRResNet  # noqa: E402
 from bitsr.train import checkpoint, data, loop, recipe  # noqa: E402
 from bitsr.train.checkpoint import CheckpointError  # noqa: E402
 from bitsr.train.loop import TrainError, train  # noqa: E402
+from bitsr.train.muon import Muon  # noqa: E402
 
 SRC = Path(__file__).parents[1] / "src"
 BASE = {
@@ -210,8 +212,18 @@ def test_muon_resumes_exactly(tmp_path: Path) -> None:
     train(make(train__lr=5e-3), tmp_path / "adam", device="cpu")
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole") != losses(tmp_path / "adam")
     twin = make(train__optimiser="muon", net__args={"channels": 8, "blocks": 1, "binary": False})
-    with pytest.raises(TrainError, match="the net has none"):
+    with pytest.raises(TrainError, match="this one has none"):
         train(twin, tmp_path / "float", device="cpu")
+
+
+def test_muon_takes_the_float_weights_inside() -> None:
+    """All of the body's but biases; head and tail are Adam's."""
+    r = make(train__optimiser="muon", net__args={"channels": 8, "blocks": 2, "binarized": "none"})
+    net = recipe.build(r)
+    muon = loop.Trainer(Fabric(accelerator="cpu"), r, net, crops=None).adam  # type: ignore[arg-type]
+    assert isinstance(muon, Muon)
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert {names[id(p)] for p in muon.rms} == {f"body.{i}.conv{j}.weight" for i in range(2) for j in (1, 2)}
 
 
 def test_progress_reaches_the_binarizers(tmp_path: Path) -> None:

@@ -614,3 +614,31 @@ class Block(nn.Module):
 
     def build(self, g: Any, x: Any, name: str) -> Any:
         return self.unit1.block(self.unit2, g, x, name)
+
+
+class FloatBlock(nn.Module):
+    """Residual block without a binarizer: convolution, LeakyReLU(slope), convolution, and a skip over both.
+
+    Source: EDSR (Lim et al. 2017, arXiv 1707.02921), with slope 0. Packed with 8-bit weights and activations
+    (``qconv``); ``fine``: with 16 (``conv``), which takes longer.
+    """
+
+    def __init__(self, channels: int, slope: float = 0.0, *, fine: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.slope, self.fine = slope, fine
+
+    def start(self) -> None:
+        """Kaiming's initialisation, the second convolution at a tenth of it: next to the identity."""
+        for conv, size in ((self.conv1, 1.0), (self.conv2, 0.1)):
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            with torch.no_grad():
+                conv.weight *= size
+
+    def build(self, g: Any, x: Any, name: str) -> Any:
+        first, second = f"{name}.conv1", f"{name}.conv2"
+        if self.fine:
+            return g.add(g.conv(second, self.conv2, g.conv(first, self.conv1, x, act=self.slope)), x)
+        return g.qconv(second, self.conv2, g.qconv(first, self.conv1, x, act=self.slope), skip=x)

@@ -9,24 +9,11 @@ import torch
 from torch import nn
 
 from .graph import Net
-from .methods import METHODS, Block, Unit, units
+from .methods import METHODS, Block, FloatBlock, Unit, units
 from .tails import interpolation, steps
 
 BINARIZED = ("none", "body", "all")
 SLOPE = 0.1
-
-
-class FloatBlock(nn.Module):
-    """Convolution, ReLU, convolution, and a skip over both."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def build(self, g: Any, x: Any, name: str) -> Any:
-        y = g.qconv(f"{name}.conv1", self.conv1, x, act=0.0)
-        return g.qconv(f"{name}.conv2", self.conv2, y, skip=x)
 
 
 class MSRResNet(Net):

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .methods import Block, units
+from .methods import Block, FloatBlock, units
 from .tails import Tailed, interpolation
+
+BINARIZED = ("none", "body")
 
 
 class SRResNet(Tailed):
@@ -22,6 +24,9 @@ class SRResNet(Tailed):
     base: the net makes what is added to the picture enlarged by bicubic interpolation, so that its features need not
     carry the picture. The head's filters then start without their mean, blind to brightness, and the tail at a tenth.
 
+    binarized: "body", or "none" for ``FloatBlock`` of 16 bits: the teacher of the house nets. ``method`` and what
+    belongs to it then make no difference to the body.
+
     method, options, binary, act, weight: see ``methods.units``. Raises ValueError for a size below 1 or an unknown
     name.
     """
@@ -32,6 +37,7 @@ class SRResNet(Tailed):
         channels: int = 64,
         blocks: int = 16,
         *,
+        binarized: str = "body",
         method: str = "e2fif",
         options: dict[str, Any] | None = None,
         binary: bool | str = True,
@@ -44,10 +50,20 @@ class SRResNet(Tailed):
         super().__init__()
         if scale < 1 or channels < 1 or blocks < 1:
             raise ValueError("scale, channels and blocks must be at least 1")
+        if binarized not in BINARIZED:
+            raise ValueError(f"unknown binarized {binarized!r}; known: {', '.join(BINARIZED)}")
         self.scale, self.mean = scale, mean
         make = units(method, options, binary=binary, act=act, weight=weight)
         self.head = nn.Conv2d(1, channels, 3, padding=1)
-        self.body = nn.Sequential(*(Block(make, channels) for _ in range(blocks)))
+        floats = binarized == "none"
+        self.body = nn.Sequential(
+            *(
+                FloatBlock(channels, 0.1, fine=True) if floats else Block(make, channels)
+                for _ in range(blocks)
+            )
+        )
+        for block in self.body if floats else ():
+            block.start()  # type: ignore[operator]
         self._add_tail(tail, make, channels)
         self.base = interpolation(scale, "bicubic") if base else None
         if base:

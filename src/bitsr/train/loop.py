@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ..folders import data_folder
 from ..nets.binary import BinaryConv2d
+from ..nets.methods import FloatBlock
 from . import checkpoint, data
 from .adversarial import Adversary
 from .loss import LOSSES, PYRAMIDS
@@ -281,9 +282,12 @@ class Trainer:
         latents = [
             m.weight for m in self.net.modules() if isinstance(m, BinaryConv2d) and m.weight_mode != "float"
         ]
-        known = {id(p) for p in latents}
+        blocks = [m for m in self.net.modules() if isinstance(m, FloatBlock)]
+        floats = [conv.weight for block in blocks for conv in (block.conv1, block.conv2)]
+        known = {id(p) for p in (*latents, *floats)}
+        others = [p for p in self.net.parameters() if id(p) not in known]
         try:
-            return Muon(latents, [p for p in self.net.parameters() if id(p) not in known], **settings)
+            return Muon(latents, others, floats, **settings)
         except ValueError as error:
             raise TrainError(f"train.optimiser: {error}") from error
 

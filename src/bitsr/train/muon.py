@@ -1,4 +1,4 @@
-"""Muon for latent weights, Adam for all else: ``train.optimiser = "muon"``."""
+"""Muon for the weights of convolutions inside the net, Adam for all else: ``train.optimiser = "muon"``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor
 MOMENTUM = 0.95
 RMS = 0.3
 """Of an update's numbers, in units of the learning rate: about Adam's, where gradients are mostly noise."""
+FLOAT_RMS = 0.1
+"""The same where the weight itself counts, not its sign."""
 _LIFT, _POLISH = (3.4445, -4.7750, 2.0315), (1.875, -1.25, 0.375)
 
 
@@ -46,31 +48,34 @@ def iterated(gram: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Adam):
-    """Adam on ``others``, orthogonalised momentum on ``latents``, (O, I, k, k) each.
+    """Adam on ``others``, orthogonalised momentum on ``latents`` and ``floats``, (O, I, k, k) each.
 
-    The update of a latent weight is -0.3 lr U, where U, with an rms of 1, has the row and column spaces of the
-    momentum and all its singular values about equal: no direction waits for its gradient to grow. Adam keeps the sign
-    of a weight's gradient and little else, which suits noise; where targets have little of it (``data.teachers``) this
-    comes further in as many iterations (docs/ablation.md). Source: Jordan et al. 2024, "Muon: an optimizer for hidden
-    layers in neural networks". The rest of Adam's settings, and one learning rate for both, are the loop's.
+    latents: of binary convolutions; floats: of float ones that are neither the net's first nor its last. The update of
+    a latent weight is -0.3 lr U, of a float one -0.1 lr U, where U, with an rms of 1, has the row and column spaces of
+    the momentum and all its singular values about equal: no direction waits for its gradient to grow. Adam keeps the
+    sign of a weight's gradient and little else, which suits noise; where targets have little of it (``data.teachers``)
+    this comes further in as many iterations (docs/ablation.md). Source: Jordan et al. 2024, "Muon: an optimizer for
+    hidden layers in neural networks". The rest of Adam's settings, and one learning rate for both, are the loop's.
 
-    Raises ValueError without latents.
+    Raises ValueError without any of the two.
     """
 
-    def __init__(self, latents: Iterable[Tensor], others: Iterable[Tensor], **adam: Any) -> None:
-        self.latents = list(latents)
-        if not self.latents:
-            raise ValueError("muon is for latent weights, and the net has none")
-        super().__init__([{"params": list(others)}, {"params": self.latents}], **adam)
+    def __init__(
+        self, latents: Iterable[Tensor], others: Iterable[Tensor], floats: Iterable[Tensor] = (), **adam: Any
+    ) -> None:
+        self.rms = {**dict.fromkeys(latents, RMS), **dict.fromkeys(floats, FLOAT_RMS)}
+        if not self.rms:
+            raise ValueError("muon is for weights of convolutions inside the net, and this one has none")
+        super().__init__([{"params": list(others)}, {"params": list(self.rms)}], **adam)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         lr = self.param_groups[1]["lr"]
-        alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
-        for p in self.latents:
+        alike: dict[tuple[torch.Size, float], list[Tensor]] = defaultdict(list)
+        for p, rms in self.rms.items():
             if p.grad is not None:
-                alike[p.shape].append(p)
-        for shape, some in alike.items():
+                alike[p.shape, rms].append(p)
+        for (shape, rms), some in alike.items():
             momenta = [self._momentum(p) for p in some]
             grads = [p.grad for p in some]
             torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)  # pyright: ignore
@@ -78,7 +83,7 @@ class Muon(torch.optim.Adam):
             x = torch.stack(ahead).flatten(2)
             tall = x.shape[1] > x.shape[2]
             u = orthogonalised(x.mT).mT if tall else orthogonalised(x)
-            u = u * (RMS * max(u.shape[1:]) ** 0.5)
+            u = u * (rms * max(u.shape[1:]) ** 0.5)
             for p, update in zip(some, u.unflatten(2, shape[1:]), strict=True):
                 p.sub_(update * lr)
                 p.grad = None  # seen to: Adam leaves it alone
