@@ -216,6 +216,17 @@ def test_muon_resumes_exactly(tmp_path: Path) -> None:
         train(twin, tmp_path / "float", device="cpu")
 
 
+@pytest.mark.parametrize("binarized", ["body", "none"])
+def test_muon_leaves_tied_weights_tied(tmp_path: Path, binarized: str) -> None:
+    """Bit for bit: eigenvectors are not those of a flipped matrix flipped."""
+    args = {"channels": 16, "blocks": 2, "binarized": binarized}
+    r = make(train__optimiser="muon", train__lr=5e-3, net__args=args, net__symmetry=8)
+    train(r, tmp_path, device="cpu")
+    trained = checkpoint.load(tmp_path / "last.pt")["net"]
+    net = checkpoint.load_net(tmp_path / "last.pt")[0]  # which ties it
+    assert all(torch.equal(v, trained[k]) for k, v in net.state_dict().items())
+
+
 def test_muon_takes_the_float_weights_inside() -> None:
     """All of the body's but biases; head and tail are Adam's."""
     r = make(train__optimiser="muon", net__args={"channels": 8, "blocks": 2, "binarized": "none"})

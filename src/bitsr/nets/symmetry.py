@@ -117,10 +117,14 @@ class Symmetry:
             moves.append(move)
         return _tie(moves, x.device)
 
-    @torch.no_grad()
     def tie(self, net: nn.Module) -> None:
-        """Give every place of an orbit the number of its first."""
-        for name, x in self._numbers(net):
+        """``hold`` all numbers of a net."""
+        self.hold(self._numbers(net))
+
+    @torch.no_grad()
+    def hold(self, numbers: Iterable[tuple[str, Tensor]]) -> None:
+        """Give every place of an orbit the number of its first, in tensors under their names."""
+        for name, x in numbers:
             tied = self.ties[name]
             x.copy_(_shaped(tied.spread(tied.free(x)), x))
 

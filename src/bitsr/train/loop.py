@@ -261,6 +261,7 @@ class Trainer:
             self.net.named_parameters()
         )  # to walk a net takes longer than an iteration can spare
         self.buffers = list(self.net.named_buffers())
+        self.loose: list[tuple[str, Tensor]] = []  # what an update does not leave tied, bit for bit
         self.average = copy.deepcopy(self.net).requires_grad_(False) if t.ema else None
         # a captured step reads lr from a tensor, so that the schedule can change it
         lr: float | Tensor = torch.zeros((), device=device) if self.graph else 0.0
@@ -287,9 +288,12 @@ class Trainer:
         known = {id(p) for p in (*latents, *floats)}
         others = [p for p in self.net.parameters() if id(p) not in known]
         try:
-            return Muon(latents, others, floats, **settings)
+            muon = Muon(latents, others, floats, **settings)
         except ValueError as error:
             raise TrainError(f"train.optimiser: {error}") from error
+        if self.symmetry is not None:  # to within rounding it leaves them tied, and roundings add up
+            self.loose = [(name, p) for name, p in self.parameters if p in muon.rms]
+        return muon
 
     def freeze(self, estimate: bool) -> None:
         """From now on batch norm keeps its statistics; estimate: after they have been estimated anew."""
@@ -332,6 +336,8 @@ class Trainer:
         if self.train.clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), self.train.clip, error_if_nonfinite=False)
         self.optimiser.step()
+        if self.symmetry is not None:
+            self.symmetry.hold(self.loose)
         self.optimiser.zero_grad(set_to_none=True)
         self.loss_sum.add_(loss.detach())
         if self.average is not None:
