@@ -629,13 +629,14 @@ class FloatBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.slope, self.fine = slope, fine
 
-    def start(self) -> None:
-        """Kaiming's initialisation, the second convolution at a tenth of it: next to the identity."""
+    def next_to_identity(self) -> FloatBlock:
+        """Itself, with Kaiming's initialisation and the second convolution at a tenth of that."""
         for conv, size in ((self.conv1, 1.0), (self.conv2, 0.1)):
             nn.init.kaiming_normal_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             with torch.no_grad():
                 conv.weight *= size
+        return self
 
     def build(self, g: Any, x: Any, name: str) -> Any:
         first, second = f"{name}.conv1", f"{name}.conv2"

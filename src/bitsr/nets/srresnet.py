@@ -55,15 +55,13 @@ class SRResNet(Tailed):
         self.scale, self.mean = scale, mean
         make = units(method, options, binary=binary, act=act, weight=weight)
         self.head = nn.Conv2d(1, channels, 3, padding=1)
-        floats = binarized == "none"
-        self.body = nn.Sequential(
-            *(
-                FloatBlock(channels, 0.1, fine=True) if floats else Block(make, channels)
-                for _ in range(blocks)
-            )
-        )
-        for block in self.body if floats else ():
-            block.start()  # type: ignore[operator]
+        if binarized == "none":
+            body: list[nn.Module] = [
+                FloatBlock(channels, 0.1, fine=True).next_to_identity() for _ in range(blocks)
+            ]
+        else:
+            body = [Block(make, channels) for _ in range(blocks)]
+        self.body = nn.Sequential(*body)
         self._add_tail(tail, make, channels)
         self.base = interpolation(scale, "bicubic") if base else None
         if base:
