@@ -239,8 +239,6 @@ def test_muon_takes_the_float_weights_inside() -> None:
 
 def test_progress_reaches_the_binarizers(tmp_path: Path) -> None:
     r = make(net__args={"channels": 8, "blocks": 1, "method": "irnet"})
-    from lightning_fabric import Fabric
-
     crops, _ = loop._load_data(r, torch.device("cpu"), 0, 1)
     trainer = loop.Trainer(Fabric(accelerator="cpu"), r, recipe.build(r), crops)
     for progress in (0.0, 0.75):
@@ -466,8 +464,6 @@ def test_average_has_its_own_statistics() -> None:
 
 
 def test_average_follows_the_recurrence(tmp_path: Path) -> None:
-    from lightning_fabric import Fabric
-
     r = make(train__ema=0.75, train__lr=1e-2)
     torch.manual_seed(0)
     pairs = data.load_pairs(data.find_pairs(data_folder(), ["auto"], "train", 2)[0], 2)
@@ -483,7 +479,6 @@ def test_average_follows_the_recurrence(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_iterations_leave_no_memory_behind() -> None:
     """A training has hundreds of thousands of them."""
-    from lightning_fabric import Fabric
 
     def anonymous() -> int:  # KiB; pages of the mapped pictures are no part of it
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -501,8 +496,6 @@ def test_iterations_leave_no_memory_behind() -> None:
 
 def test_step_is_adam_on_the_mean_loss() -> None:
     """The fused, channels-last step against a plain one written out."""
-    from lightning_fabric import Fabric
-
     r = make(train__lr=1e-2)
     torch.manual_seed(0)
     net = recipe.build(r)

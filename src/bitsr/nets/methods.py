@@ -616,6 +616,15 @@ class Block(nn.Module):
         return self.unit1.block(self.unit2, g, x, name)
 
 
+@torch.no_grad()
+def kaiming(conv: nn.Conv2d, size: float) -> None:
+    """Start anew: Kaiming's initialisation times ``size``, a bias at 0."""
+    nn.init.kaiming_normal_(conv.weight)
+    conv.weight *= size
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
 class FloatBlock(nn.Module):
     """Residual block without a binarizer: convolution, LeakyReLU(slope), convolution, and a skip over both.
 
@@ -631,11 +640,8 @@ class FloatBlock(nn.Module):
 
     def next_to_identity(self) -> FloatBlock:
         """Itself, with Kaiming's initialisation and the second convolution at a tenth of that."""
-        for conv, size in ((self.conv1, 1.0), (self.conv2, 0.1)):
-            nn.init.kaiming_normal_(conv.weight)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-            with torch.no_grad():
-                conv.weight *= size
+        kaiming(self.conv1, 1.0)
+        kaiming(self.conv2, 0.1)
         return self
 
     def build(self, g: Any, x: Any, name: str) -> Any:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from .graph import Net
-from .methods import METHODS, Block, FloatBlock, Unit, units
+from .methods import METHODS, Block, FloatBlock, Unit, kaiming, units
 from .tails import interpolation, steps
 
 BINARIZED = ("none", "body", "all")
@@ -81,12 +80,8 @@ class MSRResNet(Net):
         self.tail = nn.Conv2d(channels, 1, 3, padding=1)
         for part in (self.head, self.up, self.hr, self.tail, *(self.body if binarized == "none" else ())):
             for conv in part.modules():
-                if isinstance(conv, nn.Conv2d):  # as released: Kaiming, then a tenth of it
-                    nn.init.kaiming_normal_(conv.weight)
-                    with torch.no_grad():
-                        conv.weight *= 0.1
-                    if conv.bias is not None:
-                        nn.init.zeros_(conv.bias)
+                if isinstance(conv, nn.Conv2d):
+                    kaiming(conv, 0.1)  # as released
         self.base = interpolation(scale, "bilinear")
 
     def build(self, g: Any, x: Any) -> Any:

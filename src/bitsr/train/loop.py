@@ -261,7 +261,6 @@ class Trainer:
             self.net.named_parameters()
         )  # to walk a net takes longer than an iteration can spare
         self.buffers = list(self.net.named_buffers())
-        self.loose: list[tuple[str, Tensor]] = []  # what an update does not leave tied, bit for bit
         self.average = copy.deepcopy(self.net).requires_grad_(False) if t.ema else None
         # a captured step reads lr from a tensor, so that the schedule can change it
         lr: float | Tensor = torch.zeros((), device=device) if self.graph else 0.0
@@ -269,6 +268,8 @@ class Trainer:
         adam = (
             self._muon(settings) if t.optimiser == "muon" else torch.optim.Adam(net.parameters(), **settings)
         )
+        # Muon's updates leave tied weights tied to within rounding, and roundings add up.
+        self.loose = [(n, p) for n, p in self.parameters if isinstance(adam, Muon) and p in adam.rms]
         compiled = self.cuda if t.compile == "auto" else t.compile
         seen = Pyramid(self.net) if t.loss in PYRAMIDS else self.net
         model = cast(nn.Module, torch.compile(seen)) if compiled else seen
@@ -288,12 +289,9 @@ class Trainer:
         known = {id(p) for p in (*latents, *floats)}
         others = [p for p in self.net.parameters() if id(p) not in known]
         try:
-            muon = Muon(latents, others, floats, **settings)
+            return Muon(latents, others, floats, **settings)
         except ValueError as error:
             raise TrainError(f"train.optimiser: {error}") from error
-        if self.symmetry is not None:  # to within rounding it leaves them tied, and roundings add up
-            self.loose = [(name, p) for name, p in self.parameters if p in muon.rms]
-        return muon
 
     def freeze(self, estimate: bool) -> None:
         """From now on batch norm keeps its statistics; estimate: after they have been estimated anew."""
