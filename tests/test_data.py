@@ -127,6 +127,26 @@ def test_lr_is_the_protocols(tmp_path: Path) -> None:
     np.testing.assert_allclose(lr.numpy(), rgb_to_y(imresize(cropped, 1 / 3)), atol=1 / 512 + 1e-5)
 
 
+def test_shrunk_pictures_come_behind_their_own(tmp_path: Path) -> None:
+    """Each is what a file of the shrunk picture would give, with LR made of it even where there is a ready one."""
+    rgb, small = picture(tmp_path / "a.png", 40, 31), tmp_path / "small.png"
+    picture(tmp_path / "lr.png", 20, 15)
+    Image.fromarray(imresize(rgb, 0.7)).save(small)
+    cache = tmp_path / "cache"
+    plain = load_pairs(
+        [(tmp_path / "a.png", tmp_path / "lr.png"), (tmp_path / "a.png", None), (small, None)], 2, cache
+    )
+    found = [(tmp_path / "a.png", lr) for lr in (tmp_path / "lr.png", None)]
+    pairs = load_pairs(found, 2, cache, shrink=[0.7])
+    assert len(pairs) == 4
+    for mine, other in enumerate([0, 2, 1, 2]):
+        for a, b in zip(pairs.picture(mine), plain.picture(other), strict=True):
+            assert torch.equal(a, b)
+    assert len(load_pairs(found, 2, cache)) == 2  # in the cache beside them
+    with pytest.raises(DataError, match=r"a.png: too small for scale 2"):
+        load_pairs(found, 2, cache, shrink=[0.7, 0.02])
+
+
 def test_extremes_survive_int16() -> None:
     ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
     assert to_y(data._steps(rgb_to_y(ends))).tolist() == [[16.0, 235.0]]
@@ -188,7 +208,7 @@ def test_teachers_make_the_mean_of_their_pictures(tmp_path: Path, monkeypatch: p
     assert pairs.taught is None
 
     def teach(*nets: str) -> Pairs:
-        return data.teach(pairs, found, nets, cache, said.append)
+        return data.teach(pairs, nets, cache, said.append)
 
     turning, other = upscaler.load("house-srresnet-x2"), upscaler.load("e2fif-srresnet-x2")
     assert turning.turns and not other.turns

@@ -146,19 +146,34 @@ def to_y(fixed: Tensor) -> Tensor:
     return fixed.float() / 256.0 + 128.0
 
 
-def _decode(pair: tuple[Path, Path | None], scale: int) -> tuple[Tensor, Tensor]:
+def _decode(
+    pair: tuple[Path, Path | None], scale: int, shrink: Sequence[float] = ()
+) -> list[tuple[Tensor, Tensor]]:
+    """(HR, LR) of a file, and of it shrunk to each of ``shrink``."""
     hr_path, lr_path = pair
     hr = read_rgb(hr_path)
-    h, w = hr.shape[0] // scale, hr.shape[1] // scale
-    if lr_path is not None:
-        lr = read_rgb(lr_path)
-        if any(not -1 < n - m / scale < 1 for n, m in zip(lr.shape[:2], hr.shape[:2], strict=True)):
-            raise DataError(f"{lr_path}: {lr.shape[1]}x{lr.shape[0]} is not 1/{scale} of {hr_path.name}")
+    lr = None if lr_path is None else read_rgb(lr_path)
+    if lr is not None and any(
+        not -1 < n - m / scale < 1 for n, m in zip(lr.shape[:2], hr.shape[:2], strict=True)
+    ):
+        raise DataError(f"{lr_path}: {lr.shape[1]}x{lr.shape[0]} is not 1/{scale} of {hr_path.name}")
+    forms: list[tuple[NDArray[np.uint8], NDArray[np.uint8] | None]] = [(hr, lr)]
+    forms += [(imresize(hr, share, dtype=np.float32), None) for share in shrink]
+    try:
+        return [_aligned(a, b, scale) for a, b in forms]
+    except DataError as error:
+        raise DataError(f"{hr_path}: {error}") from None
+
+
+def _aligned(hr: NDArray[np.uint8], lr: NDArray[np.uint8] | None, scale: int) -> tuple[Tensor, Tensor]:
+    """Y of HR, cropped to a multiple of the scale, and of LR, made of it where there is none."""
+    h, w = (n // scale for n in hr.shape[:2])
+    if lr is not None:
         h, w = min(h, lr.shape[0]), min(w, lr.shape[1])
     if min(h, w) == 0:
-        raise DataError(f"{hr_path}: too small for scale {scale}")
+        raise DataError(f"too small for scale {scale}")
     hr = hr[: h * scale, : w * scale]
-    lr = lr[:h, :w] if lr_path is not None else imresize(hr, 1 / scale, dtype=np.float32)
+    lr = lr[:h, :w] if lr is not None else imresize(hr, 1 / scale, dtype=np.float32)
     return _steps(rgb_to_y(hr)), _steps(rgb_to_y(lr))
 
 
@@ -169,6 +184,7 @@ class Pairs:
     hr, lr: int16, all pictures one after the other, row by row (``to_y`` turns them into Y).
     sizes: int64 (n, 2) on the CPU, LR height and width; HR is ``scale`` times that.
     taught: as hr, what teachers make of lr (``teach``), or None.
+    key: tells these pictures from others in the cache.
     """
 
     hr: Tensor
@@ -176,6 +192,7 @@ class Pairs:
     sizes: Tensor
     scale: int
     taught: Tensor | None = None
+    key: str = ""
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -189,7 +206,7 @@ class Pairs:
     def to(self, device: torch.device) -> Pairs:
         """The same with the flat tensors on ``device``."""
         taught = None if self.taught is None else self.taught.to(device)
-        return Pairs(self.hr.to(device), self.lr.to(device), self.sizes, self.scale, taught)
+        return replace(self, hr=self.hr.to(device), lr=self.lr.to(device), taught=taught)
 
     def picture(self, index: int) -> tuple[Tensor, Tensor]:
         """Y of one picture, float32: LR (h, w) and HR (scale*h, scale*w)."""
@@ -206,24 +223,35 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitsr"
 
 
-def load_pairs(files: Sequence[tuple[Path, Path | None]], scale: int, cache: Path | None = None) -> Pairs:
+def load_pairs(
+    files: Sequence[tuple[Path, Path | None]],
+    scale: int,
+    cache: Path | None = None,
+    shrink: Sequence[float] = (),
+) -> Pairs:
     """Decode a list of (HR, LR or None) files, or read them from the cache.
 
-    The cache file is named by a hash of paths, sizes, modification times, scale and ``VERSION``, and written
+    shrink: each picture comes again at these shares of its size, in (0, 1), right behind itself.
+
+    The cache file is named by a hash of paths, sizes, modification times, scale, shares and ``VERSION``, and written
     atomically into ``cache`` (default: ``cache_folder()``); where that cannot be written, a warning says so.
     """
-    path = _cached("pairs", files, scale, cache)
+    facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for pair in files for p in pair if p]
+    key = _key(VERSION, scale, facts, *shrink)
+    path = _cached("pairs", scale, key, cache)
     try:
         t = load_file(path)
-        return Pairs(t["hr"], t["lr"], t["sizes"], scale)
+        return Pairs(t["hr"], t["lr"], t["sizes"], scale, key=key)
     except (OSError, KeyError, SafetensorError):
         pass  # not there, or not ours: decode
-    pictures = _each(lambda pair: _decode(pair, scale), files, os.cpu_count())
+    decoded = _each(lambda pair: _decode(pair, scale, shrink), files, os.cpu_count())
+    pictures = [picture for forms in decoded for picture in forms]
     pairs = Pairs(
         torch.cat([hr.flatten() for hr, _ in pictures]),
         torch.cat([lr.flatten() for _, lr in pictures]),
         torch.tensor([lr.shape for _, lr in pictures]),
         scale,
+        key=key,
     )
     _keep({"hr": pairs.hr, "lr": pairs.lr, "sizes": pairs.sizes}, path)
     return pairs
@@ -231,7 +259,6 @@ def load_pairs(files: Sequence[tuple[Path, Path | None]], scale: int, cache: Pat
 
 def teach(
     pairs: Pairs,
-    files: Sequence[tuple[Path, Path | None]],
     teachers: Sequence[str | Path],
     cache: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -239,7 +266,7 @@ def teach(
     """The same with ``taught``: the mean over packed nets of what each makes of every LR picture, its mean over flips
     and turns where it does not turn with the picture.
 
-    files: those that ``pairs`` come from. teachers: names of nets that come with bitsr, or paths of .bsr files. Made by
+    teachers: names of nets that come with bitsr, or paths of .bsr files. Made by
     the engine, and kept in ``cache`` as ``load_pairs`` does; say: told in one line before that work. Raises DataError
     for another scale, ValueError or OSError for a net that is none, ImportError where the engine is not built.
     """
@@ -248,7 +275,7 @@ def teach(
 
     paths = [find(teacher) for teacher in teachers]
     bits = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    path = _cached("taught", files, pairs.scale, cache, *bits)
+    path = _cached("taught", pairs.scale, _key(pairs.key, *bits), cache)
     with suppress(OSError, KeyError, SafetensorError):
         return replace(pairs, taught=load_file(path)["taught"])
     nets: list[Upscaler] = [load(path, threads=1) for path in paths]
@@ -279,12 +306,11 @@ def _each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None)
         pool.shutdown(cancel_futures=True)
 
 
-def _cached(
-    kind: str, files: Sequence[tuple[Path, Path | None]], scale: int, cache: Path | None, *more: str
-) -> Path:
-    """The cache file of what is made of these files."""
-    facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for pair in files for p in pair if p]
-    key = hashlib.sha256(json.dumps([VERSION, scale, facts, *more]).encode()).hexdigest()[:24]
+def _key(*facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+
+
+def _cached(kind: str, scale: int, key: str, cache: Path | None) -> Path:
     return (cache or cache_folder()) / f"{kind}-x{scale}-{key}.safetensors"
 
 

@@ -454,9 +454,9 @@ def _load_data(
         raise data.DataError(f"{min(both)} is both a training and a validation picture")
     repeats = d.repeats or [1] * len(sets)
     files = [pair for s in sets for pair in s]
-    pairs = data.load_pairs(files, recipe.scale)
+    pairs = data.load_pairs(files, recipe.scale, shrink=d.shrink)
     if d.teachers:
-        pairs = data.teach(pairs, files, d.teachers, say=say)
+        pairs = data.teach(pairs, d.teachers, say=say)
     pairs = pairs.to(device)
     valid = data.load_pairs([pair for s in held for pair in s], recipe.scale).to(device)
     if valid.sizes.min() < 3:
@@ -469,7 +469,9 @@ def _load_data(
         d.patch,
         d.batch,
         recipe.train.seed,
-        repeats=torch.tensor([n for n, s in zip(repeats, sets, strict=True) for _ in s]),
+        repeats=torch.tensor(
+            [n for n, s in zip(repeats, sets, strict=True) for _ in range(len(s) * (1 + len(d.shrink)))]
+        ),
         samples=range(rank * share, (rank + 1) * share),
         tries=d.tries,
         truth=d.truth,

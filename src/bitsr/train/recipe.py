@@ -76,6 +76,8 @@ class Data(_Section):
     valid: list[str] = Field(default=["auto"], min_length=1)
     repeats: list[PositiveInt] = []
     """How often each train folder counts; empty: once each."""
+    shrink: list[Annotated[float, Field(gt=0, lt=1)]] = []
+    """Each training picture comes again at these shares of its size: other, sharper edges of the same scenes."""
     layout: Literal["auto", "hr"] = "auto"
     """auto: take LR from the folder that belongs to the HR folder, if it is there; hr: always make it."""
     patch: PositiveInt = 48
