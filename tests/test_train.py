@@ -247,6 +247,19 @@ def test_progress_reaches_the_binarizers(tmp_path: Path) -> None:
         assert read == [progress] * 2
 
 
+def test_shrunk_pictures_count_as_often_as_their_own(pictures: Path) -> None:
+    one = pictures / "one"
+    one.mkdir()
+    (one / "0.png").write_bytes((pictures / "train" / "0.png").read_bytes())
+    r = make(data__train=["train", "one"], data__repeats=[1, 3], data__shrink=[0.7, 0.5], data__patch=8)
+    crops, valid = loop._load_data(r, torch.device("cpu"), 0, 1)
+    assert len(crops.pairs) == 3 * (3 + 1) and len(valid) == 2  # validation pictures stay as they are
+    places = (crops.pairs.sizes - 8 + 1).prod(1)
+    assert crops.ends.diff(prepend=torch.tensor([0])).tolist() == [
+        int(n) * (1 if i < 9 else 3) for i, n in enumerate(places)
+    ]
+
+
 def test_the_average_has_the_buffers_that_no_batch_norm_owns(tmp_path: Path) -> None:
     """PAMS keeps the range of the first batch in one."""
     train(
