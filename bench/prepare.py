@@ -66,6 +66,7 @@ def quantise_onnx(source: Path, path: Path, pictures: list[np.ndarray]) -> None:
         def get_next(self):
             return next(self.items, None)
 
+    simd = machine.features()
     ready = path.with_suffix(".pre.onnx")
     quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
     q.quantize_static(
@@ -76,7 +77,7 @@ def quantise_onnx(source: Path, path: Path, pictures: list[np.ndarray]) -> None:
         activation_type=q.QuantType.QUInt8,
         weight_type=q.QuantType.QInt8,
         per_channel=True,
-        reduce_range="avx2" in machine.features() and "vnni" not in machine.features(),
+        reduce_range="avx2" in simd and "vnni" not in simd,
     )
     ready.unlink()
 

@@ -147,7 +147,7 @@ def to_y(fixed: Tensor) -> Tensor:
 
 
 def _decode(
-    pair: tuple[Path, Path | None], scale: int, shrink: Sequence[float] = ()
+    pair: tuple[Path, Path | None], scale: int, shrink: Sequence[float]
 ) -> list[tuple[Tensor, Tensor]]:
     """(HR, LR) of a file, and of it shrunk to each of ``shrink``."""
     hr_path, lr_path = pair
@@ -159,10 +159,9 @@ def _decode(
         raise DataError(f"{lr_path}: {lr.shape[1]}x{lr.shape[0]} is not 1/{scale} of {hr_path.name}")
     forms: list[tuple[NDArray[np.uint8], NDArray[np.uint8] | None]] = [(hr, lr)]
     forms += [(imresize(hr, share, dtype=np.float32), None) for share in shrink]
-    try:
-        return [_aligned(a, b, scale) for a, b in forms]
-    except DataError as error:
-        raise DataError(f"{hr_path}: {error}") from None
+    if min(n for form, _ in forms for n in form.shape[:2]) < scale:
+        raise DataError(f"{hr_path}: too small for scale {scale}")
+    return [_aligned(a, b, scale) for a, b in forms]
 
 
 def _aligned(hr: NDArray[np.uint8], lr: NDArray[np.uint8] | None, scale: int) -> tuple[Tensor, Tensor]:
@@ -170,8 +169,6 @@ def _aligned(hr: NDArray[np.uint8], lr: NDArray[np.uint8] | None, scale: int) ->
     h, w = (n // scale for n in hr.shape[:2])
     if lr is not None:
         h, w = min(h, lr.shape[0]), min(w, lr.shape[1])
-    if min(h, w) == 0:
-        raise DataError(f"too small for scale {scale}")
     hr = hr[: h * scale, : w * scale]
     lr = lr[:h, :w] if lr is not None else imresize(hr, 1 / scale, dtype=np.float32)
     return _steps(rgb_to_y(hr)), _steps(rgb_to_y(lr))
@@ -266,9 +263,9 @@ def teach(
     """The same with ``taught``: the mean over packed nets of what each makes of every LR picture, its mean over flips
     and turns where it does not turn with the picture.
 
-    teachers: names of nets that come with bitsr, or paths of .bsr files. Made by
-    the engine, and kept in ``cache`` as ``load_pairs`` does; say: told in one line before that work. Raises DataError
-    for another scale, ValueError or OSError for a net that is none, ImportError where the engine is not built.
+    teachers: names of nets that come with bitsr, or paths of .bsr files. Made by the engine, and kept in ``cache`` as
+    ``load_pairs`` does, of whose pictures these must be; say: told in one line before that work. Raises DataError for
+    another scale, ValueError or OSError for a net that is none, ImportError where the engine is not built.
     """
     from ..evaluate import upscale  # pictures without a teacher are trained on without the engine
     from ..upscaler import Upscaler, find, load
