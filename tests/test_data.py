@@ -149,9 +149,9 @@ def test_shrunk_pictures_come_behind_their_own(tmp_path: Path) -> None:
 
 def test_extremes_survive_int16() -> None:
     ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
-    assert to_y(data._steps(rgb_to_y(ends))).tolist() == [[16.0, 235.0]]
+    assert to_y(data.steps(rgb_to_y(ends))).tolist() == [[16.0, 235.0]]
     beyond = np.array([-3.0, 0.0, 255.0, 258.0])  # a teacher's picture
-    assert to_y(data._steps(beyond)).tolist() == [0.0, 0.0, 255.0, 255.0]
+    assert to_y(data.steps(beyond)).tolist() == [0.0, 0.0, 255.0, 255.0]
 
 
 def test_every_file_form_reads_alike(tmp_path: Path) -> None:
@@ -193,42 +193,6 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(load_pairs([(path, None)], 2, cache).hr, first.hr)
     with pytest.warns(UserWarning, match="not cached"):
         load_pairs([(path, None)], 2, path / "not a folder")
-
-
-def test_teachers_make_the_mean_of_their_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each by what evaluation makes of it; a net that does not turn with its picture by its mean over the turns."""
-    from bitsr import upscaler
-    from bitsr.evaluate import upscale
-
-    for i, size in enumerate([(22, 26), (40, 14)]):
-        picture(tmp_path / "train" / f"{i}.png", *size, seed=i)
-    (found,) = find_pairs(tmp_path, ["auto"], "train", 2)
-    cache, said = tmp_path / "cache", []
-    pairs = load_pairs(found, 2, cache)
-    assert pairs.taught is None
-
-    def teach(*nets: str) -> Pairs:
-        return data.teach(pairs, nets, cache, said.append)
-
-    turning, other = upscaler.load("house-srresnet-x2"), upscaler.load("e2fif-srresnet-x2")
-    assert turning.turns and not other.turns
-    taught = teach(turning.name, str(upscaler.find(other.name)))
-    assert said == ["house-srresnet-x2, e2fif-srresnet-x2: upscaling 2 training pictures, once"]
-    assert torch.equal(taught.hr, pairs.hr) and torch.equal(taught.lr, pairs.lr)
-    for i in range(2):
-        lr = pairs.picture(i)[0].numpy().astype(np.float64)
-        expected = (upscale(turning.engine, lr, False) + upscale(other.engine, lr, True)) / 2
-        shown = Pairs(taught.taught, taught.lr, taught.sizes, 2).picture(i)[1].numpy()
-        np.testing.assert_allclose(shown, expected.clip(0, 255), atol=0.51 / 256)
-
-    with monkeypatch.context() as m:
-        m.setattr(upscaler, "load", lambda *a, **k: pytest.fail("made again"))
-        assert torch.equal(teach(turning.name, other.name).taught, taught.taught)
-    assert not torch.equal(teach(turning.name).taught, taught.taught)
-    with pytest.raises(DataError, match="teacher house-srresnet-x3 upscales x3, the recipe x2"):
-        teach("house-srresnet-x3")
-    with pytest.raises(ValueError, match="no net named absent"):
-        teach("absent")
 
 
 # Crops ------------------------------------------------------------------------------------------------------

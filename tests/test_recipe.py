@@ -123,7 +123,7 @@ def test_mistakes(minimal: Path, assignment: str, words: str) -> None:
 
 
 def test_the_objective_names_the_teachers() -> None:
-    teachers = '["some/where/one.bsr", "two"]'
+    teachers = '["some/where/one.latent.safetensors", "two"]'
     objective = lambda *sets: load("house-srresnet-x4", sets).objective  # noqa: E731
     assert objective() == "l1"
     assert objective('data.teachers=["two"]') == "l1 from what two makes of LR"

@@ -136,7 +136,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     raise OSError(f"{path}: cannot read the picture ({'; '.join(reasons)})")
 
 
-def _steps(y: NDArray[np.float64]) -> Tensor:
+def steps(y: NDArray[np.float64]) -> Tensor:
     """Y in [0, 255] -> int16 of the same shape: Y - 128 in steps of 1/256."""
     return torch.from_numpy(np.floor((y.clip(0, 255) - 128.0) * 256.0 + 0.5).astype(np.int16))
 
@@ -171,7 +171,7 @@ def _aligned(hr: NDArray[np.uint8], lr: NDArray[np.uint8] | None, scale: int) ->
         h, w = min(h, lr.shape[0]), min(w, lr.shape[1])
     hr = hr[: h * scale, : w * scale]
     lr = lr[:h, :w] if lr is not None else imresize(hr, 1 / scale, dtype=np.float32)
-    return _steps(rgb_to_y(hr)), _steps(rgb_to_y(lr))
+    return steps(rgb_to_y(hr)), steps(rgb_to_y(lr))
 
 
 @dataclass(frozen=True)
@@ -234,14 +234,14 @@ def load_pairs(
     atomically into ``cache`` (default: ``cache_folder()``); where that cannot be written, a warning says so.
     """
     facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for pair in files for p in pair if p]
-    key = _key(VERSION, scale, facts, *shrink)
-    path = _cached("pairs", scale, key, cache)
+    key = key_of(VERSION, scale, facts, *shrink)
+    path = cached("pairs", scale, key, cache)
     try:
         t = load_file(path)
         return Pairs(t["hr"], t["lr"], t["sizes"], scale, key=key)
     except (OSError, KeyError, SafetensorError):
         pass  # not there, or not ours: decode
-    decoded = _each(lambda pair: _decode(pair, scale, shrink), files, os.cpu_count())
+    decoded = each(lambda pair: _decode(pair, scale, shrink), files, os.cpu_count())
     pictures = [picture for forms in decoded for picture in forms]
     pairs = Pairs(
         torch.cat([hr.flatten() for hr, _ in pictures]),
@@ -250,48 +250,11 @@ def load_pairs(
         scale,
         key=key,
     )
-    _keep({"hr": pairs.hr, "lr": pairs.lr, "sizes": pairs.sizes}, path)
+    keep({"hr": pairs.hr, "lr": pairs.lr, "sizes": pairs.sizes}, path)
     return pairs
 
 
-def teach(
-    pairs: Pairs,
-    teachers: Sequence[str | Path],
-    cache: Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Pairs:
-    """The same with ``taught``: the mean over packed nets of what each makes of every LR picture, its mean over flips
-    and turns where it does not turn with the picture.
-
-    teachers: names of nets that come with bitsr, or paths of .bsr files. Made by the engine, and kept in ``cache`` as
-    ``load_pairs`` does, of whose pictures these must be; say: told in one line before that work. Raises DataError for
-    another scale, ValueError or OSError for a net that is none, ImportError where the engine is not built.
-    """
-    from ..evaluate import upscale  # pictures without a teacher are trained on without the engine
-    from ..upscaler import Upscaler, find, load
-
-    paths = [find(teacher) for teacher in teachers]
-    bits = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    path = _cached("taught", pairs.scale, _key(pairs.key, *bits), cache)
-    with suppress(OSError, KeyError, SafetensorError):
-        return replace(pairs, taught=load_file(path)["taught"])
-    nets: list[Upscaler] = [load(path, threads=1) for path in paths]
-    for net in nets:
-        if net.scale != pairs.scale:
-            raise DataError(f"teacher {net.name} upscales x{net.scale}, the recipe x{pairs.scale}")
-    say(f"{', '.join(net.name for net in nets)}: upscaling {len(pairs)} training pictures, once")
-
-    def taught(index: int) -> Tensor:
-        lr = pairs.picture(index)[0].numpy().astype(np.float64)
-        sr = np.mean([upscale(net.engine, lr, not net.turns) for net in nets], axis=0)
-        return _steps(sr).flatten()
-
-    result = torch.cat(_each(taught, range(len(pairs)), torch.get_num_threads()))
-    _keep({"taught": result}, path)
-    return replace(pairs, taught=result)
-
-
-def _each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None) -> list[Any]:
+def each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None) -> list[Any]:
     """work of each item, side by side; a bad picture or Ctrl-C does not wait for the rest.
 
     In threads, not processes: decoders, numpy's inner loops and the engine release the interpreter lock.
@@ -303,15 +266,15 @@ def _each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None)
         pool.shutdown(cancel_futures=True)
 
 
-def _key(*facts: Any) -> str:
+def key_of(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
-def _cached(kind: str, scale: int, key: str, cache: Path | None) -> Path:
+def cached(kind: str, scale: int, key: str, cache: Path | None) -> Path:
     return (cache or cache_folder()) / f"{kind}-x{scale}-{key}.safetensors"
 
 
-def _keep(tensors: dict[str, Tensor], path: Path) -> None:
+def keep(tensors: dict[str, Tensor], path: Path) -> None:
     """Write a cache file, whole or not at all; where that cannot be, a warning says so."""
     part = path.with_suffix(f".{os.getpid()}.part")
     try:

@@ -36,6 +36,7 @@ from .adversarial import Adversary
 from .loss import LOSSES, PYRAMIDS
 from .muon import Muon
 from .recipe import Recipe, Stage, build, parse, symmetry
+from .teach import teach
 
 COLUMNS: tuple[str, ...] = ("iteration", "stage", "lr", "loss", "loss_d", "psnr_y", "it_per_s")
 FREE = {  # settings that may differ between a run and its resumption: they do not touch the weights
@@ -456,7 +457,7 @@ def _load_data(
     files = [pair for s in sets for pair in s]
     pairs = data.load_pairs(files, recipe.scale, shrink=d.shrink)
     if d.teachers:
-        pairs = data.teach(pairs, d.teachers, say=say)
+        pairs = teach(pairs, d.teachers, say=say, device=device)
     pairs = pairs.to(device)
     valid = data.load_pairs([pair for s in held for pair in s], recipe.scale).to(device)
     if valid.sizes.min() < 3:

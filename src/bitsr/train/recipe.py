@@ -87,8 +87,9 @@ class Data(_Section):
     tries: PositiveInt = 1
     """Crops drawn for each of the batch; the one with the most detail is taken (``data.detail``)."""
     teachers: list[str] = []
-    """Packed nets, names or .bsr files, whose mean picture stands in HR's place in the target (distillation): what it
-    cannot know of HR, which is nearly all the noise in a gradient, is not asked of the net either."""
+    """Nets whose mean picture stands in HR's place in the target (distillation): what they cannot know of HR, which is
+    nearly all the noise in a gradient, is not asked of the net either. Names or .bsr files of packed nets, by the
+    engine, or checkpoints (.pt, .safetensors), by torch on the device that trains (``train.teach``)."""
     truth: float = Field(default=0.0, ge=0, le=1)
     """With teachers: the share of HR that stays in the target."""
     colour: Literal["y"] = "y"
@@ -266,7 +267,7 @@ class Recipe(_Section):
         d = self.data
         if not d.teachers:
             return self.train.objective
-        names = ", ".join(Path(teacher).stem for teacher in d.teachers)
+        names = ", ".join(Path(teacher).stem.removesuffix(".latent") for teacher in d.teachers)
         mixed = f", mixed with {d.truth:g} of HR" if d.truth else ""
         return f"{self.train.objective} from what {names} make{'s' * (len(d.teachers) == 1)} of LR{mixed}"
 

@@ -1,0 +1,118 @@
+"""Teachers: what trained nets make of the training pictures, in HR's place in the target (``data.teachers``)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from . import checkpoint, data
+
+CHECKPOINTS = (".pt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """upscale: Y of LR (h, w) -> of SR, real numbers in levels, not clipped; its mean over flips and turns where the
+    net does not turn with its picture."""
+
+    name: str
+    scale: int
+    upscale: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def _packed(path: Path) -> _Teacher:
+    from ..evaluate import upscale  # who has no packed teacher trains without the engine
+    from ..upscaler import load
+
+    net = load(path, threads=1)
+    return _Teacher(net.name, net.scale, lambda y: upscale(net.engine, y, not net.turns))
+
+
+def _turned(x: Tensor, turns: int, flip: bool) -> Tensor:
+    return torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
+
+
+@torch.no_grad()
+def by_torch(net: nn.Module, y: Tensor) -> Tensor:
+    """Y (h, w) -> (scale*h, scale*w), float32, of a net in evaluation mode: its mean over flips and turns, unless its
+    weights are tied so that it turns with the picture."""
+    if getattr(net, "order", 1) == 8:
+        return net(y[None, None])[0, 0]
+    total: Tensor | float = 0.0
+    for turns in range(4):
+        for flip in (False, True):
+            sr = torch.rot90(net(_turned(y, turns, flip)[None, None].contiguous())[0, 0], -turns, (-2, -1))
+            total = total + (sr.flip(-1) if flip else sr)
+    return total / 8  # pyright: ignore[reportReturnType]
+
+
+def _trained(path: Path, device: torch.device) -> _Teacher:
+    net, facts = checkpoint.load_net(path)
+    net.to(device)
+
+    def upscale(y: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Sizes differ from picture to picture, so no autotuning; and no TF32, which moves values across zero.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+            sr = by_torch(net, torch.from_numpy(y).to(device, torch.float32))
+        return sr.cpu().numpy().astype(np.float64)
+
+    return _Teacher(path.stem.removesuffix(".latent"), int(facts["recipe"]["scale"]), upscale)
+
+
+def _find(teacher: str) -> Path:
+    if teacher.endswith(CHECKPOINTS):
+        return Path(teacher).expanduser()
+    from ..upscaler import find
+
+    return find(teacher)
+
+
+def teach(
+    pairs: data.Pairs,
+    teachers: Sequence[str],
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    device: torch.device | None = None,
+) -> data.Pairs:
+    """The same with ``taught``: the mean over nets of what each makes of every LR picture, its mean over flips and
+    turns where it does not turn with the picture.
+
+    teachers: names of nets that come with bitsr, or paths of .bsr files, by the engine; or paths of checkpoints (.pt,
+    .safetensors), by torch on ``device`` (default: the CPU). The result is kept in ``cache`` as ``load_pairs`` does, of
+    whose pictures these must be; say: told in one line before that work. Raises DataError for another scale, ValueError
+    or OSError for a net that is none, ImportError where there is a packed teacher and the engine is not built.
+    """
+    paths = [_find(teacher) for teacher in teachers]
+    bits = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    path = data.cached("taught", pairs.scale, data.key_of(pairs.key, *bits), cache)
+    with suppress(OSError, KeyError, SafetensorError):
+        return replace(pairs, taught=load_file(path)["taught"])
+    by_engine = [path.suffix not in CHECKPOINTS for path in paths]
+    nets = [
+        _packed(path) if engine else _trained(path, device or torch.device("cpu"))
+        for path, engine in zip(paths, by_engine, strict=True)
+    ]
+    for net in nets:
+        if net.scale != pairs.scale:
+            raise data.DataError(f"teacher {net.name} upscales x{net.scale}, the recipe x{pairs.scale}")
+    say(f"{', '.join(net.name for net in nets)}: upscaling {len(pairs)} training pictures, once")
+
+    def taught(index: int) -> Tensor:
+        lr = pairs.picture(index)[0].numpy().astype(np.float64)
+        return data.steps(np.mean([net.upscale(lr) for net in nets], axis=0)).flatten()
+
+    # torch has threads of its own
+    threads = torch.get_num_threads() if all(by_engine) else 1
+    result = torch.cat(data.each(taught, range(len(pairs)), threads))
+    data.keep({"taught": result}, path)
+    return replace(pairs, taught=result)

@@ -1,0 +1,115 @@
+"""Teachers' pictures: by the engine from packed nets, by torch from checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+Image = pytest.importorskip("PIL.Image")
+
+from bitsr.train import checkpoint, recipe  # noqa: E402
+from bitsr.train.data import DataError, Pairs, find_pairs, load_pairs  # noqa: E402
+from bitsr.train.teach import by_torch, teach  # noqa: E402
+
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Pairs:
+    """Two smooth pictures of x2, as photographs are more than noise is."""
+    (tmp_path / "train").mkdir()
+    for i, size in enumerate([(44, 52), (80, 28)]):
+        rgb = np.random.default_rng(i).integers(0, 256, (7, 5, 3), np.uint8)
+        Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC).save(tmp_path / "train" / f"{i}.png")
+    (found,) = find_pairs(tmp_path, ["auto"], "train", 2)
+    return load_pairs(found, 2, tmp_path / "cache")
+
+
+Teach = Callable[..., Pairs]
+
+
+@pytest.fixture
+def by(pairs: Pairs, tmp_path: Path) -> Teach:
+    return lambda *nets: teach(pairs, [str(net) for net in nets], tmp_path / "cache")
+
+
+def pictures(taught: Pairs) -> list[np.ndarray]:
+    """Y of what was taught."""
+    assert taught.taught is not None
+    as_hr = Pairs(taught.taught, taught.lr, taught.sizes, 2)
+    return [as_hr.picture(i)[1].numpy() for i in range(len(taught))]
+
+
+def test_packed_teachers_make_the_mean_of_their_pictures(
+    pairs: Pairs, by: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by what evaluation makes of it; a net that does not turn with its picture by its mean over the turns."""
+    from bitsr import upscaler
+    from bitsr.evaluate import upscale
+
+    assert pairs.taught is None
+    turning, other = upscaler.load("house-srresnet-x2"), upscaler.load("e2fif-srresnet-x2")
+    assert turning.turns and not other.turns
+    said: list[str] = []
+    taught = teach(pairs, [turning.name, str(upscaler.find(other.name))], tmp_path / "cache", said.append)
+    assert said == ["house-srresnet-x2, e2fif-srresnet-x2: upscaling 2 training pictures, once"]
+    assert torch.equal(taught.hr, pairs.hr) and torch.equal(taught.lr, pairs.lr)
+    for i, shown in enumerate(pictures(taught)):
+        lr = pairs.picture(i)[0].numpy().astype(np.float64)
+        expected = (upscale(turning.engine, lr, False) + upscale(other.engine, lr, True)) / 2
+        np.testing.assert_allclose(shown, expected.clip(0, 255), atol=0.51 / 256)
+
+    with monkeypatch.context() as m:
+        m.setattr(upscaler, "load", lambda *a, **k: pytest.fail("made again"))
+        assert torch.equal(by(turning.name, other.name).taught, taught.taught)
+    assert not torch.equal(by(turning.name).taught, taught.taught)
+
+
+@pytest.mark.parametrize("symmetry", [1, 4, 8])
+def test_a_checkpoint_teaches_what_its_net_makes(
+    pairs: Pairs, by: Teach, tmp_path: Path, symmetry: int
+) -> None:
+    """By torch, and turning with the picture whether the net does or not."""
+    table = {
+        "scale": 2,
+        "net": {"name": "srresnet", "args": {"channels": 8, "blocks": 1}, "symmetry": symmetry},
+        "train": {"iterations": 1, "lr": 1.0},
+    }
+    torch.manual_seed(symmetry)
+    net = recipe.build(recipe.parse(table, "test"))
+    facts = {"recipe": table, "stage": 0, "iteration": 1, "psnr": 0.0}
+    checkpoint.save(tmp_path / "net.pt", {"net": net.state_dict(), **facts})
+    checkpoint.export_latent(tmp_path / "net.latent.safetensors", {"net": net.state_dict(), **facts})
+
+    net.eval()
+    taught = by(tmp_path / "net.pt")
+    for i, shown in enumerate(pictures(taught)):
+        lr = pairs.picture(i)[0]
+        with torch.no_grad():
+            turns = [
+                torch.rot90(net(torch.rot90(lr, k)[None, None].contiguous())[0, 0], -k) for k in range(4)
+            ]
+            flipped = by_torch(net, lr.T.contiguous()).T
+        np.testing.assert_allclose(by_torch(net, lr), flipped, atol=1e-2)
+        np.testing.assert_allclose(shown, flipped.clip(0, 255), atol=1e-2)
+        spread = float((torch.stack(turns) - turns[0]).abs().max())
+        assert (spread < 1e-2) == (symmetry == 8)
+    assert torch.equal(by(tmp_path / "net.latent.safetensors").taught, taught.taught)
+
+
+def test_teachers_that_are_none(by: Teach, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="teacher house-srresnet-x3 upscales x3, the recipe x2"):
+        by("house-srresnet-x3")
+    with pytest.raises(DataError, match="teacher house-fast-x4 upscales x4, the recipe x2"):
+        by(CHECKPOINTS / "house-fast-x4.latent.safetensors")
+    with pytest.raises(ValueError, match="no net named absent"):
+        by("absent")
+    with pytest.raises(OSError, match="absent"):
+        by("absent.pt")
+    (tmp_path / "bad.pt").write_bytes(b"bad")
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        by(tmp_path / "bad.pt")
