@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from lightning_fabric import Fabric  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from bitsr.folders import data_folder  # noqa: E402
 from bitsr.metrics import psnr, to_8bit  # noqa: E402
@@ -125,6 +127,7 @@ def test_validation_psnr_is_the_metric(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 from bitsr.train import loop, recipe
 r = recipe.load(sys.argv[1])
@@ -530,6 +533,43 @@ def test_step_is_adam_on_the_mean_loss() -> None:
     assert trainer.read_loss(2) == pytest.approx(total / 2, rel=1e-5)
     for a, b in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+class Waits(TorchDispatchMode):
+    """Notes every operation whose result, or its size, the host would have to wait for on a GPU."""
+
+    WAITING = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in self.WAITING:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "muon"])
+@pytest.mark.parametrize("binarized", ["body", "none"])
+def test_an_iteration_waits_for_no_device(optimiser: str, binarized: str) -> None:
+    """Nothing in a step of the house recipes, teachers and all, is read: a GPU is never idle for it, and a CUDA graph
+    holds it."""
+    sets = [f"net.args.binarized={binarized}", f"train.optimiser={optimiser}", "net.args.blocks=1"]
+    r = recipe.load(
+        "house-srresnet-x4", [*sets, "data.patch=8", "data.batch=2", "train.clip=1.0", "train.compile=false"]
+    )
+    fabric = Fabric(accelerator="cpu", devices=1)
+    crops, _ = loop._load_data(r, fabric.device, 0, 1)
+    crops.pairs = replace(crops.pairs, taught=crops.pairs.hr)
+    trainer = loop.Trainer(fabric, r, recipe.build(r), crops)
+    trainer.step(0, 1e-3, 0.0)  # makes the optimiser's state
+    with Waits() as waits:
+        trainer.step(1, 1e-3, 0.5)
+        assert not waits.seen
+        trainer.read_loss(2)
+        assert waits.seen == ["_local_scalar_dense"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
