@@ -17,6 +17,7 @@
 #include "epilogue_avx2.h"
 #include "qconv.h"
 #include "signs.h"
+#include "winograd.h"
 
 namespace bitsr {
 namespace {
@@ -246,6 +247,7 @@ void map(const Map& op, const int16_t* x, int w, int16_t* out) {
 
 }  // namespace
 
-const Kernels avx2_kernels = {"avx2", available, prepare, bconv, conv, map, avx2_quant, avx2_qconv, &avx2_signs};
+const Kernels avx2_kernels = {"avx2", available,  prepare,    bconv,       conv,
+                              map,    avx2_quant, avx2_qconv, &avx2_signs, &avx2_winograd};
 
 }  // namespace bitsr

@@ -14,6 +14,7 @@
 #include "epilogue_avx512.h"
 #include "qconv.h"
 #include "signs.h"
+#include "winograd.h"
 
 namespace bitsr {
 namespace {
@@ -334,7 +335,7 @@ void map(const Map& op, const int16_t* x, int w, int16_t* out) {
 
 }  // namespace
 
-const Kernels avx512_kernels = {"avx512", available,    prepare,      bconv,        conv,
-                                map,      avx512_quant, avx512_qconv, &avx512_signs};
+const Kernels avx512_kernels = {"avx512", available,    prepare,      bconv,         conv,
+                                map,      avx512_quant, avx512_qconv, &avx512_signs, &avx2_winograd};
 
 }  // namespace bitsr

@@ -221,6 +221,6 @@ void map(const Map& op, const int16_t* x, int w, int16_t* out) {
 
 }  // namespace
 
-const Kernels neon_kernels = {"neon", available, prepare, bconv, conv, map, neon_quant, neon_qconv, nullptr};
+const Kernels neon_kernels = {"neon", available, prepare, bconv, conv, map, neon_quant, neon_qconv, nullptr, nullptr};
 
 }  // namespace bitsr

@@ -67,6 +67,7 @@ bool available() {
 
 }  // namespace
 
-const Kernels scalar_kernels = {"scalar", available, prepare, bconv, conv, map, scalar_quant, scalar_qconv, nullptr};
+const Kernels scalar_kernels = {"scalar", available,    prepare,      bconv,   conv,
+                                map,      scalar_quant, scalar_qconv, nullptr, nullptr};
 
 }  // namespace bitsr

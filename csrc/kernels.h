@@ -195,7 +195,8 @@ struct QconvRow : EpilogueRow {
   uint64_t* scratch; /* SCRATCH words of this thread, 64-byte aligned */
 };
 
-struct Signs; /* signs.h */
+struct Signs;    /* signs.h */
+struct Winograd; /* winograd.h */
 
 struct Kernels {
   const char* name;
@@ -206,7 +207,8 @@ struct Kernels {
   void (*map)(const Map&, const int16_t* x, int w, int16_t* out);
   void (*quant)(const Quant&, const int16_t* x, int w, uint8_t* out);
   void (*qconv)(const Qconv&, const QconvRow&);
-  const Signs* signs; /* training's products, or null */
+  const Signs* signs;       /* training's products, or null */
+  const Winograd* winograd; /* training's float convolutions, or null */
 };
 
 /* Rows are cut into chunks of CHUNK columns, whose intermediates (SCRATCH words of 64 bits, any path) stay in L1. */

@@ -3,24 +3,17 @@
  * I), void store_bytes(uint8_t*, I)      their low bits All is static: see kernels.h. */
 #pragma once
 
+#include "lanes.h"
+
 namespace bitsr {
 namespace {
 
-constexpr int LANES = sizeof(F) / sizeof(float);
-
-inline F load(const float* p) {
-  F v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
 inline I load(const int32_t* p) {
   I v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-inline void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
 inline void add(float* p, F v) { store(p, load(p) + v); }
-inline F all(float v) { return F{} + v; }
 inline F to_float(I v) { return __builtin_convertvector(v, F); }
 inline F size_of(F v) { return v < 0 ? -v : v; }
 inline F larger(F a, F b) { return a < b ? b : a; }

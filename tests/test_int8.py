@@ -128,7 +128,7 @@ def test_sums_of_the_library(monkeypatch, isa: str, threads: int, k: int, shape:
             torch.set_num_threads(threads)
             try:
                 assert int8.native(
-                    "sign_conv", q, b, torch.empty(n, h, w, o, dtype=torch.int32), n, h, w, c, o, k, 0
+                    "sign_conv", (q, b, torch.empty(n, h, w, o, dtype=torch.int32)), n, h, w, c, o, k, 0
                 )
                 found = {
                     "conv": int8_conv(q, b, False),

@@ -41,7 +41,7 @@ class _Unit(ctypes.Structure):
 def available() -> bool:
     """Whether the library is there and has a path for this CPU."""
     one = torch.ones(64, 64, 1, 1, dtype=torch.int8)
-    return native("sign_conv", one[:1], one, torch.empty(64, dtype=torch.int32), 1, 1, 1, 64, 64, 1, False)
+    return native("sign_conv", (one[:1], one, torch.empty(64, dtype=torch.int32)), 1, 1, 1, 64, 64, 1, False)
 
 
 def fits(unit: House, x: Any, skip: Any, after: float | None) -> bool:

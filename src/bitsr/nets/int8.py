@@ -11,6 +11,7 @@ rounding) is left to it, to be fused with the neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ctypes import c_void_p
 from typing import Any
 
@@ -31,9 +32,9 @@ def call(name: str, *arguments: Any) -> bool:
     return lib is not None and getattr(lib, f"bitsr_{name}")(*arguments, ISA) == 0
 
 
-def native(name: str, a: Tensor, b: Tensor, out: Tensor, *sizes: int) -> bool:
-    """``call`` of a product: whether it has filled ``out``; tensors are as it wants them."""
-    pointers = (c_void_p(t.data_ptr()) for t in (a, b, out))
+def native(name: str, tensors: Sequence[Tensor], *sizes: int) -> bool:
+    """``call`` of a product: whether it has filled the last of ``tensors``, which are as it wants them."""
+    pointers = (c_void_p(t.data_ptr()) for t in tensors)
     return call(name, *pointers, *sizes, torch.get_num_threads())
 
 
@@ -56,7 +57,7 @@ def int8_conv(x: Tensor, w: Tensor, turned: bool) -> Tensor:
     x, w = x.contiguous(memory_format=LAST), w.contiguous(memory_format=LAST)
     (n, _, h, width), (o, c, k, _) = x.shape, w.shape
     out = _empty(x, (n, c if turned else o, h, width))
-    if not native("sign_conv", x, w, out, n, h, width, c, o, k, turned):
+    if not native("sign_conv", (x, w, out), n, h, width, c, o, k, turned):
         w = w.flip(2, 3).transpose(0, 1) if turned else w
         products = torch.ops.aten._int_mm(
             _patches(x, k), w.permute(2, 3, 1, 0).reshape(-1, len(w)).contiguous()
@@ -74,7 +75,7 @@ def int8_conv_weight(x: Tensor, g: Tensor, k: int) -> Tensor:
     x, g = x.contiguous(memory_format=LAST), g.contiguous(memory_format=LAST)
     (n, c, h, width), o = x.shape, g.shape[1]
     out = _empty(x, (o, c, k, k))
-    if not native("sign_conv_weight", x, g, out, n, h, width, c, o, k):
+    if not native("sign_conv_weight", (x, g, out), n, h, width, c, o, k):
         products = torch.ops.aten._int_mm(g.permute(1, 0, 2, 3).reshape(o, -1), _patches(x, k))
         out.permute(0, 2, 3, 1).copy_(products.view(o, k, k, c))
     return out

@@ -31,6 +31,7 @@ from .binary import (
     sign_layer,
     standardised,
 )
+from .winograd import Conv3x3
 
 
 class RPReLU(nn.Module):
@@ -634,8 +635,8 @@ class FloatBlock(nn.Module):
 
     def __init__(self, channels: int, slope: float = 0.0, *, fine: bool = False) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv3x3(channels, channels)
+        self.conv2 = Conv3x3(channels, channels)
         self.slope, self.fine = slope, fine
 
     def next_to_identity(self) -> FloatBlock:

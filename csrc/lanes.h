@@ -1,0 +1,20 @@
+/* Loads and stores of the vector of float, F, that the path has defined. All is static: see kernels.h. */
+#pragma once
+
+#include <cstring>
+
+namespace bitsr {
+namespace {
+
+constexpr int LANES = sizeof(F) / sizeof(float);
+
+inline F load(const float* p) {
+  F v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
+inline F all(float v) { return v - F{}; } /* not +, which would make 0 of -0, and so stay in the code */
+
+}  // namespace
+}  // namespace bitsr
