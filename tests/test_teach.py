@@ -70,13 +70,15 @@ def test_packed_teachers_make_the_mean_of_their_pictures(
 
 
 @pytest.mark.parametrize("symmetry", [1, 4, 8])
+@pytest.mark.parametrize("binarized", ["body", "none"])
 def test_a_checkpoint_teaches_what_its_net_makes(
-    pairs: Pairs, by: Teach, tmp_path: Path, symmetry: int
+    pairs: Pairs, by: Teach, tmp_path: Path, symmetry: int, binarized: str
 ) -> None:
     """By torch, and turning with the picture whether the net does or not."""
+    args = {"channels": 32, "blocks": 1, "binarized": binarized}
     table = {
         "scale": 2,
-        "net": {"name": "srresnet", "args": {"channels": 8, "blocks": 1}, "symmetry": symmetry},
+        "net": {"name": "srresnet", "args": args, "symmetry": symmetry},
         "train": {"iterations": 1, "lr": 1.0},
     }
     torch.manual_seed(symmetry)
