@@ -14,6 +14,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from bitsr.nets import int8, winograd  # noqa: E402
+from bitsr.nets.binary import BinaryConv2d  # noqa: E402
 from bitsr.nets.graph import EAGER  # noqa: E402
 from bitsr.nets.methods import FloatBlock  # noqa: E402
 from bitsr.nets.winograd import Conv3x3, conv3x3  # noqa: E402
@@ -85,7 +86,7 @@ def test_a_block_trains_by_them_and_validates_without() -> None:
 
     class Seen(Conv3x3):
         def forward(self, input: Tensor) -> Tensor:
-            seen.append(winograd.fits(self, input))
+            seen.append(winograd.fits(self, input, self.weight))
             return super().forward(input)
 
     torch.manual_seed(0)
@@ -101,8 +102,32 @@ def test_a_block_trains_by_them_and_validates_without() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         block.train().build(EAGER, x, "b")
     assert not any(seen[2:])
-    assert not winograd.fits(Conv3x3(48, 64), normal(1, 48, 9, 10, seed=0))
+    narrow = Conv3x3(48, 64)
+    assert not winograd.fits(narrow, normal(1, 48, 9, 10, seed=0), narrow.weight)
     assert isinstance(block.conv1, nn.Conv2d)  # what packing looks for
+
+
+@needed
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize(("binary", "bias"), [(False, True), ("activations", False), (True, False)])
+def test_float_twins_train_by_them(monkeypatch: Any, binary: bool | str, bias: bool, k: int) -> None:
+    """Also where one side alone is of one bit; where both are, sums are integers and stay exact."""
+    calls: list[tuple[int, ...]] = []
+    conv3x3 = winograd.conv3x3
+    monkeypatch.setattr(winograd, "conv3x3", lambda x, w, b: (calls.append(w.shape), conv3x3(x, w, b))[1])
+    torch.manual_seed(0)
+    conv = BinaryConv2d(64, 32, k, act="triangle", weight="mean", bias=bias)
+    conv.binarize(binary)
+    x = normal(1, 64, 9, 10, seed=0)
+    with torch.no_grad():
+        exact = F.conv2d(
+            conv.quantised(x).double(),
+            conv.quantised_weight().double(),
+            None if conv.bias is None else conv.bias.double(),
+            padding=k // 2,
+        )
+    near(conv(x), exact)
+    assert calls == ([(32, 64, 3, 3)] if binary is not True and k == 3 else [])
 
 
 SIZES = """0 4 4 32 32 1, 1 4 -1 32 32 1, 1 4 4 48 32 1, 1 4 4 32 31 1, 1 4 4 32 32 0, 65536 65536 1 32 32 1,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import winograd
 from .int8 import sign_conv
 
 
@@ -348,7 +349,10 @@ class QuantConv2d(nn.Conv2d):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(self.quantised(x), self.quantised_weight(), self.bias, padding=self.padding)
+        x, w = self.quantised(x), self.quantised_weight()
+        if "float" in (self.act, self.weight_mode):
+            return winograd.conv2d(self, x, w)
+        return F.conv2d(x, w, self.bias, padding=self.padding)  # of bits: sums that are integers stay so
 
 
 class BinaryConv2d(QuantConv2d):

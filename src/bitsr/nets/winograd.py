@@ -35,15 +35,16 @@ def available() -> bool:
     return native("float_conv", (x, filters, x[0, 0, 0], torch.empty_like(x)), 1, 1, 1, 32, 32)
 
 
-def fits(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether ``conv3x3`` computes conv(x) while it trains."""
+def fits(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:
+    """Whether ``conv3x3`` computes the convolution of x with weight in place of ``conv``, while it trains."""
     return (
         conv.training
         and x.device.type == "cpu"
-        and x.dtype == conv.weight.dtype == torch.float32
+        and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and all(n % 32 == 0 for n in conv.weight.shape[:2])
+        and weight.shape[2:] == (3, 3)
+        and all(n % 32 == 0 for n in weight.shape[:2])
         and available()
     )
 
@@ -88,6 +89,13 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _Conv.apply(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
+def conv2d(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+    """The convolution of x with weight, padding k // 2, and the bias of ``conv``, by ``conv3x3`` where it fits."""
+    if not fits(conv, x, weight):
+        return nn.functional.conv2d(x, weight, conv.bias, padding=conv.padding)  # type: ignore[arg-type]
+    return conv3x3(x, weight, weight.new_zeros(len(weight)) if conv.bias is None else conv.bias)
+
+
 class Conv3x3(nn.Conv2d):
     """nn.Conv2d of 3x3 with zero padding 1 and bias that trains by ``conv3x3`` where it fits."""
 
@@ -95,7 +103,4 @@ class Conv3x3(nn.Conv2d):
         super().__init__(cin, cout, 3, padding=1)
 
     def forward(self, input: Tensor) -> Tensor:
-        if fits(self, input):
-            assert self.bias is not None
-            return conv3x3(input, self.weight, self.bias)
-        return super().forward(input)
+        return conv2d(self, input, self.weight)
