@@ -75,13 +75,13 @@ BITSR_API int bitsr_luma(const void* pixels, int depth, int channels, size_t n, 
 BITSR_API int bitsr_merge(const void* lr, int depth, int channels, int h, int w, int first, int rows, int scale,
                           const int16_t* luma, int y, int n, void* out, char* err, size_t err_cap);
 
-/* ---- Training (signs.cpp, winograd.cpp)
- * --------------------------------------------------------------------------------- Convolutions of signs, and their
- * gradients from gradients rounded to int8, as exact sums. Pixels are (n, h, width, channels), k odd, zero padding k /
- * 2, stride 1; c and o are multiples of 64. Both return 0, or -1, with y undefined, for other sizes, where the path
- * (isa, NULL: the best) has no such products, and for want of memory. conv          x: c channels, -128 to 127; w: (o,
- * k, k, c), each -1, 0 or 1; y: o channels turned: its transpose, from o channels (x) to c (y), the gradient of its
- * input conv_weight   x: c channels, each -1, 0 or 1; g: o channels, -128 to 127; y: (o, k, k, c), the gradient of w */
+/* ---- Training (signs.cpp, winograd.cpp) -------------------------------------------------------------------
+ * Convolutions of signs, and their gradients from gradients rounded to int8, as exact sums. Pixels are (n, h, width,
+ * channels), k odd, zero padding k / 2, stride 1; c and o are multiples of 64. Both return 0, or -1, with y undefined,
+ * for other sizes, where the path (isa, NULL: the best) has no such products, and for want of memory.
+ *   conv          x: c channels, -128 to 127; w: (o, k, k, c), each -1, 0 or 1; y: o channels
+ *                 turned: its transpose, from o channels (x) to c (y), the gradient of its input
+ *   conv_weight   x: c channels, each -1, 0 or 1; g: o channels, -128 to 127; y: (o, k, k, c), the gradient of w */
 BITSR_API int bitsr_sign_conv(const int8_t* x, const int8_t* w, int32_t* y, int n, int h, int width, int c, int o,
                               int k, int turned, int threads, const char* isa);
 BITSR_API int bitsr_sign_conv_weight(const int8_t* x, const int8_t* g, int32_t* y, int n, int h, int width, int c,

@@ -127,7 +127,6 @@ def test_validation_psnr_is_the_metric(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from dataclasses import replace
 from pathlib import Path
 from bitsr.train import loop, recipe
 r = recipe.load(sys.argv[1])

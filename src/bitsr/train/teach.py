@@ -39,10 +39,6 @@ def _packed(path: Path) -> _Teacher:
     return _Teacher(net.name, net.scale, lambda y: upscale(net.engine, y, not net.turns))
 
 
-def _turned(x: Tensor, turns: int, flip: bool) -> Tensor:
-    return torch.rot90(x.flip(-1) if flip else x, turns, (-2, -1))
-
-
 @torch.no_grad()
 def by_torch(net: nn.Module, y: Tensor) -> Tensor:
     """Y (h, w) -> (scale*h, scale*w), float32, of a net in evaluation mode: its mean over flips and turns, unless its
@@ -52,7 +48,8 @@ def by_torch(net: nn.Module, y: Tensor) -> Tensor:
     total: Tensor | float = 0.0
     for turns in range(4):
         for flip in (False, True):
-            sr = torch.rot90(net(_turned(y, turns, flip)[None, None].contiguous())[0, 0], -turns, (-2, -1))
+            x = torch.rot90(y.flip(-1) if flip else y, turns)
+            sr = torch.rot90(net(x[None, None].contiguous())[0, 0], -turns)
             total = total + (sr.flip(-1) if flip else sr)
     return total / 8  # pyright: ignore[reportReturnType]
 
