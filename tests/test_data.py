@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,15 +178,19 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, cache = tmp_path / "a.png", tmp_path / "cache"
     picture(path, 16, 16)
     first = load_pairs([(path, None)], 2, cache)
+    copy = tmp_path / "copy" / "b.png"
+    copy.parent.mkdir()
+    copy.write_bytes(path.read_bytes())
     with monkeypatch.context() as m:
         m.setattr(data, "_decode", lambda *a: pytest.fail("decoded again"))
-        again = load_pairs([(path, None)], 2, cache)
+        again = load_pairs([(copy, None)], 2, cache)
     assert torch.equal(first.hr, again.hr) and torch.equal(first.lr, again.lr)
     assert len(list(cache.iterdir())) == 1
     load_pairs([(path, None)], 4, cache)  # another scale is another file
-    os.utime(path, ns=(1, 1))  # so is a changed picture
-    load_pairs([(path, None)], 2, cache)
-    assert len(list(cache.iterdir())) == 3
+    load_pairs([(path, None), (copy, None)], 2, cache)  # so are other pictures
+    picture(copy, 16, 18)  # and a changed one
+    load_pairs([(copy, None)], 2, cache)
+    assert len(list(cache.iterdir())) == 4
     for file in cache.iterdir():  # a damaged one is made again
         file.write_bytes(b"damaged")
     assert torch.equal(load_pairs([(path, None)], 2, cache).hr, first.hr)

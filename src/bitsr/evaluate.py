@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .folders import data_folder, picture_files
 from .imresize import imresize
 from .metrics import PROTOCOLS, Protocol, rgb_to_y, to_8bit
+from .turns import sum_over_turns
 
 HR_FOLDERS = ("", "HR", "GTmod12", "GT", "original")
 """Where a set's folder may keep its HR files, in the order in which they are looked for."""
@@ -79,13 +80,7 @@ def upscale(net: Net, y: NDArray[np.float64], self_ensemble: bool) -> NDArray[np
     q = np.ascontiguousarray(to_q(y))
     if not self_ensemble:
         return net.run(q) / 128.0 + 127.5
-    total = np.zeros((q.shape[0] * net.scale, q.shape[1] * net.scale))
-    for turns in range(4):
-        for flip in (False, True):
-            x = np.rot90(q[:, ::-1] if flip else q, turns)
-            sr = np.rot90(net.run(np.ascontiguousarray(x)), -turns)
-            total += sr[:, ::-1] if flip else sr
-    return total / (8 * 128.0) + 127.5
+    return sum_over_turns(net.run, q) / (8 * 128.0) + 127.5
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from . import colour
 from .engine import Engine
 from .packed import Packed
+from .turns import sum_over_turns
 
 ZOO = Path(__file__).parent / "zoo"
 DEFAULTS = ("house-srresnet", "e2fif-srresnet")
@@ -206,11 +207,7 @@ class _Ensemble:
         # Below twice the overlap a strip would be mostly overlap: wait for more.
         if ready <= self.done or (ready < self.height and ready - self.done < 2 * r):
             return np.empty((0, s * self.rows.shape[1]), np.int16)
-        total = np.zeros((s * len(self.rows), s * self.rows.shape[1]), np.int32)
-        for turn in range(8):
-            lr = np.rot90(self.rows.T if turn & 4 else self.rows, turn & 3)
-            sr = np.rot90(self.engine.run(lr), -(turn & 3))
-            total += sr.T if turn & 4 else sr
+        total = sum_over_turns(self.engine.run, self.rows)
         top = self.done - self.first
         out = (total[s * top : s * (top + ready - self.done)] + 4) >> 3
         self.done = ready

@@ -230,18 +230,18 @@ def load_pairs(
 
     shrink: each picture comes again at these shares of its size, in (0, 1), right behind itself.
 
-    The cache file is named by a hash of paths, sizes, modification times, scale, shares and ``VERSION``, and written
+    The cache file is named by a hash of the files' bytes, scale, shares and ``VERSION``, and written
     atomically into ``cache`` (default: ``cache_folder()``); where that cannot be written, a warning says so.
     """
-    facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for pair in files for p in pair if p]
-    key = key_of(VERSION, scale, facts, *shrink)
+    threads = os.cpu_count()
+    key = key_of(VERSION, scale, each(lambda pair: [p and digest(p) for p in pair], files, threads), *shrink)
     path = cached("pairs", scale, key, cache)
     try:
         t = load_file(path)
         return Pairs(t["hr"], t["lr"], t["sizes"], scale, key=key)
     except (OSError, KeyError, SafetensorError):
         pass  # not there, or not ours: decode
-    decoded = each(lambda pair: _decode(pair, scale, shrink), files, os.cpu_count())
+    decoded = each(lambda pair: _decode(pair, scale, shrink), files, threads)
     pictures = [picture for forms in decoded for picture in forms]
     pairs = Pairs(
         torch.cat([hr.flatten() for hr, _ in pictures]),
@@ -264,6 +264,11 @@ def each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None) 
         return list(pool.map(work, items))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def digest(path: Path) -> str:
+    """Of a file's bytes: the same pictures in another place, or copied anew, are found in the cache."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def key_of(*facts: Any) -> str:

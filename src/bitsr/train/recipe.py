@@ -44,6 +44,11 @@ class RecipeError(ValueError):
     """A recipe that cannot be trained; the message is one line."""
 
 
+def net_name(path: str | Path) -> str:
+    """The name of the net in a model file or checkpoint: ``x4`` of ``runs/x4.latent.safetensors``."""
+    return Path(path).stem.removesuffix(".latent")
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -267,7 +272,7 @@ class Recipe(_Section):
         d = self.data
         if not d.teachers:
             return self.train.objective
-        names = ", ".join(Path(teacher).stem.removesuffix(".latent") for teacher in d.teachers)
+        names = ", ".join(map(net_name, d.teachers))
         mixed = f", mixed with {d.truth:g} of HR" if d.truth else ""
         return f"{self.train.objective} from what {names} make{'s' * (len(d.teachers) == 1)} of LR{mixed}"
 

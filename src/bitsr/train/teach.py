@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,9 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..nets.winograd import Conv3x3
-from . import checkpoint, data
-
-CHECKPOINTS = (".pt", ".safetensors")
+from ..turns import sum_over_turns
+from . import checkpoint, data, recipe
 
 
 @dataclass(frozen=True)
@@ -39,19 +37,18 @@ def _packed(path: Path) -> _Teacher:
     return _Teacher(net.name, net.scale, lambda y: upscale(net.engine, y, not net.turns))
 
 
-@torch.no_grad()
-def by_torch(net: nn.Module, y: Tensor) -> Tensor:
-    """Y (h, w) -> (scale*h, scale*w), float32, of a net in evaluation mode: its mean over flips and turns, unless its
-    weights are tied so that it turns with the picture."""
-    if getattr(net, "order", 1) == 8:
-        return net(y[None, None])[0, 0]
-    total: Tensor | float = 0.0
-    for turns in range(4):
-        for flip in (False, True):
-            x = torch.rot90(y.flip(-1) if flip else y, turns)
-            sr = torch.rot90(net(x[None, None].contiguous())[0, 0], -turns)
-            total = total + (sr.flip(-1) if flip else sr)
-    return total / 8  # pyright: ignore[reportReturnType]
+def by_torch(net: nn.Module, device: torch.device) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """What a net in evaluation mode on ``device`` makes of Y, as ``_Teacher.upscale``."""
+
+    @torch.no_grad()
+    def run(y: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Sizes differ from picture to picture, so no autotuning; and no TF32, which moves values across zero.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+            sr = net(torch.from_numpy(y).to(device, torch.float32)[None, None])[0, 0]
+        return sr.cpu().numpy().astype(np.float64)
+
+    turns = getattr(net, "order", 1) == 8
+    return run if turns else lambda y: sum_over_turns(run, y) / 8
 
 
 def _trained(path: Path, device: torch.device) -> _Teacher:
@@ -59,18 +56,15 @@ def _trained(path: Path, device: torch.device) -> _Teacher:
     net.to(device)
     for module in net.modules():
         module.training = isinstance(module, Conv3x3)  # by the products of training: three times as fast
+    return _Teacher(recipe.net_name(path), int(facts["recipe"]["scale"]), by_torch(net, device))
 
-    def upscale(y: NDArray[np.float64]) -> NDArray[np.float64]:
-        # Sizes differ from picture to picture, so no autotuning; and no TF32, which moves values across zero.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
-            sr = by_torch(net, torch.from_numpy(y).to(device, torch.float32))
-        return sr.cpu().numpy().astype(np.float64)
 
-    return _Teacher(path.stem.removesuffix(".latent"), int(facts["recipe"]["scale"]), upscale)
+def _is_checkpoint(teacher: str | Path) -> bool:
+    return str(teacher).endswith((".pt", ".safetensors"))
 
 
 def _find(teacher: str) -> Path:
-    if teacher.endswith(CHECKPOINTS):
+    if _is_checkpoint(teacher):
         return Path(teacher).expanduser()
     from ..upscaler import find
 
@@ -93,15 +87,12 @@ def teach(
     or OSError for a net that is none, ImportError where there is a packed teacher and the engine is not built.
     """
     paths = [_find(teacher) for teacher in teachers]
-    bits = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    path = data.cached("taught", pairs.scale, data.key_of(pairs.key, *bits), cache)
+    key = data.key_of(pairs.key, *map(data.digest, paths))
+    path = data.cached("taught", pairs.scale, key, cache)
     with suppress(OSError, KeyError, SafetensorError):
         return replace(pairs, taught=load_file(path)["taught"])
-    by_engine = [path.suffix not in CHECKPOINTS for path in paths]
-    nets = [
-        _packed(path) if engine else _trained(path, device or torch.device("cpu"))
-        for path, engine in zip(paths, by_engine, strict=True)
-    ]
+    own = device or torch.device("cpu")
+    nets = [_trained(path, own) if _is_checkpoint(path) else _packed(path) for path in paths]
     for net in nets:
         if net.scale != pairs.scale:
             raise data.DataError(f"teacher {net.name} upscales x{net.scale}, the recipe x{pairs.scale}")
@@ -112,7 +103,7 @@ def teach(
         return data.steps(np.mean([net.upscale(lr) for net in nets], axis=0)).flatten()
 
     # torch has threads of its own
-    threads = torch.get_num_threads() if all(by_engine) else 1
+    threads = 1 if any(map(_is_checkpoint, paths)) else torch.get_num_threads()
     result = torch.cat(data.each(taught, range(len(pairs)), threads))
     data.keep({"taught": result}, path)
     return replace(pairs, taught=result)
