@@ -1,6 +1,9 @@
 /* The loops of Signs over channels, for any width of vector. The path defines F and I, vectors of float and int32 of
- * one width, and I nearest(F)            rounded, halves to even F shorts(const int16_t*), void store_shorts(int16_t*,
- * I), void store_bytes(uint8_t*, I)      their low bits All is static: see kernels.h. */
+ * one width, and
+ * - I nearest(F): rounded, halves to even
+ * - F shorts(const int16_t*)
+ * - void store_shorts(int16_t*, I), void store_bytes(uint8_t*, I): their low bits
+ * All is static: see kernels.h. */
 #pragma once
 
 #include "lanes.h"
