@@ -108,21 +108,28 @@ def plot(found: list[Point], set_: str, task: Task, path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    middle = (min(p.ms for p in found) * max(p.ms for p in found)) ** 0.5
     engines = list(dict.fromkeys(p.engine for p in found))
     for i, engine in enumerate(engines):
         mine = [p for p in found if p.engine == engine]
         axes.scatter([p.ms for p in mine], [p.psnr[0] for p in mine], color=f"C{i}", label=engine)
         for p in mine:
-            axes.annotate(p.net, (p.ms, p.psnr[0]), (4, 4), textcoords="offset points", fontsize=7)
+            side = (
+                "left" if p.ms < middle else "right"
+            )  # of the name that stands at the point: it stays inside
+            at = (4 if side == "left" else -4, 4)
+            axes.annotate(p.net, (p.ms, p.psnr[0]), at, textcoords="offset points", ha=side, fontsize=7)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel(f"ms a picture, LR {task.width}x{task.height}, {task.threads} threads of {machine.cpu()}")
     axes.set_ylabel(f"PSNR-Y on {set_}, dB")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
