@@ -117,11 +117,9 @@ def plot(found: list[Point], set_: str, task: Task, path: Path) -> None:
         mine = [p for p in found if p.engine == engine]
         axes.scatter([p.ms for p in mine], [p.psnr[0] for p in mine], color=f"C{i}", label=engine)
         for p in mine:
-            side = (
-                "left" if p.ms < middle else "right"
-            )  # of the name that stands at the point: it stays inside
-            at = (4 if side == "left" else -4, 4)
-            axes.annotate(p.net, (p.ms, p.psnr[0]), at, textcoords="offset points", ha=side, fontsize=7)
+            # On the side where it stays inside.
+            ha, x = ("left", 4) if p.ms < middle else ("right", -4)
+            axes.annotate(p.net, (p.ms, p.psnr[0]), (x, 4), textcoords="offset points", ha=ha, fontsize=7)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -43,10 +43,8 @@ def report(name: str, assignments: list[str], threads: int, rounds: int, steps: 
     torch.set_num_threads(threads)
     before = machine.load()
     common = ["train.precision=32", "train.compile=false", "train.int8=false", "train.loss=l1"]
-    common += [
-        "data.teachers=[]",
-        *assignments,
-    ]  # they take minutes before the first iteration, and no time in it
+    # Teachers take minutes before the first iteration, and no time in it.
+    common += ["data.teachers=[]", *assignments]
     trainers = {key: trainer(name, [*common, *extra]) for key, extra in settings().items()}
     quick = [m for m in trainers[PLAIN].net.modules() if isinstance(m, Conv3x3)]
     for module in quick:
