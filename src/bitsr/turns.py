@@ -57,6 +57,9 @@ def sum_over_turns(run: Callable[[NDArray], NDArray], x: NDArray) -> NDArray:
     for turn in range(8):
         y = np.rot90(run(np.ascontiguousarray(np.rot90(x.T if turn & 4 else x, turn & 3))), -(turn & 3))
         y = y.T if turn & 4 else y
-        total = y.astype(np.result_type(y, np.int32)) if total is None else total + y
+        if total is None:
+            total = y.astype(np.result_type(y, np.int32))
+        else:
+            total += y
     assert total is not None
     return total

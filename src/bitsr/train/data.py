@@ -267,7 +267,7 @@ def each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None) 
 
 
 def digest(path: Path) -> str:
-    """Of a file's bytes: the same pictures in another place, or copied anew, are found in the cache."""
+    """SHA-256 of a file's bytes: what is in the cache is found wherever the file lies, and however new its copy is."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
