@@ -230,28 +230,23 @@ def load_pairs(
 
     shrink: each picture comes again at these shares of its size, in (0, 1), right behind itself.
 
-    The cache file is named by a hash of the files' bytes, scale, shares and ``VERSION``, and written
-    atomically into ``cache`` (default: ``cache_folder()``); where that cannot be written, a warning says so.
+    cache: the folder of the file (``cached``), which is named by a hash of the pictures' bytes, scale, shares and
+    ``VERSION``.
     """
     threads = os.cpu_count()
     key = key_of(VERSION, scale, each(lambda pair: [p and digest(p) for p in pair], files, threads), *shrink)
-    path = cached("pairs", scale, key, cache)
-    try:
-        t = load_file(path)
-        return Pairs(t["hr"], t["lr"], t["sizes"], scale, key=key)
-    except (OSError, KeyError, SafetensorError):
-        pass  # not there, or not ours: decode
-    decoded = each(lambda pair: _decode(pair, scale, shrink), files, threads)
-    pictures = [picture for forms in decoded for picture in forms]
-    pairs = Pairs(
-        torch.cat([hr.flatten() for hr, _ in pictures]),
-        torch.cat([lr.flatten() for _, lr in pictures]),
-        torch.tensor([lr.shape for _, lr in pictures]),
-        scale,
-        key=key,
-    )
-    keep({"hr": pairs.hr, "lr": pairs.lr, "sizes": pairs.sizes}, path)
-    return pairs
+
+    def decode() -> dict[str, Tensor]:
+        decoded = each(lambda pair: _decode(pair, scale, shrink), files, threads)
+        pictures = [picture for forms in decoded for picture in forms]
+        return {
+            "hr": torch.cat([hr.flatten() for hr, _ in pictures]),
+            "lr": torch.cat([lr.flatten() for _, lr in pictures]),
+            "sizes": torch.tensor([lr.shape for _, lr in pictures]),
+        }
+
+    t = cached(f"pairs-x{scale}-{key}", decode, cache)
+    return Pairs(t["hr"], t["lr"], t["sizes"], scale, key=key)
 
 
 def each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None) -> list[Any]:
@@ -275,12 +270,17 @@ def key_of(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
-def cached(kind: str, scale: int, key: str, cache: Path | None) -> Path:
-    return (cache or cache_folder()) / f"{kind}-x{scale}-{key}.safetensors"
+def cached(name: str, make: Callable[[], dict[str, Tensor]], cache: Path | None) -> dict[str, Tensor]:
+    """What the cache holds under ``name``; else, or where that is broken, what ``make`` gives, which is then kept.
 
+    The file is written whole or not at all; where that cannot be, a warning says so.
 
-def keep(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a cache file, whole or not at all; where that cannot be, a warning says so."""
+    cache: its folder; None: ``cache_folder()``.
+    """
+    path = (cache or cache_folder()) / f"{name}.safetensors"
+    with suppress(OSError, SafetensorError):
+        return load_file(path)
+    tensors = make()
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -290,6 +290,7 @@ def keep(tensors: dict[str, Tensor], path: Path) -> None:
         with suppress(OSError):
             part.unlink()
         warnings.warn(f"pictures are not cached: {error}", stacklevel=3)
+    return tensors
 
 
 # Crops ------------------------------------------------------------------------------------------------------

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..nets.winograd import Conv3x3
@@ -88,22 +85,21 @@ def teach(
     """
     paths = [_find(teacher) for teacher in teachers]
     key = data.key_of(pairs.key, *map(data.digest, paths))
-    path = data.cached("taught", pairs.scale, key, cache)
-    with suppress(OSError, KeyError, SafetensorError):
-        return replace(pairs, taught=load_file(path)["taught"])
-    own = device or torch.device("cpu")
-    nets = [_trained(path, own) if _is_checkpoint(path) else _packed(path) for path in paths]
-    for net in nets:
-        if net.scale != pairs.scale:
-            raise data.DataError(f"teacher {net.name} upscales x{net.scale}, the recipe x{pairs.scale}")
-    say(f"{', '.join(net.name for net in nets)}: upscaling {len(pairs)} training pictures, once")
 
-    def taught(index: int) -> Tensor:
-        lr = pairs.picture(index)[0].numpy().astype(np.float64)
-        return data.steps(np.mean([net.upscale(lr) for net in nets], axis=0)).flatten()
+    def make() -> dict[str, Tensor]:
+        own = device or torch.device("cpu")
+        nets = [_trained(path, own) if _is_checkpoint(path) else _packed(path) for path in paths]
+        for net in nets:
+            if net.scale != pairs.scale:
+                raise data.DataError(f"teacher {net.name} upscales x{net.scale}, the recipe x{pairs.scale}")
+        say(f"{', '.join(net.name for net in nets)}: upscaling {len(pairs)} training pictures, once")
 
-    # torch has threads of its own
-    threads = 1 if any(map(_is_checkpoint, paths)) else torch.get_num_threads()
-    result = torch.cat(data.each(taught, range(len(pairs)), threads))
-    data.keep({"taught": result}, path)
-    return replace(pairs, taught=result)
+        def taught(index: int) -> Tensor:
+            lr = pairs.picture(index)[0].numpy().astype(np.float64)
+            return data.steps(np.mean([net.upscale(lr) for net in nets], axis=0)).flatten()
+
+        # torch has threads of its own
+        threads = 1 if any(map(_is_checkpoint, paths)) else torch.get_num_threads()
+        return {"taught": torch.cat(data.each(taught, range(len(pairs)), threads))}
+
+    return replace(pairs, **data.cached(f"taught-x{pairs.scale}-{key}", make, cache))
