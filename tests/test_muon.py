@@ -8,7 +8,16 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from bitsr.train.muon import FLOAT_RMS, MOMENTUM, RMS, Muon, iterated, orthogonalised  # noqa: E402
+from bitsr.train.muon import (  # noqa: E402
+    FLOAT_RMS,
+    MOMENTUM,
+    RMS,
+    Muon,
+    iterated,
+    orthogonalised,
+    orthogonalised_turns,
+)
+from bitsr.turns import turned  # noqa: E402
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 72), (1, 64, 576), (2, 5, 5)])
@@ -30,6 +39,42 @@ def test_the_iteration_comes_to_the_same() -> None:
     size = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
     torch.testing.assert_close(iterated(gram / size) @ x * size.rsqrt(), orthogonalised(x), atol=3e-3, rtol=0)
     assert iterated(torch.zeros(1, 4, 4)).isfinite().all()
+
+
+def tied(o: int, i: int, k: int) -> torch.Tensor:
+    """Random filters (o, i, k, k), tied over eight orientations."""
+    own = torch.randn(o // 8, k, k, i) * torch.logspace(0, -1, o // 8)[:, None, None, None]
+    return torch.from_numpy(turned(own.numpy())).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("o, i, k", [(8, 8, 3), (64, 64, 3), (24, 40, 1), (16, 8, 3)])
+def test_of_tied_filters_the_first_orientation_is_enough(o: int, i: int, k: int) -> None:
+    torch.manual_seed(0)
+    x = torch.stack([tied(o, i, k) for _ in range(3)]).flatten(2)
+    exact = orthogonalised(x.double())[:, ::8]
+    torch.testing.assert_close(orthogonalised_turns(x.double()), exact)
+    for y in (x, x * 1e-6):
+        torch.testing.assert_close(orthogonalised_turns(y), exact.float(), atol=2e-3, rtol=0)
+    assert orthogonalised_turns(torch.zeros_like(x)).abs().max() == 0
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (64, 8, 1), (64, 64, 3)])  # (64, 8, 1) is tall
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_tied_weights_stay_tied(shape: tuple[int, int, int], layout: torch.memory_format) -> None:
+    """Bit for bit, where the updates of those that are taken for free ones are tied to within rounding."""
+    torch.manual_seed(0)
+    first = tied(*shape)
+    weights = [nn.Parameter(first.clone(memory_format=layout)) for _ in range(2)]
+    muons = [Muon([w], [], turns=turns, lr=0.01) for w, turns in zip(weights, (True, False), strict=True)]
+    for _ in range(5):
+        gradient = tied(*shape)
+        for weight, muon in zip(weights, muons, strict=True):
+            weight.grad = gradient.clone(memory_format=layout)
+            muon.step()
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-5)
+    assert (weights[0] - first).abs().max() > 0.01
+    flat = weights[0].detach().permute(0, 2, 3, 1)
+    assert torch.equal(flat, torch.from_numpy(turned(flat[::8].numpy())))
 
 
 @pytest.mark.parametrize("shape", [(16, 8, 3, 3), (64, 2, 3, 3)])  # wide and tall

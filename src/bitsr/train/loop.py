@@ -269,8 +269,9 @@ class Trainer:
         adam = (
             self._muon(settings) if t.optimiser == "muon" else torch.optim.Adam(net.parameters(), **settings)
         )
-        # Muon's updates leave tied weights tied to within rounding, and roundings add up.
-        self.loose = [(n, p) for n, p in self.parameters if isinstance(adam, Muon) and p in adam.rms]
+        # Without ``turns`` Muon's updates leave tied weights tied to within rounding, and roundings add up.
+        loose = adam.rms if isinstance(adam, Muon) and not adam.turns else ()
+        self.loose = [(n, p) for n, p in self.parameters if p in loose]
         compiled = self.cuda if t.compile == "auto" else t.compile
         seen = Pyramid(self.net) if t.loss in PYRAMIDS else self.net
         model = cast(nn.Module, torch.compile(seen)) if compiled else seen
@@ -290,7 +291,8 @@ class Trainer:
         known = {id(p) for p in (*latents, *floats)}
         others = [p for p in self.net.parameters() if id(p) not in known]
         try:
-            return Muon(latents, others, floats, **settings)
+            turns = self.symmetry is not None and self.symmetry.order == 8
+            return Muon(latents, others, floats, turns, **settings)
         except ValueError as error:
             raise TrainError(f"train.optimiser: {error}") from error
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from ..turns import ORIENTATIONS, turned
 
 MOMENTUM = 0.95
 RMS = 0.3
@@ -19,32 +23,75 @@ _LIFT, _POLISH = (3.4445, -4.7750, 2.0315), (1.875, -1.25, 0.375)
 
 def orthogonalised(x: Tensor) -> Tensor:
     """(L, O, N), O at most N -> the same shape: (X X^T)^(-1/2) X for each X, whose singular values are 1, or less where
-    X's are below about 1e-4 of its norm. Where all is 0 the result is 0.
+    X's are below about 1e-4 of its norm. Where all is 0 the result is 0."""
+    gram = x @ x.mT
+    size = _not_zero(gram.diagonal(dim1=-2, dim2=-1).sum(-1))
+    return _root(gram / size) @ x * size.rsqrt()
 
-    On a CPU from the eigenvectors of X X^T. Elsewhere, where those would wait for the device, by the iteration
+
+def orthogonalised_turns(x: Tensor) -> Tensor:
+    """(L, 8 F, N) -> (L, F, N): the rows of the first orientation of ``orthogonalised`` x, whose rows come in fields of
+    the eight orientations of ``turns`` and are tied over them.
+
+    X X^T then commutes with the group, so its first rows are all of it: k_fg(h) = (row of f) (row of g turned by h).
+    The sums over h of k_fg(h) R(h) multiply as such matrices do, for each irreducible representation R (Serre 1977,
+    "Linear representations of finite groups", 6.2): four of F x F and one of 2 F x 2 F have all its eigenvalues.
+    """
+    f = x.shape[1] // 8
+    own = x[:, ::8]
+    gram = (own @ x.mT).unflatten(2, (f, 8))
+    size = _not_zero(8 * gram[..., 0].diagonal(dim1=-2, dim2=-1).sum(-1))
+    forth, back = _representations(x.dtype, x.device)
+    parts = (gram / size[..., None]) @ forth  # (L, f, g, 8)
+    ones = _root(parts[..., :4].permute(0, 3, 1, 2))
+    twos = _root(parts[..., 4:].unflatten(3, (2, 2)).permute(0, 1, 3, 2, 4).reshape(-1, 2 * f, 2 * f))
+    twos = twos.view(-1, f, 2, f, 2).permute(0, 1, 3, 2, 4).flatten(3)
+    root = torch.cat([ones.permute(0, 2, 3, 1), twos], 3) @ back
+    return root.flatten(2) @ x * size.rsqrt()
+
+
+@cache
+def _representations(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(8, 8) each: by orientations, the four representations of one dimension and the four numbers of the one of two,
+    the matrix itself; and the way back from sums with them."""
+    matrix = torch.tensor(ORIENTATIONS, dtype=dtype, device=device)
+    a, b, c, d = matrix.T
+    turns, straight = a * d - b * c, a * a - b * b
+    forth = torch.stack([torch.ones_like(a), turns, straight, turns * straight, a, b, c, d], 1)
+    return forth, (forth * torch.tensor([1, 1, 1, 1, 2, 2, 2, 2]).to(forth) / 8).T
+
+
+def _not_zero(size: Tensor) -> Tensor:
+    return size.clamp(min=1e-30)[:, None, None]
+
+
+def _root(gram: Tensor) -> Tensor:
+    """(..., O, O), symmetric, of trace 1 or less -> its power -1/2.
+
+    On a CPU from the eigenvectors. Elsewhere, where those would wait for the device, by the iteration
     X <- a X + b (X X^T) X + c (X X^T)^2 X on the matrices X X^T alone: eight steps as Jordan et al. (2024) have them
     lift small singular values (five, as there, leave too many small: nothing was gained over Adam), three with
     Newton-Schulz's own numbers bring all to 1.
     """
-    gram = x @ x.mT
-    size = gram.diagonal(dim1=-2, dim2=-1).sum(-1).clamp(min=1e-30)[:, None, None]
-    gram = gram / size
-    if x.device.type == "cpu":
+    if gram.device.type == "cpu":
         values, vectors = torch.linalg.eigh(gram)
-        root = (vectors * values.clamp(min=1e-9).rsqrt()[:, None]) @ vectors.mT
-    else:
-        root = iterated(gram)
-    return root @ x * size.rsqrt()
+        return (vectors * values.clamp(min=1e-9).rsqrt()[..., None, :]) @ vectors.mT
+    return iterated(gram)
 
 
 def iterated(gram: Tensor) -> Tensor:
-    """(L, O, O), symmetric, of trace 1 -> its power -1/2, without eigenvectors."""
-    one = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    """(..., O, O), symmetric, of trace 1 or less -> its power -1/2, without eigenvectors."""
+    one = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     total = one.expand_as(gram)
     for a, b, c in (*[_LIFT] * 8, *[_POLISH] * 3):
         by = a * one + b * gram + c * (gram @ gram)
         total, gram = by @ total, by @ gram @ by
     return total
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(O, I, k, k) -> (O, k k I), the order in which weights lie while they train."""
+    return x.permute(0, 2, 3, 1).flatten(1)
 
 
 class Muon(torch.optim.Adam):
@@ -57,12 +104,22 @@ class Muon(torch.optim.Adam):
     this comes further in as many iterations (docs/ablation.md). Source: Jordan et al. 2024, "Muon: an optimizer for
     hidden layers in neural networks". The rest of Adam's settings, and one learning rate for both, are the loop's.
 
+    turns: latents and floats, and their gradients, are tied over eight orientations (``nets.symmetry``). The updates
+    are made for the first and are the same numbers for the others, so that the weights stay tied bit for bit.
+
     Raises ValueError without any of the two.
     """
 
     def __init__(
-        self, latents: Iterable[Tensor], others: Iterable[Tensor], floats: Iterable[Tensor] = (), **adam: Any
+        self,
+        latents: Iterable[Tensor],
+        others: Iterable[Tensor],
+        floats: Iterable[Tensor] = (),
+        turns: bool = False,
+        **adam: Any,
     ) -> None:
+        self.turns = turns
+        self.places: dict[torch.Size, Tensor] = {}
         self.rms = {**dict.fromkeys(latents, RMS), **dict.fromkeys(floats, FLOAT_RMS)}
         if not self.rms:
             raise ValueError("muon is for weights of convolutions inside the net, and this one has none")
@@ -80,14 +137,25 @@ class Muon(torch.optim.Adam):
             grads = [p.grad for p in some]
             torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)  # pyright: ignore
             ahead = torch._foreach_lerp(grads, momenta, MOMENTUM)  # pyright: ignore
-            x = torch.stack(ahead).flatten(2)
-            tall = x.shape[1] > x.shape[2]
-            u = orthogonalised(x.mT).mT if tall else orthogonalised(x)
-            u = u * (rms * max(u.shape[1:]) ** 0.5)
-            for p, update in zip(some, u.unflatten(2, shape[1:]), strict=True):
-                p.sub_(update * lr)
+            x = torch.stack([_rows(a) for a in ahead])
+            updates = self._updates(x, shape, rms * lr * max(x.shape[1:]) ** 0.5)
+            for p, update in zip(some, updates, strict=True):
+                p.sub_(update.unflatten(1, (*shape[2:], shape[1])).permute(0, 3, 1, 2))
                 p.grad = None  # seen to: Adam leaves it alone
         return super().step(closure)
+
+    def _updates(self, x: Tensor, shape: torch.Size, size: float | Tensor) -> Tensor:
+        """(L, O, k k I) -> the same: x orthogonalised, by its longer side, times ``size``; of tied filters bit for bit
+        alike."""
+        tall = x.shape[1] > x.shape[2]
+        if not self.turns:
+            return (orthogonalised(x.mT).mT if tall else orthogonalised(x)) * size
+        own = (orthogonalised(x.mT).mT[:, ::8] if tall else orthogonalised_turns(x)) * size
+        if shape not in self.places:
+            o, i, *k = shape
+            places = turned(np.arange(o // 8 * x.shape[2], dtype=np.int32).reshape(o // 8, *k, i))
+            self.places[shape] = torch.from_numpy(places.ravel()).to(x.device)
+        return own.flatten(1).index_select(1, self.places[shape]).view_as(x)
 
     def _momentum(self, p: Tensor) -> Tensor:
         state = self.state[p]
