@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,27 +80,33 @@ def teach(
     turns where it does not turn with the picture.
 
     teachers: names of nets that come with bitsr, or paths of .bsr files, by the engine; or paths of checkpoints (.pt,
-    .safetensors), by torch on ``device`` (default: the CPU). The result is kept in ``cache`` as ``load_pairs`` does, of
-    whose pictures these must be; say: told in one line before that work. Raises DataError for another scale, ValueError
-    or OSError for a net that is none, ImportError where there is a packed teacher and the engine is not built.
+    .safetensors), by torch on ``device`` (default: the CPU). What each makes is kept in ``cache`` as ``load_pairs``
+    does, of whose pictures these must be; say: told in one line before that work. Raises DataError for another scale,
+    ValueError or OSError for a net that is none, ImportError where there is a packed teacher and the engine is not
+    built.
     """
     paths = [_find(teacher) for teacher in teachers]
-    key = data.key_of(pairs.key, *map(data.digest, paths))
+    keys = [data.key_of(pairs.key, data.digest(path)) for path in paths]
 
-    def make() -> dict[str, Tensor]:
-        own = device or torch.device("cpu")
-        nets = [_trained(path, own) if _is_checkpoint(path) else _packed(path) for path in paths]
-        for net in nets:
-            if net.scale != pairs.scale:
-                raise data.DataError(f"teacher {net.name} upscales x{net.scale}, the recipe x{pairs.scale}")
-        say(f"{', '.join(net.name for net in nets)}: upscaling {len(pairs)} training pictures, once")
+    def make(path: Path) -> dict[str, Tensor]:
+        by_checkpoint = _is_checkpoint(path)
+        net = _trained(path, device or torch.device("cpu")) if by_checkpoint else _packed(path)
+        if net.scale != pairs.scale:
+            raise data.DataError(f"teacher {net.name} upscales x{net.scale}, the recipe x{pairs.scale}")
+        say(f"{net.name}: upscaling {len(pairs)} training pictures, once")
 
         def taught(index: int) -> Tensor:
             lr = pairs.picture(index)[0].numpy().astype(np.float64)
-            return data.steps(np.mean([net.upscale(lr) for net in nets], axis=0)).flatten()
+            return data.steps(net.upscale(lr)).flatten()
 
-        # torch has threads of its own
-        threads = 1 if any(map(_is_checkpoint, paths)) else torch.get_num_threads()
+        threads = 1 if by_checkpoint else torch.get_num_threads()  # torch has threads of its own
         return {"taught": torch.cat(data.each(taught, range(len(pairs)), threads))}
 
-    return replace(pairs, **data.cached(f"taught-x{pairs.scale}-{key}", make, cache))
+    made = [
+        data.cached(f"taught-x{pairs.scale}-{key}", partial(make, path), cache)["taught"]
+        for path, key in zip(paths, keys, strict=True)
+    ]
+    if len(made) > 1:
+        total = torch.stack(made).sum(0, dtype=torch.int32)
+        made = [(2 * total + len(made)).div_(2 * len(made), rounding_mode="floor").short()]
+    return replace(pairs, taught=made[0])
