@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from types import MethodType
 
 import torch
 from lightning_fabric import Fabric
@@ -48,7 +49,7 @@ def report(name: str, assignments: list[str], threads: int, rounds: int, steps: 
     trainers = {key: trainer(name, [*common, *extra]) for key, extra in settings().items()}
     quick = [m for m in trainers[PLAIN].net.modules() if isinstance(m, Conv3x3)]
     for module in quick:
-        module.__class__ = torch.nn.Conv2d
+        module.forward = MethodType(torch.nn.Conv2d.forward, module)
     if not quick:  # the net has none: the same again
         del trainers[PLAIN]
     seen: dict[str, list[float]] = {key: [] for key in trainers}
