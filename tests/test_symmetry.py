@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from bitsr import reference  # noqa: E402
 from bitsr.engine import Engine, isas  # noqa: E402
-from bitsr.nets.symmetry import Symmetry, _shaped  # noqa: E402
+from bitsr.nets.symmetry import Symmetry, shaped  # noqa: E402
 from bitsr.train import checkpoint, recipe  # noqa: E402
 from bitsr.train.pack import pack  # noqa: E402
 from bitsr.turns import ORIENTATIONS, times, turned  # noqa: E402
@@ -126,7 +126,7 @@ def test_gathered_gradient_is_that_of_the_free_weights(name: str) -> None:
     net.eval()
     own = {k: p for k, p in net.named_parameters() if p.requires_grad}
     free = {k: ties.ties[k].free(p.detach()).requires_grad_() for k, p in own.items()}
-    loss({k: _shaped(ties.ties[k].spread(v), own[k]) for k, v in free.items()}).backward()
+    loss({k: shaped(ties.ties[k].spread(v), own[k]) for k, v in free.items()}).backward()
     loss(own).backward()
     ties.gather((k, p.grad) for k, p in own.items())
     seen = 0
@@ -135,7 +135,7 @@ def test_gathered_gradient_is_that_of_the_free_weights(name: str) -> None:
             continue
         tied, places = ties.ties[k], torch.bincount(ties.ties[k].whose)
         torch.testing.assert_close(tied.free(p.grad) * places, free[k].grad)
-        assert torch.equal(_shaped(tied.spread(tied.free(p.grad)), p), p.grad)
+        assert torch.equal(shaped(tied.spread(tied.free(p.grad)), p), p.grad)
         seen += int(p.grad.abs().max() > 0)
     assert seen > 5
 

@@ -58,12 +58,13 @@ def test_packed_teachers_make_the_mean_of_their_pictures(
     taught = teach(pairs, [turning.name, str(upscaler.find(other.name))], tmp_path / "cache", said.append)
     assert said == [f"{net.name}: upscaling 2 training pictures, once" for net in (turning, other)]
     assert torch.equal(taught.hr, pairs.hr) and torch.equal(taught.lr, pairs.lr)
+    nets = {turning.name: (turning.engine, False), other.name: (other.engine, True)}
+    each = [pictures(by(name)) for name in nets]
     for i, shown in enumerate(pictures(taught)):
         lr = pairs.picture(i)[0].numpy().astype(np.float64)
-        expected = (upscale(turning.engine, lr, False) + upscale(other.engine, lr, True)) / 2
-        np.testing.assert_allclose(
-            shown, expected.clip(0, 255), atol=1.01 / 256
-        )  # rounded, and their mean again
+        for alone, net in zip(each, nets.values(), strict=True):
+            np.testing.assert_allclose(alone[i], upscale(net[0], lr, net[1]).clip(0, 255), atol=0.51 / 256)
+        np.testing.assert_allclose(shown, (each[0][i] + each[1][i]) / 2, atol=0.51 / 256)
 
     with monkeypatch.context() as m:
         m.setattr(upscaler, "load", lambda *a, **k: pytest.fail("made again"))

@@ -26,22 +26,22 @@ from torch import Tensor, nn
 from ..turns import ORIENTATIONS, Matrix, fields, points
 
 
-def _flat(x: Tensor) -> Tensor:
+def flat(x: Tensor) -> Tensor:
     """(numel,), of weights in the order (O, k, k, I), in which they lie while they train."""
     return (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).reshape(-1)
 
 
-def _shaped(flat: Tensor, like: Tensor) -> Tensor:
+def shaped(x: Tensor, like: Tensor) -> Tensor:
     """The other way, to the shape of ``like``."""
     if like.ndim != 4:
-        return flat.view(like.shape)
+        return x.view(like.shape)
     o, i, *k = like.shape
-    return flat.view(o, *k, i).permute(0, 3, 1, 2)
+    return x.view(o, *k, i).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
 class _Tied:
-    """A tensor's orbits. orbits: (order, n), places in ``_flat`` of each orbit, its first place first; whose: (numel,),
+    """A tensor's orbits. orbits: (order, n), places in ``flat`` of each orbit, its first place first; whose: (numel,),
     the orbit of each place. Both int32, which torch takes faster than int64."""
 
     orbits: Tensor
@@ -49,7 +49,7 @@ class _Tied:
 
     def free(self, x: Tensor) -> Tensor:
         """The free numbers, (n,): that of each orbit's first place."""
-        return _flat(x).index_select(0, self.orbits[0])
+        return flat(x).index_select(0, self.orbits[0])
 
     def spread(self, free: Tensor) -> Tensor:
         """(..., n) -> (..., numel)"""
@@ -126,7 +126,7 @@ class Symmetry:
         """Give every place of an orbit the number of its first, in tensors under their names."""
         for name, x in numbers:
             tied = self.ties[name]
-            x.copy_(_shaped(tied.spread(tied.free(x)), x))
+            x.copy_(shaped(tied.spread(tied.free(x)), x))
 
     @torch.no_grad()
     def gather(self, numbers: Iterable[tuple[str, Tensor | None]]) -> None:
@@ -141,9 +141,9 @@ class Symmetry:
             size = xs[0].numel()
             together = len(xs) if size <= 4096 else 1
             for some in (xs[i : i + together] for i in range(0, len(xs), together)):
-                means = tied.mean(torch.stack([_flat(x) for x in some]))
-                shaped = [_shaped(mean, x) for mean, x in zip(means, some, strict=True)]
-                torch._foreach_copy_(some, shaped)  # pyright: ignore[reportPrivateImportUsage]
+                means = tied.mean(torch.stack([flat(x) for x in some]))
+                like = [shaped(mean, x) for mean, x in zip(means, some, strict=True)]
+                torch._foreach_copy_(some, like)  # pyright: ignore[reportPrivateImportUsage]
 
     def free(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict with the free numbers alone, (n,) each, of all that is tied."""
@@ -156,5 +156,5 @@ class Symmetry:
             if key in out and key in own:
                 if out[key].shape != tied.orbits.shape[1:]:
                     raise ValueError(f"{key} has {out[key].numel()} free numbers, not {tied.orbits.shape[1]}")
-                out[key] = _shaped(tied.spread(out[key]), own[key]).contiguous()
+                out[key] = shaped(tied.spread(out[key]), own[key]).contiguous()
         return out

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..nets.symmetry import flat, shaped
 from ..turns import ORIENTATIONS, turned
 
 MOMENTUM = 0.95
@@ -22,8 +23,12 @@ _LIFT, _POLISH = (3.4445, -4.7750, 2.0315), (1.875, -1.25, 0.375)
 
 
 def orthogonalised(x: Tensor) -> Tensor:
-    """(L, O, N), O at most N -> the same shape: (X X^T)^(-1/2) X for each X, whose singular values are 1, or less where
-    X's are below about 1e-4 of its norm. Where all is 0 the result is 0."""
+    """(L, O, N) -> the same shape: (X X^T)^(-1/2) X for each X, or X (X^T X)^(-1/2) where O is more than N.
+
+    Its singular values are 1, or less where X's are below about 1e-4 of its norm. Where all is 0 the result is 0.
+    """
+    if x.shape[1] > x.shape[2]:
+        return orthogonalised(x.mT).mT
     gram = x @ x.mT
     size = _not_zero(gram.diagonal(dim1=-2, dim2=-1).sum(-1))
     return _root(gram / size) @ x * size.rsqrt()
@@ -37,6 +42,8 @@ def orthogonalised_turns(x: Tensor) -> Tensor:
     The sums over h of k_fg(h) R(h) multiply as such matrices do, for each irreducible representation R (Serre 1977,
     "Linear representations of finite groups", 6.2): four of F x F and one of 2 F x 2 F have all its eigenvalues.
     """
+    if x.shape[1] > x.shape[2]:
+        return orthogonalised(x)[:, ::8]
     f = x.shape[1] // 8
     own = x[:, ::8]
     gram = (own @ x.mT).unflatten(2, (f, 8))
@@ -89,11 +96,6 @@ def iterated(gram: Tensor) -> Tensor:
     return total
 
 
-def _rows(x: Tensor) -> Tensor:
-    """(O, I, k, k) -> (O, k k I), the order in which weights lie while they train."""
-    return x.permute(0, 2, 3, 1).flatten(1)
-
-
 class Muon(torch.optim.Adam):
     """Adam on ``others``, orthogonalised momentum on ``latents`` and ``floats``, (O, I, k, k) each.
 
@@ -137,20 +139,18 @@ class Muon(torch.optim.Adam):
             grads = [p.grad for p in some]
             torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)  # pyright: ignore
             ahead = torch._foreach_lerp(grads, momenta, MOMENTUM)  # pyright: ignore
-            x = torch.stack([_rows(a) for a in ahead])
+            x = torch.stack([flat(a) for a in ahead]).unflatten(1, (shape[0], -1))
             updates = self._updates(x, shape, rms * lr * max(x.shape[1:]) ** 0.5)
             for p, update in zip(some, updates, strict=True):
-                p.sub_(update.unflatten(1, (*shape[2:], shape[1])).permute(0, 3, 1, 2))
+                p.sub_(shaped(update.flatten(), p))
                 p.grad = None  # seen to: Adam leaves it alone
         return super().step(closure)
 
     def _updates(self, x: Tensor, shape: torch.Size, size: float | Tensor) -> Tensor:
-        """(L, O, k k I) -> the same: x orthogonalised, by its longer side, times ``size``; of tied filters bit for bit
-        alike."""
-        tall = x.shape[1] > x.shape[2]
+        """(L, O, k k I) -> the same: x orthogonalised, times ``size``; of tied filters bit for bit alike."""
         if not self.turns:
-            return (orthogonalised(x.mT).mT if tall else orthogonalised(x)) * size
-        own = (orthogonalised(x.mT).mT[:, ::8] if tall else orthogonalised_turns(x)) * size
+            return orthogonalised(x) * size
+        own = orthogonalised_turns(x) * size
         if shape not in self.places:
             o, i, *k = shape
             places = turned(np.arange(o // 8 * x.shape[2], dtype=np.int32).reshape(o // 8, *k, i))

@@ -69,6 +69,12 @@ def _find(teacher: str) -> Path:
     return find(teacher)
 
 
+def _mean(pictures: list[Tensor]) -> Tensor:
+    """Of int16, rounded half up."""
+    total, n = torch.stack(pictures).sum(0, dtype=torch.int32), len(pictures)
+    return (2 * total + n).div_(2 * n, rounding_mode="floor").short()
+
+
 def teach(
     pairs: data.Pairs,
     teachers: Sequence[str],
@@ -106,7 +112,4 @@ def teach(
         data.cached(f"taught-x{pairs.scale}-{key}", partial(make, path), cache)["taught"]
         for path, key in zip(paths, keys, strict=True)
     ]
-    if len(made) > 1:
-        total = torch.stack(made).sum(0, dtype=torch.int32)
-        made = [(2 * total + len(made)).div_(2 * len(made), rounding_mode="floor").short()]
-    return replace(pairs, taught=made[0])
+    return replace(pairs, taught=made[0] if len(made) == 1 else _mean(made))
