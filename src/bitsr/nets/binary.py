@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import winograd
+from .half import half_conv
 from .int8 import sign_conv
 
 
@@ -359,11 +360,13 @@ class BinaryConv2d(QuantConv2d):
     """A convolution of binarized input with binarized weights (W1A1).
 
     act, weight: names in ``ACTIVATIONS`` and ``WEIGHTS``. ``progress`` is a buffer that the training loop keeps at how
-    far it is, 0 to 1, for the binarizers that are annealed. ``int8``: whether training computes it by ``sign_conv``.
+    far it is, 0 to 1, for the binarizers that are annealed. ``int8``, ``halved``: whether training computes it by
+    ``sign_conv`` or ``half_conv``.
     """
 
     progress: Tensor
     int8: bool = False
+    halved: bool = False
 
     def __init__(self, cin: int, cout: int, k: int = 3, *, act: str, weight: str, bias: bool = False) -> None:
         super().__init__(cin, cout, k, act=act, weight=weight, bias=bias)
@@ -386,6 +389,8 @@ class BinaryConv2d(QuantConv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and self.int8 and self.signs:
             return sign_conv(self.quantised(x), self.quantised_weight())
+        if self.training and self.halved and self.signs:
+            return half_conv(self.quantised(x), self.quantised_weight())
         if self.training or self.weight_mode in UNSCALED or "float" in (self.act, self.weight_mode):
             return super().forward(x)
         # Sums of integers, as in the engine: a sum of 0 must not be left with a rounding error, and its sign.

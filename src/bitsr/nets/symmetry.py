@@ -137,9 +137,8 @@ class Symmetry:
             if x is not None and name in self.ties:
                 alike[self.ties[name]].append(x)
         for tied, xs in alike.items():
-            # small ones together, for so many calls would take longer than their work
-            size = xs[0].numel()
-            together = len(xs) if size <= 4096 else 1
+            # small ones together, for so many calls would take longer than their work; on a GPU all are small
+            together = len(xs) if xs[0].is_cuda or xs[0].numel() <= 4096 else 1
             for some in (xs[i : i + together] for i in range(0, len(xs), together)):
                 means = tied.mean(torch.stack([flat(x) for x in some]))
                 like = [shaped(mean, x) for mean, x in zip(means, some, strict=True)]

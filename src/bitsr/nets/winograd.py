@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .half import half_conv
 from .int8 import native
 
 _G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6))
@@ -97,10 +98,15 @@ def conv2d(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Conv3x3(nn.Conv2d):
-    """nn.Conv2d of 3x3 with zero padding 1 and bias that trains by ``conv3x3`` where it fits."""
+    """nn.Conv2d of 3x3 with zero padding 1 and bias that trains by ``conv3x3`` where it fits; ``halved``: by
+    ``half_conv``."""
+
+    halved: bool = False
 
     def __init__(self, cin: int, cout: int) -> None:
         super().__init__(cin, cout, 3, padding=1)
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.training and self.halved and self.bias is not None:
+            return half_conv(input, self.weight) + self.bias.view(-1, 1, 1)
         return conv2d(self, input, self.weight)

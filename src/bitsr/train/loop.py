@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from ..folders import data_folder
 from ..nets.binary import BinaryConv2d
 from ..nets.methods import FloatBlock
+from ..nets.winograd import Conv3x3
 from . import checkpoint, data
 from .adversarial import Adversary
 from .loss import LOSSES, PYRAMIDS
@@ -257,6 +258,10 @@ class Trainer:
             for module in self.net.modules():
                 if isinstance(module, BinaryConv2d):
                     module.int8 = True
+        if t.precision == "half" and self.cuda:
+            for module in self.net.modules():
+                if isinstance(module, (BinaryConv2d, Conv3x3)):
+                    module.halved = True
         self.symmetry = symmetry(recipe, self.net)
         self.parameters = list(
             self.net.named_parameters()
@@ -622,6 +627,7 @@ def train(
     fabric = Fabric(accelerator=device, devices=devices, precision="32-true")
     fabric.launch()
     torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = False  # float32 is what the recipe says
     with fabric.rank_zero_first():
         crops, valid = _load_data(recipe, fabric.device, fabric.global_rank, fabric.world_size, say)
 

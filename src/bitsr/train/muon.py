@@ -87,8 +87,12 @@ def _root(gram: Tensor) -> Tensor:
 
 
 def iterated(gram: Tensor) -> Tensor:
-    """(..., O, O), symmetric, of trace 1 or less -> its power -1/2, without eigenvectors."""
+    """(..., O, O), symmetric, of trace 1 or less -> its power -1/2, without eigenvectors.
+
+    2e-7 is added to its eigenvalues: one that rounding has made negative would grow without end.
+    """
     one = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    gram = gram + 2e-7 * one
     total = one.expand_as(gram)
     for a, b, c in (*[_LIFT] * 8, *[_POLISH] * 3):
         by = a * one + b * gram + c * (gram @ gram)

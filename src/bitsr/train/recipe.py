@@ -173,8 +173,10 @@ class Train(_Section):
     bn_batches: PositiveInt = 32
     """Training batches for that estimate."""
 
-    precision: Annotated[Literal["bf16", "32"], BeforeValidator(lambda v: "32" if v == 32 else v)] = "32"
-    """bf16: autocast of the net; latent weights, loss and optimiser stay float32."""
+    precision: Annotated[Literal["half", "bf16", "32"], BeforeValidator(lambda v: "32" if v == 32 else v)] = "32"
+    """half: on CUDA, binary convolutions and those of float blocks in half precision, signs exactly, and all else in
+    float32 (``nets.half``); no effect on a CPU. bf16: autocast of the net; latent weights, loss and optimiser stay
+    float32."""
     int8: bool = False
     """On a CPU: convolutions of signs exactly, by products of bytes with signs, their gradients rounded to 8 bits
     (``nets.int8``); units of the house net, in float32, in one piece (``nets.fused``). Not worth compiling
