@@ -20,7 +20,7 @@ from bitsr import reference  # noqa: E402
 from bitsr.engine import Engine, isas  # noqa: E402
 from bitsr.nets import NETS, rcan, rdn  # noqa: E402
 from bitsr.nets.binary import ACTIVATIONS, BasesConv2d  # noqa: E402
-from bitsr.nets.graph import Eager, Net  # noqa: E402
+from bitsr.nets.graph import Eager, Net, Walk  # noqa: E402
 from bitsr.nets.methods import METHODS, Unit, units  # noqa: E402
 from bitsr.nets.msrresnet import BINARIZED  # noqa: E402
 from bitsr.nets.srresnet import SRResNet  # noqa: E402
@@ -139,7 +139,7 @@ def side(x: Any, name: str) -> Any:
     return getattr(x, name) if isinstance(x, Value) else x
 
 
-class Lockstep:
+class Lockstep(Walk):
     """A ``g`` that walks a net in torch and in packed integers at once, each operation on the same numbers.
 
     Torch gets what the integers of its inputs stand for, so that a sign which rounding has turned does not spread, and

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -39,6 +41,41 @@ def test_the_iteration_comes_to_the_same() -> None:
     size = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
     torch.testing.assert_close(iterated(gram / size) @ x * size.rsqrt(), orthogonalised(x), atol=3e-3, rtol=0)
     assert iterated(torch.zeros(1, 4, 4)).isfinite().all()
+
+
+@pytest.mark.parametrize("n", [8, 64, 128])
+@pytest.mark.parametrize("smallest", [-2.0, -4.0, -6.0, -9.0])
+def test_the_iteration_stays_small(n: int, smallest: float) -> None:
+    """In float64, which a GPU is given: no direction that is nearly missing grows, and the others are whole."""
+    torch.manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(4, m, n))[0] for m in (n, 9 * n))
+    x = u * torch.logspace(0, smallest, n) @ v.mT
+    x /= x.square().sum((1, 2), keepdim=True).sqrt()
+    y = x.double()
+    s = torch.linalg.svdvals(iterated(y @ y.mT).float() @ x)
+    assert s.max() < 1.01 and s[:, : n // 4].min() > 0.99
+
+
+@pytest.mark.parametrize("make", [orthogonalised, orthogonalised_turns])
+def test_a_device_without_eigenvectors(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a GPU, on filters of which a few directions are all there is, as in a gradient of one picture."""
+    torch.manual_seed(0)
+    few = (torch.randn(8, 2) @ torch.randn(2, 576)).view(8, 3, 3, 64)
+    x = (
+        torch.from_numpy(turned((few + 1e-6 * torch.randn(few.shape)).numpy()))
+        .permute(0, 3, 1, 2)
+        .flatten(1)[None]
+    )
+    usual = make(x)
+    monkeypatch.setattr("bitsr.train.muon._root", iterated)
+    monkeypatch.setattr("bitsr.train.muon._exact", torch.Tensor.double)
+    found = make(x)
+    assert found.dtype == x.dtype and found.shape == usual.shape
+    assert torch.linalg.svdvals(found).max() < 1.01
+    u, s, v = torch.linalg.svd(x, full_matrices=False)
+    assert (s > 1e-3 * s.max()).sum() == 16  # of 64
+    strong = v[:, :16]
+    torch.testing.assert_close(found @ strong.mT, usual @ strong.mT, atol=3e-3, rtol=0)
 
 
 def tied(o: int, i: int, k: int) -> torch.Tensor:

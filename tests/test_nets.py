@@ -7,9 +7,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
+from torch._dynamo.testing import CompileCounter  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from bitsr.imresize import imresize  # noqa: E402
+from bitsr.nets import NETS  # noqa: E402
+from bitsr.nets.graph import ByParts  # noqa: E402
 from bitsr.nets.msrresnet import BINARIZED, MSRResNet  # noqa: E402
 from bitsr.nets.rcan import RCAN, VARIANTS, WIRINGS  # noqa: E402
 from bitsr.nets.rdn import RDN  # noqa: E402
@@ -216,3 +219,35 @@ def test_published_sizes() -> None:
 def test_mistakes(make, words: str) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    "name, args, codes",
+    [
+        (
+            "srresnet",
+            {"channels": 8, "blocks": 4, "method": "house", "options": {"maps": 8, "norm": True}},
+            1,
+        ),
+        ("srresnet", {"channels": 8, "blocks": 4, "binarized": "none"}, 1),
+        ("msrresnet", {"channels": 8, "blocks": 3}, 1),
+        ("rcan", {"channels": 8, "groups": 2, "blocks": 2, "reduction": 2}, 1),
+        ("rdn", {"channels": 8, "blocks": 3, "convs": 2}, 1),
+        ("ledig-srresnet", {"channels": 8, "blocks": 3}, 1),
+    ],
+)
+def test_parts_alike_are_compiled_once(name: str, args: dict, codes: int) -> None:
+    """And the net, its gradients and its statistics are those of the usual walk."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    results = []
+    for g in (None, ByParts(backend=counter)):
+        torch.manual_seed(0)
+        net = NETS[name](scale=2, **args).train()
+        assert net.parted
+        y = net(picture()) if g is None else net(picture(), g)
+        y.square().mean().backward()
+        gradients = {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
+        results.append((y, gradients, dict(net.named_buffers())))
+    assert counter.frame_count == codes
+    torch.testing.assert_close(results[0], results[1])

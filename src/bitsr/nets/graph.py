@@ -29,7 +29,15 @@ def activate(v: Tensor, act: Activation) -> Tensor:
     return F.prelu(v, act.to(v.dtype)) if isinstance(act, Tensor) else F.leaky_relu(v, act)
 
 
-class Eager:
+class Walk:
+    """Base of all that ``Net.build`` is given."""
+
+    def part(self, part: nn.Module, x: Any, name: str) -> Any:
+        """``part.build``, of one of the parts alike that a net's body is a row of."""
+        return part.build(self, x, name)  # type: ignore[operator]
+
+
+class Eager(Walk):
     """The operations in float32 torch; tensors are (N, C, H, W)."""
 
     def conv(
@@ -140,6 +148,17 @@ class Eager:
 EAGER = Eager()
 
 
+class ByParts(Eager):
+    """The same with each part compiled: once for all that are alike, in seconds where a whole net takes minutes."""
+
+    def __init__(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """backend: of ``torch.compile``."""
+        self._part = torch.compile(lambda part, x: part.build(EAGER, x, ""), dynamic=False, backend=backend)
+
+    def part(self, part: nn.Module, x: Tensor, name: str) -> Tensor:
+        return self._part(part, x)
+
+
 class Net(nn.Module):
     """Base of the nets: Y in [0, 255], (N, 1, h, w) -> (N, 1, scale*h, scale*w).
 
@@ -152,6 +171,8 @@ class Net(nn.Module):
     span: float = 1.0
     colours: ClassVar[int] = 1
     """Of the picture for which the net's paper counts; see ``train.count.as_published``."""
+    parted: ClassVar[bool] = False
+    """Whether its walk has parts (``Walk.part``)."""
     order: int = 1
     """Channels of a field, where its weights are tied (``symmetry.Symmetry``): the packer gives them one unit."""
 
@@ -163,9 +184,9 @@ class Net(nn.Module):
     def build(self, g: Any, x: Any) -> Any:
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, g: Eager = EAGER) -> Tensor:
         # Under autocast build gives bfloat16, whose steps near 200 are whole levels: add the mean in float32.
-        return self.build(EAGER, (x - self.mean) / self.span).to(x.dtype) * self.span + self.mean
+        return self.build(g, (x - self.mean) / self.span).to(x.dtype) * self.span + self.mean
 
     @torch.no_grad()
     def upscale(self, y: Tensor) -> Tensor:

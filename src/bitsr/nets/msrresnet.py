@@ -42,6 +42,8 @@ class MSRResNet(Net):
 
     colours: ClassVar[int] = 3
 
+    parted = True
+
     def __init__(
         self,
         scale: int = 4,
@@ -88,7 +90,7 @@ class MSRResNet(Net):
         lr = x
         x = g.conv("head", self.head, lr, act=SLOPE)
         for i, block in enumerate(self.body):
-            x = block.build(g, x, f"body.{i}")  # type: ignore[operator]
+            x = g.part(block, x, f"body.{i}")
         for i, (up, s) in enumerate(zip(self.up, self.factors, strict=True)):
             if isinstance(up, Unit):
                 skip = None if up.over(x) is None else g.repeat(x, s * s)

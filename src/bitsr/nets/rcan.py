@@ -44,7 +44,7 @@ class Group(nn.Module):
     def build(self, g: Any, x: Any, name: str) -> Any:
         y = x
         for i, block in enumerate(self.blocks):
-            y = block.build(g, y, f"{name}.{i}")  # type: ignore[operator]
+            y = g.part(block, y, f"{name}.{i}")
         y = self.end.build(g, y, f"{name}.end", skip=self.end.over(y) if self.skip else None, act=False)
         return g.add(y, x)
 
@@ -69,6 +69,8 @@ class RCAN(Tailed):
     method, options, binary, act, weight: see ``methods.units``. Raises ValueError for a size below 1 or an unknown
     name.
     """
+
+    parted = True
 
     def __init__(
         self,

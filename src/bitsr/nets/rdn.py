@@ -60,6 +60,8 @@ class RDN(Tailed):
     name.
     """
 
+    parted = True
+
     def __init__(
         self,
         scale: int = 4,
@@ -94,7 +96,7 @@ class RDN(Tailed):
         head = g.conv("head", self.head, x)
         outs = [_fuse(g, self.first, [head], "first", act=False)]
         for i, block in enumerate(self.body):
-            outs.append(block.build(g, outs[-1], f"body.{i}"))  # type: ignore[operator]
+            outs.append(g.part(block, outs[-1], f"body.{i}"))
         x = _fuse(g, self.fusion1, outs[1:], "fusion1", act=False)
         x = _fuse(g, self.fusion2, [x], "fusion2", act=False)
         if self.last_skip:

@@ -61,6 +61,8 @@ class LedigSRResNet(Net):
     scales: ClassVar[tuple[int, ...]] = (2, 3, 4, 8)
     span = 127.5
 
+    parted = True
+
     def __init__(self, scale: int = 4, channels: int = 64, blocks: int = 16, *, binary: bool = True) -> None:
         super().__init__()
         if scale not in self.scales:
@@ -81,7 +83,7 @@ class LedigSRResNet(Net):
     def build(self, g: Any, x: Any) -> Any:
         x = head = g.conv("head", self.head, x, act=self.slope.clamp(-1, 1))
         for i, block in enumerate(self.body):
-            x = block.build(g, x, f"body.{i}")  # type: ignore[union-attr]
+            x = g.part(block, x, f"body.{i}")
         x = g.qconv("end", self.end, x, bn=self.bn, skip=head)
         for i, up in enumerate(self.up):
             x = up.build(g, x, f"up.{i}")  # type: ignore[union-attr]

@@ -31,6 +31,8 @@ class SRResNet(Tailed):
     name.
     """
 
+    parted = True
+
     def __init__(
         self,
         scale: int = 4,
@@ -73,7 +75,7 @@ class SRResNet(Tailed):
         base = None if self.base is None else g.conv("base", self.base, x)
         x = head = g.conv("head", self.head, x)
         for i, block in enumerate(self.body):
-            x = block.build(g, x, f"body.{i}")  # type: ignore[union-attr]
+            x = g.part(block, x, f"body.{i}")
         return self._build_tail(g, g.add(x, head), base)
 
 

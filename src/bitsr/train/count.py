@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..counting import Layer, count, report
 from ..nets.binary import BasesConv2d, BinaryConv2d, WeightBinaryConv2d
-from ..nets.graph import Net
+from ..nets.graph import Net, Walk
 from ..nets.methods import unpackable
 from ..source import kind
 
@@ -47,7 +47,7 @@ def _tensors(source: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-class Layers:
+class Layers(Walk):
     """A ``g`` for ``Net.build``, as ``nets.graph.Eager`` is: fills ``rows``. Values are ``Size``.
 
     An operation owns the trained tensors among its arguments.

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from ..folders import data_folder
 from ..nets.binary import BinaryConv2d
+from ..nets.graph import ByParts, Eager
 from ..nets.methods import FloatBlock
 from ..nets.winograd import Conv3x3
 from . import checkpoint, data
@@ -220,6 +221,17 @@ def over_devices(fabric: Fabric, x: Tensor, op: str) -> float:
     return cast(Tensor, fabric.all_reduce(x, reduce_op=op)).item()
 
 
+class Walked(nn.Module):
+    """A net whose forward walks with g."""
+
+    def __init__(self, net: nn.Module, g: Eager) -> None:
+        super().__init__()
+        self.net, self.g = net, g
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x, self.g)
+
+
 class Pyramid(nn.Module):
     """A net seen by a loss over all its levels: forward is its ``pyramid``."""
 
@@ -278,8 +290,11 @@ class Trainer:
         loose = adam.rms if isinstance(adam, Muon) and not adam.turns else ()
         self.loose = [(n, p) for n, p in self.parameters if p in loose]
         compiled = self.cuda if t.compile == "auto" else t.compile
-        seen = Pyramid(self.net) if t.loss in PYRAMIDS else self.net
-        model = cast(nn.Module, torch.compile(seen)) if compiled else seen
+        model = Pyramid(self.net) if t.loss in PYRAMIDS else self.net
+        if compiled and getattr(model, "parted", False):
+            model = Walked(self.net, ByParts())
+        elif compiled:
+            model = cast(nn.Module, torch.compile(model))
         self.model, self.optimiser = fabric.setup(model, adam)
         self.adam, self.lr = adam, lr
         self.adversary = Adversary(fabric, recipe) if t.adversarial else None

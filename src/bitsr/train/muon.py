@@ -29,9 +29,10 @@ def orthogonalised(x: Tensor) -> Tensor:
     """
     if x.shape[1] > x.shape[2]:
         return orthogonalised(x.mT).mT
-    gram = x @ x.mT
+    y = _exact(x)
+    gram = y @ y.mT
     size = _not_zero(gram.diagonal(dim1=-2, dim2=-1).sum(-1))
-    return _root(gram / size) @ x * size.rsqrt()
+    return (_root(gram / size) * size.rsqrt()).to(x.dtype) @ x
 
 
 def orthogonalised_turns(x: Tensor) -> Tensor:
@@ -45,16 +46,22 @@ def orthogonalised_turns(x: Tensor) -> Tensor:
     if x.shape[1] > x.shape[2]:
         return orthogonalised(x)[:, ::8]
     f = x.shape[1] // 8
-    own = x[:, ::8]
-    gram = (own @ x.mT).unflatten(2, (f, 8))
+    y = _exact(x)
+    gram = (y[:, ::8] @ y.mT).unflatten(2, (f, 8))
     size = _not_zero(8 * gram[..., 0].diagonal(dim1=-2, dim2=-1).sum(-1))
-    forth, back = _representations(x.dtype, x.device)
+    forth, back = _representations(y.dtype, x.device)
     parts = (gram / size[..., None]) @ forth  # (L, f, g, 8)
     ones = _root(parts[..., :4].permute(0, 3, 1, 2))
     twos = _root(parts[..., 4:].unflatten(3, (2, 2)).permute(0, 1, 3, 2, 4).reshape(-1, 2 * f, 2 * f))
     twos = twos.view(-1, f, 2, f, 2).permute(0, 1, 3, 2, 4).flatten(3)
     root = torch.cat([ones.permute(0, 2, 3, 1), twos], 3) @ back
-    return root.flatten(2) @ x * size.rsqrt()
+    return (root.flatten(2) * size.rsqrt()).to(x.dtype) @ x
+
+
+def _exact(x: Tensor) -> Tensor:
+    """x as its product with itself is wanted by ``_root``: for ``iterated`` in float64. An eigenvalue that rounding has
+    left below zero grows without end there: in float32 a training of float blocks ended in NaN."""
+    return x if x.device.type == "cpu" else x.double()
 
 
 @cache
@@ -87,12 +94,8 @@ def _root(gram: Tensor) -> Tensor:
 
 
 def iterated(gram: Tensor) -> Tensor:
-    """(..., O, O), symmetric, of trace 1 or less -> its power -1/2, without eigenvectors.
-
-    2e-7 is added to its eigenvalues: one that rounding has made negative would grow without end.
-    """
+    """(..., O, O), symmetric, of trace 1 or less -> its power -1/2, without eigenvectors."""
     one = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    gram = gram + 2e-7 * one
     total = one.expand_as(gram)
     for a, b, c in (*[_LIFT] * 8, *[_POLISH] * 3):
         by = a * one + b * gram + c * (gram @ gram)

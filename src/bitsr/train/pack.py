@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..folders import data_folder
 from ..nets.binary import BasesConv2d, BinaryConv2d, PAMSConv2d, QuantConv2d, RunningNorm, WeightBinaryConv2d
-from ..nets.graph import Activation, Eager, Net, activate
+from ..nets.graph import Activation, Eager, Net, Walk, activate
 from ..nets.methods import unpackable
 from ..packed import Op, Packed
 from ..turns import turned
@@ -47,7 +47,7 @@ class _Value:
         self.tensor, self.nodes = tensor, nodes
 
 
-class _Range:
+class _Range(Walk):
     """Runs the net and gathers what the packed numbers need, over any number of calibration pictures.
 
     Channels that skips, additions and shuffles tie together share a unit: a union-find over nodes, one a channel of
@@ -400,7 +400,7 @@ Handle = str | tuple[str, ...]
 """A buffer, or the buffers of a concatenation."""
 
 
-class _Emit:
+class _Emit(Walk):
     """The operations of a net as lines and integer tensors. Handles are buffer names."""
 
     def __init__(self, seen: _Range) -> None:

@@ -173,7 +173,9 @@ class Train(_Section):
     bn_batches: PositiveInt = 32
     """Training batches for that estimate."""
 
-    precision: Annotated[Literal["half", "bf16", "32"], BeforeValidator(lambda v: "32" if v == 32 else v)] = "32"
+    precision: Annotated[Literal["half", "bf16", "32"], BeforeValidator(lambda v: "32" if v == 32 else v)] = (
+        "32"
+    )
     """half: on CUDA, binary convolutions and those of float blocks in half precision, signs exactly, and all else in
     float32 (``nets.half``); no effect on a CPU. bf16: autocast of the net; latent weights, loss and optimiser stay
     float32."""
@@ -184,7 +186,8 @@ class Train(_Section):
     freeze_bn: NonNegativeInt = 0
     """From this iteration of each stage on batch norm keeps its statistics, estimated then anew; 0: never."""
     compile: bool | Literal["auto"] = "auto"
-    """torch.compile the net; auto: on CUDA."""
+    """torch.compile the parts that the net is a row of, once for all that are alike, or the net where it has none;
+    auto: on CUDA."""
     graph: bool = False
     """Capture the whole step as one CUDA graph; CUDA with one device only."""
     seed: NonNegativeInt = 0
