@@ -291,6 +291,15 @@ def test_the_target_of_taught_pictures() -> None:
             assert torch.equal(target, hr + round(256 * (1 - (truth or 0.0))))
 
 
+def test_compiled_gathers_are_the_same() -> None:
+    taught = replace(pairs := coordinates([(9, 7), (12, 30)], 2), taught=pairs.hr + 256)
+    usual, compiled = (Crops(taught, 5, 4, seed=1, tries=2, truth=0.25) for _ in range(2))
+    compiled.compile()
+    for iteration in range(3):
+        for a, b in zip(draw(usual, iteration), draw(compiled, iteration), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_hash_is_pinned() -> None:
     """Old runs resume only if the numbers never change; the expected ones are made in unbounded integers."""
 

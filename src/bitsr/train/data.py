@@ -360,6 +360,10 @@ class Crops:
         self.tries, self.counters = tries, (torch.arange(3, device=device)[:, None] + 3 * drawn) * 0x9E3779B9
         self.sides = [torch.arange(patch * s, device=device) for s in (1, pairs.scale)]
 
+    def compile(self) -> None:
+        """Gathers are one kernel each from now on, where they are a dozen, for a GPU."""
+        self._gather = torch.no_grad()(torch.compile(self._gather, dynamic=False))
+
     def __call__(self, iteration: Tensor) -> tuple[Tensor, Tensor]:
         a, b, orientation = _mix((_mix((iteration & _MASK) ^ self.key) + self.counters) & _MASK)  # (b,) each
         place = ((a << 31) | (b >> 1)) % self.total  # 63 bits

@@ -295,6 +295,8 @@ class Trainer:
             model = Walked(self.net, ByParts())
         elif compiled:
             model = cast(nn.Module, torch.compile(model))
+        if compiled and self.cuda:
+            crops.compile()
         self.model, self.optimiser = fabric.setup(model, adam)
         self.adam, self.lr = adam, lr
         self.adversary = Adversary(fabric, recipe) if t.adversarial else None
