@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
+from safetensors.torch import save  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from bitsr.folders import data_folder  # noqa: E402
@@ -191,9 +192,10 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(copy, 16, 18)  # and a changed one
     load_pairs([(copy, None)], 2, cache)
     assert len(list(cache.iterdir())) == 4
-    for file in cache.iterdir():  # a damaged one is made again
-        file.write_bytes(b"damaged")
-    assert torch.equal(load_pairs([(path, None)], 2, cache).hr, first.hr)
+    for damaged in (b"damaged", save({"hr": first.hr})):
+        for file in cache.iterdir():  # one that is damaged, or wants a tensor, is made again
+            file.write_bytes(damaged)
+        assert torch.equal(load_pairs([(path, None)], 2, cache).hr, first.hr)
     with pytest.warns(UserWarning, match="not cached"):
         load_pairs([(path, None)], 2, path / "not a folder")
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -245,7 +245,7 @@ def load_pairs(
             "sizes": torch.tensor([lr.shape for _, lr in pictures]),
         }
 
-    t = cached(f"pairs-x{scale}-{key}", decode, cache)
+    t = cached(f"pairs-x{scale}-{key}", {"hr", "lr", "sizes"}, decode, cache)
     return Pairs(t["hr"], t["lr"], t["sizes"], scale, key=key)
 
 
@@ -270,8 +270,11 @@ def key_of(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
-def cached(name: str, make: Callable[[], dict[str, Tensor]], cache: Path | None) -> dict[str, Tensor]:
-    """What the cache holds under ``name``; else, or where that is broken, what ``make`` gives, which is then kept.
+def cached(
+    name: str, wanted: Set[str], make: Callable[[], dict[str, Tensor]], cache: Path | None
+) -> dict[str, Tensor]:
+    """What the cache holds under ``name``; else, or where that is broken or has not all that is ``wanted``, what
+    ``make`` gives, which is then kept.
 
     The file is written whole or not at all; where that cannot be, a warning says so.
 
@@ -279,7 +282,9 @@ def cached(name: str, make: Callable[[], dict[str, Tensor]], cache: Path | None)
     """
     path = (cache or cache_folder()) / f"{name}.safetensors"
     with suppress(OSError, SafetensorError):
-        return load_file(path)
+        tensors = load_file(path)
+        if tensors.keys() >= wanted:
+            return tensors
     tensors = make()
     part = path.with_suffix(f".{os.getpid()}.part")
     try:

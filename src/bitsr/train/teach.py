@@ -109,7 +109,7 @@ def teach(
         return {"taught": torch.cat(data.each(taught, range(len(pairs)), threads))}
 
     made = [
-        data.cached(f"taught-x{pairs.scale}-{key}", partial(make, path), cache)["taught"]
+        data.cached(f"taught-x{pairs.scale}-{key}", {"taught"}, partial(make, path), cache)["taught"]
         for path, key in zip(paths, keys, strict=True)
     ]
     return replace(pairs, taught=made[0] if len(made) == 1 else _mean(made))
