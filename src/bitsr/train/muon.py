@@ -60,7 +60,7 @@ def orthogonalised_turns(x: Tensor) -> Tensor:
 
 def _exact(x: Tensor) -> Tensor:
     """x as its product with itself is wanted by ``_root``: for ``iterated`` in float64. An eigenvalue that rounding has
-    left below zero grows without end there: in float32 a training of float blocks ended in NaN."""
+    left below zero grows without end there: in float32 it comes to NaN."""
     return x if x.device.type == "cpu" else x.double()
 
 
