@@ -293,6 +293,7 @@ def test_the_target_of_taught_pictures() -> None:
             assert torch.equal(target, hr + round(256 * (1 - (truth or 0.0))))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, as it compiles
 def test_compiled_gathers_are_the_same() -> None:
     taught = replace(pairs := coordinates([(9, 7), (12, 30)], 2), taught=pairs.hr + 256)
     usual, compiled = (Crops(taught, 5, 4, seed=1, tries=2, truth=0.25) for _ in range(2))
