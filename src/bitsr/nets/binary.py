@@ -387,10 +387,9 @@ class BinaryConv2d(QuantConv2d):
         return self.weight_mode in UNSCALED and self.act != "float" and self.bias is None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.int8 and self.signs:
-            return sign_conv(self.quantised(x), self.quantised_weight())
-        if self.training and self.halved and self.signs:
-            return half_conv(self.quantised(x), self.quantised_weight())
+        if self.training and (self.int8 or self.halved) and self.signs:
+            product = sign_conv if self.int8 else half_conv
+            return product(self.quantised(x), self.quantised_weight())
         if self.training or self.weight_mode in UNSCALED or "float" in (self.act, self.weight_mode):
             return super().forward(x)
         # Sums of integers, as in the engine: a sum of 0 must not be left with a rounding error, and its sign.

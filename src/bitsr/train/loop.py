@@ -266,14 +266,11 @@ class Trainer:
             if "progress" in module._buffers:
                 module.progress = self.progress
         self.frozen = False
-        if t.int8 and not self.cuda:
-            for module in self.net.modules():
-                if isinstance(module, BinaryConv2d):
-                    module.int8 = True
-        if t.precision == "half" and self.cuda:
-            for module in self.net.modules():
-                if isinstance(module, (BinaryConv2d, Conv3x3)):
-                    module.halved = True
+        for module in self.net.modules():
+            if isinstance(module, BinaryConv2d):
+                module.int8 = t.int8 and not self.cuda
+            if isinstance(module, (BinaryConv2d, Conv3x3)):
+                module.halved = t.precision == "half" and self.cuda
         self.symmetry = symmetry(recipe, self.net)
         self.parameters = list(
             self.net.named_parameters()
@@ -289,14 +286,12 @@ class Trainer:
         # Without ``turns`` Muon's updates leave tied weights tied to within rounding, and roundings add up.
         loose = adam.rms if isinstance(adam, Muon) and not adam.turns else ()
         self.loose = [(n, p) for n, p in self.parameters if p in loose]
-        compiled = self.cuda if t.compile == "auto" else t.compile
+        compiled = t.compiled(self.cuda)
         model = Pyramid(self.net) if t.loss in PYRAMIDS else self.net
         if compiled and getattr(model, "parted", False):
             model = Walked(self.net, ByParts())
         elif compiled:
             model = cast(nn.Module, torch.compile(model))
-        if compiled and self.cuda:
-            crops.compile()
         self.model, self.optimiser = fabric.setup(model, adam)
         self.adam, self.lr = adam, lr
         self.adversary = Adversary(fabric, recipe) if t.adversarial else None
@@ -501,6 +496,8 @@ def _load_data(
         tries=d.tries,
         truth=d.truth,
     )
+    if device.type == "cuda" and recipe.train.compiled(True):  # here, for stages share them
+        crops.compile()
     return crops, valid
 
 

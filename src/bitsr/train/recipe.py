@@ -225,6 +225,10 @@ class Train(_Section):
             raise ValueError("one CUDA graph (graph = true) does not hold an adversarial step")
         return self
 
+    def compiled(self, cuda: bool) -> bool:
+        """Whether ``compile`` asks for it, on CUDA or not."""
+        return cuda if self.compile == "auto" else self.compile
+
     @property
     def objective(self) -> str:
         """What is minimised, in words, between a result and its target."""
