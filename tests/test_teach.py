@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
 from bitsr.train import checkpoint, recipe  # noqa: E402
+from bitsr.train import teach as module  # noqa: E402
 from bitsr.train.data import DataError, Pairs, find_pairs, load_pairs  # noqa: E402
 from bitsr.train.teach import by_torch, teach  # noqa: E402
 
@@ -107,6 +108,20 @@ def test_a_checkpoint_teaches_what_its_net_makes(
         spread = float((torch.stack(turns) - turns[0]).abs().max())
         assert (spread < 1e-2) == (symmetry == 8)
     assert torch.equal(by(tmp_path / "net.latent.safetensors").taught, taught.taught)
+
+
+@pytest.mark.parametrize("net", ["house-fast-x2", CHECKPOINTS / "house-fast-x2.latent.safetensors"])
+def test_a_teacher_tells_how_far_it_is(
+    pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: str | Path
+) -> None:
+    """In parts of all pixels, to the last."""
+    monkeypatch.setattr(module, "TOLD_EVERY", 0.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # in turn
+    said: list[str] = []
+    teach(pairs, [str(net)], tmp_path / "cache", said.append)
+    first, second = (int(n) for n in pairs.sizes.prod(1))
+    assert said[1:] == [f"house-fast-x2: {100 * first // (first + second)} %", "house-fast-x2: 100 %"]
+    assert said[0].startswith("house-fast-x2: upscaling 2")
 
 
 def test_teachers_that_are_none(by: Teach, tmp_path: Path) -> None:

@@ -620,7 +620,7 @@ def train(
     device: "cpu", "cuda" or "auto" (CUDA if there is one); devices: how many, by DDP (batch norm per device).
     max_minutes: wall-clock budget of this call, in place of the recipe's; 0: none.
     report(iteration, row): called on the first device after every iteration; row as in log.csv, or None.
-    say(line): called before the teachers' pictures are made, which takes minutes.
+    say(line): called before the teachers' pictures are made, and each of the minutes that it takes.
 
     Raises RecipeError, DataError, CheckpointError or TrainError (all ValueError) or OSError, each one line.
     """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -15,6 +17,9 @@ from torch import Tensor, nn
 from ..nets.winograd import Conv3x3
 from ..turns import sum_over_turns
 from . import checkpoint, data, recipe
+
+TOLD_EVERY = 60.0
+"""Seconds between two lines that tell how far a teacher is."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,10 @@ def teach(
 
     teachers: names of nets that come with bitsr, or paths of .bsr files, by the engine; or paths of checkpoints (.pt,
     .safetensors), by torch on ``device`` (default: the CPU). What each makes is kept in ``cache`` as ``load_pairs``
-    does, of whose pictures these must be; say: told in one line before that work. Raises DataError for another scale,
-    ValueError or OSError for a net that is none, ImportError where there is a packed teacher and the engine is not
-    built.
+    does, of whose pictures these must be; say: told in one line before that work, and each minute how far it is.
+
+    Raises DataError for another scale, ValueError or OSError for a net that is none, ImportError where there is a
+    packed teacher and the engine is not built.
     """
     paths = [_find(teacher) for teacher in teachers]
     keys = [data.key_of(pairs.key, data.digest(path)) for path in paths]
@@ -100,10 +106,19 @@ def teach(
         if net.scale != pairs.scale:
             raise data.DataError(f"teacher {net.name} upscales x{net.scale}, the recipe x{pairs.scale}")
         say(f"{net.name}: upscaling {len(pairs)} training pictures, once")
+        pixels, done, told = int(pairs.sizes.prod(1).sum()), 0, time.monotonic()
+        lock = Lock()
 
         def taught(index: int) -> Tensor:
+            nonlocal done, told
             lr = pairs.picture(index)[0].numpy().astype(np.float64)
-            return data.steps(net.upscale(lr)).flatten()
+            hr = data.steps(net.upscale(lr)).flatten()
+            with lock:
+                done += lr.size
+                if (now := time.monotonic()) - told >= TOLD_EVERY:
+                    told = now
+                    say(f"{net.name}: {100 * done // pixels} %")
+            return hr
 
         threads = 1 if by_checkpoint else torch.get_num_threads()  # torch has threads of its own
         return {"taught": torch.cat(data.each(taught, range(len(pairs)), threads))}
