@@ -29,7 +29,7 @@ from bitsr.nets.srresnet import SRResNet  # noqa: E402
 from bitsr.train import checkpoint, data, loop, recipe  # noqa: E402
 from bitsr.train.checkpoint import CheckpointError  # noqa: E402
 from bitsr.train.loop import TrainError, train  # noqa: E402
-from bitsr.train.muon import Muon  # noqa: E402
+from bitsr.train.muon import FLOAT_RMS, Muon  # noqa: E402
 
 SRC = Path(__file__).parents[1] / "src"
 BASE = {
@@ -204,8 +204,12 @@ def test_a_run_with_a_teacher(tmp_path: Path) -> None:
     assert losses(tmp_path / "hr") == losses(tmp_path / "truth") != losses(tmp_path / "whole")[:1]
 
 
-def test_muon_resumes_exactly(tmp_path: Path) -> None:
-    r = make(train__optimiser="muon", train__lr=5e-3)
+@pytest.mark.parametrize("first", ["activations", None])
+def test_muon_resumes_exactly(tmp_path: Path, first: str | None) -> None:
+    """In one stage, or in two, the first with float weights."""
+    stages = [{"iterations": 6, "lr": 5e-3, "args": {"binary": first}}, {"iterations": 6, "lr": 5e-3}]
+    changes = {"stages": stages, "iterations": None, "lr": None} if first else {"lr": 5e-3}
+    r = make(train__optimiser="muon", **{f"train__{k}": v for k, v in changes.items()})
     assert (
         train(r, tmp_path / "cut", **STOP).iteration == 8
         and train(r, tmp_path / "cut", device="cpu").complete
@@ -213,9 +217,9 @@ def test_muon_resumes_exactly(tmp_path: Path) -> None:
     train(r, tmp_path / "whole", device="cpu")
     train(make(train__lr=5e-3), tmp_path / "adam", device="cpu")
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole") != losses(tmp_path / "adam")
-    twin = make(train__optimiser="muon", net__args={"channels": 8, "blocks": 1, "binary": False})
+    none = make(train__optimiser="muon", net__name="espcn", net__args={}, net__gain=1.0)
     with pytest.raises(TrainError, match="this one has none"):
-        train(twin, tmp_path / "float", device="cpu")
+        train(none, tmp_path / "none", device="cpu")
 
 
 @pytest.mark.parametrize("binarized", ["body", "none"])
@@ -229,14 +233,23 @@ def test_muon_leaves_tied_weights_tied(tmp_path: Path, binarized: str) -> None:
     assert all(torch.equal(v, trained[k]) for k, v in net.state_dict().items())
 
 
-def test_muon_takes_the_float_weights_inside() -> None:
-    """All of the body's but biases; head and tail are Adam's."""
-    r = make(train__optimiser="muon", net__args={"channels": 8, "blocks": 2, "binarized": "none"})
+@pytest.mark.parametrize(
+    ("args", "convs"),
+    [
+        ({"binarized": "none"}, ["conv1", "conv2"]),
+        ({"binary": "activations"}, ["unit1.conv", "unit2.conv"]),
+        ({"binary": False}, ["unit1.conv", "unit2.conv"]),
+    ],
+)
+def test_muon_takes_the_float_weights_inside(args: dict[str, Any], convs: list[str]) -> None:
+    """All of the body's but biases, in steps for floats; head and tail are Adam's."""
+    r = make(train__optimiser="muon", net__args={"channels": 8, "blocks": 2, **args})
     net = recipe.build(r)
     muon = loop.Trainer(Fabric(accelerator="cpu"), r, net, crops=None).adam  # type: ignore[arg-type]
     assert isinstance(muon, Muon)
     names = {id(p): name for name, p in net.named_parameters()}
-    assert {names[id(p)] for p in muon.rms} == {f"body.{i}.conv{j}.weight" for i in range(2) for j in (1, 2)}
+    assert {names[id(p)] for p in muon.rms} == {f"body.{i}.{conv}.weight" for i in range(2) for conv in convs}
+    assert set(muon.rms.values()) == {FLOAT_RMS}
 
 
 def test_progress_reaches_the_binarizers(tmp_path: Path) -> None:

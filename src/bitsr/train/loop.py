@@ -300,11 +300,11 @@ class Trainer:
         self._step = Graphed(self._eager, adam) if self.graph else self._eager
 
     def _muon(self, settings: dict[str, Any]) -> Muon:
-        latents = [
-            m.weight for m in self.net.modules() if isinstance(m, BinaryConv2d) and m.weight_mode != "float"
-        ]
+        binary = [m for m in self.net.modules() if isinstance(m, BinaryConv2d)]
+        latents = [conv.weight for conv in binary if conv.weight_mode != "float"]
         blocks = [m for m in self.net.modules() if isinstance(m, FloatBlock)]
         floats = [conv.weight for block in blocks for conv in (block.conv1, block.conv2)]
+        floats += [conv.weight for conv in binary if conv.weight_mode == "float"]
         known = {id(p) for p in (*latents, *floats)}
         others = [p for p in self.net.parameters() if id(p) not in known]
         try:

@@ -151,8 +151,8 @@ class Train(_Section):
     """Instead of ``iterations`` and ``lr``."""
 
     optimiser: Literal["adam", "muon"] = "adam"
-    """muon: Adam, but orthogonalised momentum for the latent weights of binary convolutions, and the weights of float
-    ones in ``FloatBlock`` (``train.muon``)."""
+    """muon: Adam, but orthogonalised momentum for the latent weights of binary convolutions, those that a stage leaves
+    float too, and the weights of ``FloatBlock`` (``train.muon``)."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     clip: NonNegativeFloat = 0.0
