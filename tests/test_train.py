@@ -204,22 +204,30 @@ def test_a_run_with_a_teacher(tmp_path: Path) -> None:
     assert losses(tmp_path / "hr") == losses(tmp_path / "truth") != losses(tmp_path / "whole")[:1]
 
 
-@pytest.mark.parametrize("first", ["activations", None])
-def test_muon_resumes_exactly(tmp_path: Path, first: str | None) -> None:
-    """In one stage, or in two, the first with float weights."""
-    stages = [{"iterations": 6, "lr": 5e-3, "args": {"binary": first}}, {"iterations": 6, "lr": 5e-3}]
-    changes = {"stages": stages, "iterations": None, "lr": None} if first else {"lr": 5e-3}
-    r = make(train__optimiser="muon", **{f"train__{k}": v for k, v in changes.items()})
+STAGES = [{"iterations": 6, "lr": 5e-3, "args": {"binary": "activations"}}, {"iterations": 6, "lr": 5e-3}]
+"""The first with float weights."""
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [{"train__lr": 5e-3}, {"train__stages": STAGES, "train__iterations": None, "train__lr": None}],
+    ids=["one stage", "two"],
+)
+def test_muon_resumes_exactly(tmp_path: Path, schedule: dict[str, Any]) -> None:
+    r = make(train__optimiser="muon", **schedule)
     assert (
         train(r, tmp_path / "cut", **STOP).iteration == 8
         and train(r, tmp_path / "cut", device="cpu").complete
     )
     train(r, tmp_path / "whole", device="cpu")
-    train(make(train__lr=5e-3), tmp_path / "adam", device="cpu")
+    train(make(**schedule), tmp_path / "adam", device="cpu")
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole") != losses(tmp_path / "adam")
-    none = make(train__optimiser="muon", net__name="espcn", net__args={}, net__gain=1.0)
+
+
+def test_muon_refuses_a_net_without_convolutions_inside(tmp_path: Path) -> None:
+    r = make(train__optimiser="muon", net__name="espcn", net__args={}, net__gain=1.0)
     with pytest.raises(TrainError, match="this one has none"):
-        train(none, tmp_path / "none", device="cpu")
+        train(r, tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize("binarized", ["body", "none"])

@@ -106,8 +106,7 @@ def teach(
         if net.scale != pairs.scale:
             raise data.DataError(f"teacher {net.name} upscales x{net.scale}, the recipe x{pairs.scale}")
         say(f"{net.name}: upscaling {len(pairs)} training pictures, once")
-        pixels, done, told = int(pairs.sizes.prod(1).sum()), 0, time.monotonic()
-        lock = Lock()
+        done, told, lock = 0, time.monotonic(), Lock()
 
         def taught(index: int) -> Tensor:
             nonlocal done, told
@@ -117,7 +116,7 @@ def teach(
                 done += lr.size
                 if (now := time.monotonic()) - told >= TOLD_EVERY:
                     told = now
-                    say(f"{net.name}: {100 * done // pixels} %")
+                    say(f"{net.name}: {100 * done // pairs.lr.numel()} %")
             return hr
 
         threads = 1 if by_checkpoint else torch.get_num_threads()  # torch has threads of its own
