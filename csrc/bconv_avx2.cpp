@@ -145,14 +145,14 @@ inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
   const __m128i s = _mm_cvtsi32_si128(op.shift);
   for (int block = 0; block < op.cout; block += 16) {
     V acc[P][2];
-    const V* w = reinterpret_cast<const V*>(op.weight.data() + size_t(block) * op.segments * op.run);
+    const V* w = reinterpret_cast<const V*>(op.weight.data() + size_t(block) * op.k * op.run);
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++)
       for (int h = 0; h < 2; h++)
         acc[p][h] = _mm256_add_epi32(_mm256_load_si256(reinterpret_cast<const V*>(op.bias.data() + block + 8 * h)),
                                      _mm256_set1_epi32(1 << (op.shift - 1)));
-    for (int seg = 0; seg < op.segments; seg++) {
-      const int16_t* a = row.segments[seg] + size_t(x) * row.step;
+    for (int dy = 0; dy < op.k; dy++) {
+      const int16_t* a = row.rows[dy] + size_t(x) * row.step;
       for (int i = 0; i < op.run; i += 2, w += 2)
 #pragma GCC unroll 8
         for (int p = 0; p < P; p++) {
@@ -174,8 +174,35 @@ inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
   }
 }
 
+/* P pixels of one output at once: a weight vector is loaded once for P dot products. */
+template <int P>
+inline void dot_pixels(const Conv& op, const ConvRow& row, int x) {
+  V acc[P] = {};
+  const V* w = reinterpret_cast<const V*>(op.weight.data());
+  for (int dy = 0; dy < op.k; dy++) {
+    const int16_t* a = row.rows[dy] + size_t(x) * row.step;
+    for (int i = 0; i < op.run; i += 16, w++)
+#pragma GCC unroll 4
+      for (int p = 0; p < P; p++)
+        acc[p] = _mm256_add_epi32(
+            acc[p],
+            _mm256_madd_epi16(_mm256_loadu_si256(reinterpret_cast<const V*>(a + size_t(p) * row.step + i)), *w));
+  }
+  for (int p = 0; p < P; p++) {
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(acc[p]), _mm256_extracti128_si256(acc[p], 1));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
+    row.out[size_t(x + p) * row.out_stride] = narrow(op, 0, uint32_t(_mm_cvtsi128_si32(sum)));
+  }
+}
+
 void conv(const Conv& op, const ConvRow& row) {
   int x = 0;
+  if (op.dots) {
+    for (; x + 4 <= row.w; x += 4) dot_pixels<4>(op, row, x);
+    for (; x < row.w; x++) dot_pixels<1>(op, row, x);
+    return;
+  }
   for (; x + 6 <= row.w; x += 6) conv_pixels<6>(op, row, x);
   for (; x < row.w; x++) conv_pixels<1>(op, row, x);
 }

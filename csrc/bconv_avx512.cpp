@@ -229,12 +229,12 @@ inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
   const __m128i s = _mm_cvtsi32_si128(op.shift);
   for (int block = 0; block < op.cout; block += 16) {
     const V bias = _mm512_add_epi32(_mm512_load_si512(op.bias.data() + block), _mm512_set1_epi32(1 << (op.shift - 1)));
-    const V* w = reinterpret_cast<const V*>(op.weight.data() + size_t(block) * op.segments * op.run);
+    const V* w = reinterpret_cast<const V*>(op.weight.data() + size_t(block) * op.k * op.run);
     V acc[P];
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++) acc[p] = bias;
-    for (int seg = 0; seg < op.segments; seg++) {
-      const int16_t* a = row.segments[seg] + size_t(x) * row.step;
+    for (int dy = 0; dy < op.k; dy++) {
+      const int16_t* a = row.rows[dy] + size_t(x) * row.step;
       for (int i = 0; i < op.run; i += 2, w++) {
         const V wi = _mm512_load_si512(w);
 #pragma GCC unroll 16
@@ -254,8 +254,29 @@ inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
   }
 }
 
+/* P pixels of one output at once: a weight vector is loaded once for P dot products. */
+template <int P>
+inline void dot_pixels(const Conv& op, const ConvRow& row, int x) {
+  V acc[P] = {};
+  const V* w = reinterpret_cast<const V*>(op.weight.data());
+  for (int dy = 0; dy < op.k; dy++) {
+    const int16_t* a = row.rows[dy] + size_t(x) * row.step;
+    for (int i = 0; i < op.run; i += 32, w++)
+#pragma GCC unroll 4
+      for (int p = 0; p < P; p++)
+        acc[p] = _mm512_dpwssd_epi32(acc[p], _mm512_loadu_si512(a + size_t(p) * row.step + i), _mm512_load_si512(w));
+  }
+  for (int p = 0; p < P; p++)
+    row.out[size_t(x + p) * row.out_stride] = narrow(op, 0, uint32_t(_mm512_reduce_add_epi32(acc[p])));
+}
+
 void conv(const Conv& op, const ConvRow& row) {
   int x = 0;
+  if (op.dots) {
+    for (; x + 4 <= row.w; x += 4) dot_pixels<4>(op, row, x);
+    for (; x < row.w; x++) dot_pixels<1>(op, row, x);
+    return;
+  }
   for (; x + 12 <= row.w; x += 12) conv_pixels<12>(op, row, x);
   for (; x + 4 <= row.w; x += 4) conv_pixels<4>(op, row, x);
   for (; x < row.w; x++) conv_pixels<1>(op, row, x);

@@ -138,9 +138,9 @@ inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
 #pragma GCC unroll 4
     for (int p = 0; p < P; p++)
       for (int q = 0; q < 4; q++) acc[p][q] = add(vld1q_s32(op.bias.data() + block + 4 * q), half);
-    const int16_t* w = op.weight.data() + size_t(block) * op.segments * op.run;
-    for (int seg = 0; seg < op.segments; seg++) {
-      const int16_t* a = row.segments[seg] + size_t(x) * row.step;
+    const int16_t* w = op.weight.data() + size_t(block) * op.k * op.run;
+    for (int dy = 0; dy < op.k; dy++) {
+      const int16_t* a = row.rows[dy] + size_t(x) * row.step;
       int16x8_t v[P];
       int i = 0;
       for (; i + 8 <= op.run; i += 8, w += 128) {
@@ -168,8 +168,35 @@ inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
   }
 }
 
+/* P pixels of one output at once: a weight vector is loaded once for P dot products. */
+template <int P>
+inline void dot_pixels(const Conv& op, const ConvRow& row, int x) {
+  int32x4_t low[P], high[P];
+  for (int p = 0; p < P; p++) low[p] = high[p] = vdupq_n_s32(0);
+  const int16_t* w = op.weight.data();
+  for (int dy = 0; dy < op.k; dy++) {
+    const int16_t* a = row.rows[dy] + size_t(x) * row.step;
+    for (int i = 0; i < op.run; i += 8, w += 8) {
+      const int16x8_t wi = vld1q_s16(w);
+#pragma GCC unroll 4
+      for (int p = 0; p < P; p++) {
+        const int16x8_t v = vld1q_s16(a + size_t(p) * row.step + i);
+        low[p] = vmlal_s16(low[p], vget_low_s16(v), vget_low_s16(wi));
+        high[p] = vmlal_high_s16(high[p], v, wi);
+      }
+    }
+  }
+  for (int p = 0; p < P; p++)
+    row.out[size_t(x + p) * row.out_stride] = narrow(op, 0, uint32_t(vaddvq_s32(add(low[p], high[p]))));
+}
+
 void conv(const Conv& op, const ConvRow& row) {
   int x = 0;
+  if (op.dots) {
+    for (; x + 4 <= row.w; x += 4) dot_pixels<4>(op, row, x);
+    for (; x < row.w; x++) dot_pixels<1>(op, row, x);
+    return;
+  }
   for (; x + 4 <= row.w; x += 4) conv_pixels<4>(op, row, x);
   for (; x < row.w; x++) conv_pixels<1>(op, row, x);
 }

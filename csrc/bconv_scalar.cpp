@@ -31,17 +31,15 @@ void bconv(const Bconv& op, const BconvRow& row) {
 }
 
 void conv(const Conv& op, const ConvRow& row) {
-  const int pairs = op.segments * op.run / 2;
   for (int x = 0; x < row.w; x++)
     for (int c = 0; c < op.cout; c++) {
-      const int16_t* w = op.weight.data() + (size_t(c / 16) * pairs * 16 + c % 16) * 2;
-      uint32_t acc = uint32_t(op.bias[c]);
-      for (int s = 0; s < op.segments; s++) {
-        const int16_t* a = row.segments[s] + size_t(x) * row.step;
-        for (int i = 0; i < op.run; i += 2, w += 32) acc += uint32_t(a[i] * w[0]) + uint32_t(a[i + 1] * w[1]);
+      uint32_t acc = 0;
+      for (int dy = 0; dy < op.k; dy++) {
+        const int16_t *a = row.rows[dy] + size_t(x) * row.step, *w = op.weight.data() + op.at(c, dy, 0);
+        for (int i = 0; i < op.run; i += 2, w += op.dots ? 2 : 32)
+          acc += uint32_t(a[i] * w[0]) + uint32_t(a[i + 1] * w[1]);
       }
-      acc += uint32_t(1) << (op.shift - 1);
-      row.out[size_t(x) * row.out_stride + c] = sat16(int32_t(acc) >> op.shift);
+      row.out[size_t(x) * row.out_stride + c] = narrow(op, c, acc);
     }
 }
 

@@ -129,20 +129,29 @@ struct BconvRow : EpilogueRow {
 
 /* int16 convolution, k odd up to MAX_K: out = sat(shift(bias + sum w * x, s)), sums modulo 2^32. Its slope, if it has
  * one, comes in a pass of its own (prelu_row in ops.cpp): one input channel makes few of these, and no path repeats it.
- * weight: (ceil(cout / 16), pairs, 16, 2): pair p holds the taps 2p and 2p + 1 of the patch, which is `segments`
- * runs of `run` contiguous int16 (one run an input row; run is even). */
+ * A patch is k runs of `run` contiguous int16, one an input row: k pixels, padding and all, or of a plane k + 1 values,
+ * the last of which has no weight. Weights lie in one of two orders, see at():
+ *   lanes (ceil(cout / 16), k * run / 2, 16, 2)      two taps of 16 filters side by side
+ *   dots  (k, run)                                   one filter, where run is a multiple of 64
+ */
 constexpr int MAX_K = 9;
 struct Conv {
   int k = 3, cin = 0, cout = 0, shift = 1;
-  int segments = 0, run = 0;
+  int run = 0;       /* even */
+  bool dots = false; /* the order of the weights */
   bool edge = false; /* outside the picture lies the nearest pixel, not 0; only where cin = 1 */
   Array<int16_t> weight;
   Array<int32_t> bias;  /* round_up(cout, 16) */
   Array<int16_t> slope; /* the output's stride, or empty */
+  /* of value i of run dy */
+  BITSR_INLINE size_t at(int c, int dy, int i) const {
+    if (dots) return size_t(dy * run + i);
+    return (size_t(c / 16) * size_t(k * run / 2) + size_t((dy * run + i) / 2)) * 32 + size_t(c % 16 * 2 + i % 2);
+  }
 };
 
 struct ConvRow {
-  const int16_t* segments[MAX_K]; /* of pixel 0; pixel x starts step * x further */
+  const int16_t* rows[MAX_K]; /* of pixel 0's runs; those of pixel x start step * x further */
   int step, w;
   int16_t* out; /* (w, out_stride) */
   int out_stride;
@@ -214,7 +223,7 @@ struct Kernels {
 /* Rows are cut into chunks of CHUNK columns, whose intermediates (SCRATCH words of 64 bits, any path) stay in L1. */
 constexpr int CHUNK = 32;
 constexpr size_t SCRATCH = 1024;
-static_assert(CHUNK * (MAX_K * MAX_K + 1) * sizeof(int16_t) <= SCRATCH * 8, "scratch is too small for patches");
+static_assert(MAX_K * (CHUNK + MAX_K) * sizeof(int16_t) <= SCRATCH * 8, "scratch is too small for a plane's rows");
 
 extern const Kernels scalar_kernels;
 #if defined(__x86_64__) || defined(_M_X64)
@@ -249,6 +258,9 @@ static inline uint8_t quantise(const Quant& op, int c, int16_t x) {
   const int v = mulh(x, op.mul[c]);
   const int q = op.shift ? (v + (1 << (op.shift - 1))) >> op.shift : v;
   return uint8_t((q < -op.top ? -op.top : q > op.top ? op.top : q) + 128);
+}
+static inline int16_t narrow(const Conv& op, int c, uint32_t acc) {
+  return sat16(int32_t(acc + uint32_t(op.bias[size_t(c)]) + (uint32_t(1) << (op.shift - 1))) >> op.shift);
 }
 static inline int16_t narrow(const Qconv& op, int32_t acc) {
   return op.left ? sat16(sat16(acc) * (1 << op.left)) : sat16(acc >> op.right);

@@ -482,12 +482,10 @@ class Builder {
     const Tensor& w = need(name, "I16", {shape[0], shape[1], shape[1], uint64_t(in.channels)});
     const Tensor& b = need(op.name + ".bias", "I32", {shape[0]});
     op.side = c.k / 2;
-    /* A plane is gathered into patches of k * k values; other rows are read in place, padding and all. */
     const int stride = in.stride();
-    c.segments = stride == 1 ? 1 : c.k;
-    c.run = stride == 1 ? round_up(c.k * c.k, 2) : c.k * stride;
-    const int pairs = c.segments * c.run / 2;
-    allocate(c.weight, size_t(round_up(c.cout, 16)) * size_t(pairs) * 2);
+    c.run = round_up(c.k * stride, 2);
+    c.dots = c.cout == 1 && stride > 1;
+    allocate(c.weight, (c.dots ? 1 : size_t(round_up(c.cout, 16))) * size_t(c.k * c.run));
     allocate(c.bias, size_t(round_up(c.cout, 16)));
     std::memcpy(c.bias.data(), b.data, b.bytes);
     if (const Tensor* t = find(op.name + ".slope", "I16", {shape[0]}))
@@ -497,8 +495,7 @@ class Builder {
         for (int i = 0; i < c.cin; i++) {
           int16_t v;
           std::memcpy(&v, w.data + 2 * ((size_t(o) * size_t(c.k * c.k) + size_t(tap)) * size_t(c.cin) + size_t(i)), 2);
-          const int at = tap * stride + i;
-          c.weight[((size_t(o / 16) * size_t(pairs) + size_t(at / 2)) * 16 + size_t(o % 16)) * 2 + size_t(at % 2)] = v;
+          c.weight[c.at(o, tap / c.k, tap % c.k * stride + i)] = v;
         }
   }
 

@@ -613,31 +613,32 @@ class Stream {
     const int stride = in.stride(), k = op.conv.k, side = k / 2;
     ConvRow row;
     row.out_stride = to.stride();
+    row.step = stride;
     if (stride > 1) {
-      for (int i = 0; i < k; i++) row.segments[i] = pixels(op.inputs[0], y + i - side) - side * stride;
-      row.step = stride;
+      for (int i = 0; i < k; i++) row.rows[i] = pixels(op.inputs[0], y + i - side) - side * stride;
       row.w = w;
       row.out = pixels(op.output, y);
       m_.kernels->conv(op.conv, row);
       return;
     }
-    auto* patches = reinterpret_cast<int16_t*>(scratch);
-    row.segments[0] = patches;
-    row.step = op.conv.run;
+    /* The rows of a plane go through scratch: there they get the value behind their last run, and their edges. */
+    constexpr int LONG = CHUNK + MAX_K;
+    auto* rows = reinterpret_cast<int16_t*>(scratch);
     for (int from = 0; from < w; from += CHUNK) {
       row.w = std::min(CHUNK, w - from);
+      const int n = row.w + 2 * side;
       const bool beyond = op.conv.edge && (from < side || from + row.w + side > w);
       for (int i = 0; i < k; i++) {
         const int above = y + i - side;
         const int16_t* x = pixels(op.inputs[0], op.conv.edge ? std::clamp(above, 0, h_ * in.rate - 1) : above);
-        for (int px = 0; px < row.w; px++)
-          for (int j = 0; j < k; j++) {
-            const int at = from + px + j - side;
-            patches[px * row.step + i * k + j] = x[beyond ? std::clamp(at, 0, w - 1) : at];
-          }
+        int16_t* copy = rows + i * LONG;
+        if (beyond)
+          for (int j = 0; j < n; j++) copy[j] = x[std::clamp(from - side + j, 0, w - 1)];
+        else
+          std::memcpy(copy, x + from - side, size_t(n) * 2);
+        copy[n] = 0;
+        row.rows[i] = copy;
       }
-      if (k * k % 2)
-        for (int px = 0; px < row.w; px++) patches[px * row.step + row.step - 1] = 0;
       row.out = pixels(op.output, y) + size_t(from) * size_t(row.out_stride);
       m_.kernels->conv(op.conv, row);
     }

@@ -152,8 +152,8 @@ def attention(seed: int, channels: int = 64, blocks: int = 3) -> Packed:
 
 def everything(seed: int) -> Packed:
     """Thresholds, RPReLU, maps, one or eight, and their sum, weights of one orientation, 1x1 to 9x9, both kinds of
-    edges, widths that are no multiple of 64, two readers of one sum, an unused sum; int8 convolutions of weights of 1,
-    4 and 8 bits, one of them of a plane."""
+    edges, one filter of many channels, widths that are no multiple of 64, two readers of one sum, an unused sum; int8
+    convolutions of weights of 1, 4 and 8 bits, one of them of a plane."""
     m = Maker(seed)
     x = m.conv("lr", 1, 96, 9, 14, edge=True)
     b = m.sign(x, 96, True)
@@ -176,7 +176,7 @@ def everything(seed: int) -> Packed:
     ones = m.qconv(m.quant(f, 8), 8, 96, 5, 1, sum, True, True, True)
     g = m.qconv(m.quant(ones, 96, 7), 96, 8, 3, 4, f, False, True)
     up = m.plain("shuffle", g, scale=2)  # two channels at twice the size
-    plane = m.conv(m.conv(up, 2, 2, 7, 16), 2, 1, 1, 12, slope=True)
+    plane = m.conv(m.conv(up, 2, 2, 7, 16), 2, 1, 5, 14, slope=True)
     return m.end(m.qconv(m.quant(plane, 1), 1, 1, 9, 8, plane), 1, 2)
 
 

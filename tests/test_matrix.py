@@ -33,6 +33,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "srresnet": [
         *({"blocks": 1, "tail": tail, "base": base} for tail in TAILS for base in (False, True)),
         {"blocks": 1, "binarized": "none", "base": True},
+        {"blocks": 1, "base": "consistent"},
     ],
     "edsr": [{"blocks": 1}],
     "rcan": [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -17,7 +20,7 @@ from bitsr.nets.msrresnet import BINARIZED, MSRResNet  # noqa: E402
 from bitsr.nets.rcan import RCAN, VARIANTS, WIRINGS  # noqa: E402
 from bitsr.nets.rdn import RDN  # noqa: E402
 from bitsr.nets.srresnet import SRResNet  # noqa: E402
-from bitsr.nets.tails import TAILS, interpolation, steps  # noqa: E402
+from bitsr.nets.tails import TAILS, consistency, interpolation, steps  # noqa: E402
 
 
 def settled(net: nn.Module) -> nn.Module:
@@ -149,6 +152,36 @@ def test_bicubic_is_imresize(scale: int, h: int, w: int) -> None:
     torch.testing.assert_close(y[inner, inner], expected[inner, inner], rtol=1e-5, atol=1e-4)
     flat = F.pixel_shuffle(base(torch.full_like(x, 100)), scale)
     torch.testing.assert_close(flat, torch.full_like(flat, 100), rtol=1e-6, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_consistency(scale: int) -> None:
+    """Shrinking is imresize; what is taken from a net's part is its orthogonal projection on what shrinking sees."""
+    base, shrink, back = (conv.double() for conv in consistency(scale))
+    assert not any(conv.weight.requires_grad for conv in (base, shrink, back))
+    h, w, inner = 31, 33, slice(6, -6)
+    hr = 20 * torch.randn(h * scale, w * scale, dtype=torch.float64)
+    x = torch.from_numpy(imresize(hr.numpy(), Fraction(1, scale)))
+    low = shrink(F.pixel_unshuffle(hr[None], scale))[0]
+    torch.testing.assert_close(low[inner, inner], x[inner, inner], rtol=1e-5, atol=1e-4)
+
+    n = torch.randn(scale**2, h, w, dtype=torch.float64)
+    taken, low = -back(shrink(n)), shrink(n)
+    assert float((low - shrink(taken))[0, inner, inner].norm()) < 0.1 * float(low[0, inner, inner].norm())
+    assert float((n * taken).sum()) == pytest.approx(float(taken.square().sum()), rel=0.05)
+
+    smooth = 100 * torch.outer(torch.sin(torch.arange(h) / 2), torch.cos(torch.arange(w) / 3)).double()[None]
+    left = (shrink(base(smooth)) - smooth)[0, inner, inner]
+    assert float(left.norm()) < 0.01 * float(smooth[0, inner, inner].norm())
+    flat = base(torch.full((1, h, w), 100.0, dtype=torch.float64))
+    torch.testing.assert_close(flat, torch.full_like(flat, 100), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("args", [{"base": "consistent", "tail": "bireal"}, {"base": "bicubic"}])
+def test_base_must_be_known_and_fit_the_tail(args: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="base"):
+        SRResNet(2, 8, 1, **args)
 
 
 @torch.no_grad()

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from .methods import Block, FloatBlock, units
-from .tails import Tailed, interpolation
+from .tails import Tailed, consistency, interpolation
 
 BINARIZED = ("none", "body")
+BASES = (False, True, "consistent")
 
 
 class SRResNet(Tailed):
@@ -23,6 +24,8 @@ class SRResNet(Tailed):
 
     base: the net makes what is added to the picture enlarged by bicubic interpolation, so that its features need not
     carry the picture. The head's filters then start without their mean, blind to brightness, and the tail at a tenth.
+    "consistent": and the result is moved to the nearest picture that shrinks to the LR (``tails.consistency``); with
+    the "light" tail alone.
 
     binarized: "body", or "none" for ``FloatBlock`` of 16 bits: the teacher of the house nets. ``method`` and what
     belongs to it then make no difference to the body.
@@ -47,13 +50,15 @@ class SRResNet(Tailed):
         weight: str | None = None,
         tail: str = "light",
         mean: float = 127.5,
-        base: bool = False,
+        base: bool | str = False,
     ) -> None:
         super().__init__()
         if scale < 1 or channels < 1 or blocks < 1:
             raise ValueError("scale, channels and blocks must be at least 1")
         if binarized not in BINARIZED:
             raise ValueError(f"unknown binarized {binarized!r}; known: {', '.join(BINARIZED)}")
+        if base not in BASES:
+            raise ValueError(f"unknown base {base!r}; known: {', '.join(map(str, BASES))}")
         self.scale, self.mean = scale, mean
         make = units(method, options, binary=binary, act=act, weight=weight)
         self.head = nn.Conv2d(1, channels, 3, padding=1)
@@ -65,7 +70,13 @@ class SRResNet(Tailed):
             body = [Block(make, channels) for _ in range(blocks)]
         self.body = nn.Sequential(*body)
         self._add_tail(tail, make, channels)
-        self.base = interpolation(scale, "bicubic") if base else None
+        self.base = None
+        if base == "consistent":
+            if tail != "light":
+                raise ValueError(f'a consistent base wants the tail "light", not {tail!r}')
+            self.base, self.base_shrink, self.base_back = consistency(scale)
+        elif base:
+            self.base = interpolation(scale, "bicubic")
         if base:
             with torch.no_grad():
                 self.head.weight -= self.head.weight.mean((1, 2, 3), keepdim=True)

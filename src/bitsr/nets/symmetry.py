@@ -93,9 +93,9 @@ class Symmetry:
 
     @staticmethod
     def _numbers(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """All that is tied. ``base`` is symmetric as it is."""
+        """All that is tied. What belongs to ``base`` is symmetric as it is."""
         for name, x in (*net.named_parameters(), *net.named_buffers()):
-            if x.ndim and not name.startswith("base."):
+            if x.ndim and not name.startswith("base"):
                 yield name, x
 
     def _ties(self, x: Tensor, scale: int) -> _Tied:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .graph import Net
 from .methods import MakeUnit, Unit
@@ -30,21 +31,89 @@ KERNELS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
 """LR pixels that a kernel reaches to each side, and its value at a distance."""
 
 
+def _taps(scale: int, kernel: str) -> Tensor:
+    """(scale, 2 reach + 1) float64: what LR pixels count for in each SR pixel of one, along an axis."""
+    reach, value = KERNELS[kernel]
+    # of an SR pixel from its LR pixel
+    offset = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
+    return value((torch.arange(-reach, reach + 1) - offset[:, None]).abs())
+
+
+def _separable(taps: Tensor) -> Tensor:
+    """(scale, k) along an axis -> (scale^2, k, k)"""
+    return (taps[:, None, :, None] * taps[None, :, None, :]).flatten(0, 1)
+
+
+def _fixed(weight: Tensor, edge: bool) -> nn.Conv2d:
+    """The convolution of these weights, (Cout, Cin, k, k), which are not trained; edge: beyond the picture it reads
+    the nearest pixel, else 0."""
+    cout, cin, k, _ = weight.shape
+    mode = "replicate" if edge else "zeros"
+    conv = nn.Conv2d(cin, cout, k, padding=k // 2, padding_mode=mode, bias=False)
+    conv.weight = nn.Parameter(weight.float(), requires_grad=False)
+    return conv
+
+
 def interpolation(scale: int, kernel: str) -> nn.Conv2d:
     """The fixed convolution 1 -> scale^2 that, shuffled, is upsampling with half-pixel centres.
 
     Beyond the edge it reads the nearest pixel. "bilinear", 3x3, is ``F.interpolate(align_corners=False)``; "bicubic",
     5x5, is MATLAB's imresize but for two LR pixels at the edge, where that mirrors the picture.
     """
-    reach, value = KERNELS[kernel]
-    # of an SR pixel from its LR pixel
-    offset = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
-    taps = value((torch.arange(-reach, reach + 1) - offset[:, None]).abs())
+    return _fixed(_separable(_taps(scale, kernel))[:, None], edge=True)
+
+
+def consistency(scale: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
+    """Fixed convolutions (base, shrink, back) that make a picture one of those that shrink to its LR.
+
+    Let A be MATLAB's bicubic shrinking, B its pseudoinverse, cut off after two LR pixels, and U bicubic upsampling. Of
+    U x + n, the result of a net, y = (U x + n) + B (x - A (U x + n)) is the nearest picture with A y = x (iterative
+    back-projection, Irani and Peleg 1991, in one step; the range and null space of arXiv 2212.00490). As
+    convolutions, SR being scale^2 channels:
+
+        base: 1 -> scale^2, 9x9      U + B - B A U: what y has of x (cut off after four LR pixels, each sum being 1)
+        shrink: scale^2 -> 1, 5x5    A, 0 beyond the edge, so of the net's part n alone, which is small
+        back: 1 -> scale^2, 5x5      -B
+
+    and y = base(x) + n + back(shrink(n)).
+    """
+    up, reach = _taps(scale, "bicubic"), 2
     k = 2 * reach + 1
-    conv = nn.Conv2d(1, scale * scale, k, padding=reach, padding_mode="replicate", bias=False)
-    weight = (taps[:, None, :, None] * taps[None, :, None, :]).reshape(scale * scale, 1, k, k)
-    conv.weight = nn.Parameter(weight.float(), requires_grad=False)
-    return conv
+    # A: the SR pixel j of an LR pixel d away lies scale d + j - (scale - 1) / 2 from the middle
+    at = torch.arange(-reach, reach + 1) * scale + torch.arange(scale)[:, None] - (scale - 1) / 2
+    down = _cubic((at / scale).abs().double())
+    down /= down.sum()
+    # A along an axis for enough LR pixels that the middle ones do not see the ends
+    n = 41
+    matrix = torch.zeros(n, n + 2 * reach, scale, dtype=torch.float64)
+    for i in range(n):
+        matrix[i, i : i + k] = down.T
+    inverse = torch.linalg.pinv(matrix.flatten(1)).unflatten(0, (n + 2 * reach, scale))
+
+    def even(taps: Tensor) -> Tensor:  # to the last bit, that flipped pictures give flipped results
+        return (taps + taps.flip(0, 1)) / 2
+
+    back = even(inverse[n // 2 + reach, :, n // 2 - reach : n // 2 + k - reach])
+
+    def after_a(taps: Tensor) -> Tensor:
+        """B A taps, (scale, k + 4 reach)"""
+        low = torch.zeros(k + 2 * reach, dtype=torch.float64)
+        for d in range(k):
+            low[d : d + k] += down[:, d] @ taps
+        out = torch.zeros(scale, k + 4 * reach, dtype=torch.float64)
+        for d in range(len(low)):
+            out[:, d : d + k] += low[d] * back
+        return even(out)
+
+    wide = [F.pad(v, (2 * reach, 2 * reach)) for v in (up, back)]
+    base = sum(_separable(v) for v in wide) - _separable(after_a(up))
+    base = base[:, reach:-reach, reach:-reach]
+    base = base / base.sum((1, 2), keepdim=True)
+    return (
+        _fixed(base[:, None], edge=True),
+        _fixed(_separable(down)[None], edge=False),
+        _fixed(-_separable(back)[:, None], edge=True),
+    )
 
 
 TAILS = ("light", "repeat", "bireal", "steps")
@@ -63,6 +132,9 @@ class Tailed(Net):
     """One of ``TAILS``."""
     up: nn.ModuleList
     tail: nn.Conv2d
+    base_shrink: nn.Conv2d | None
+    base_back: nn.Conv2d | None
+    """Of ``consistency``, where the net has one."""
 
     @property
     def symmetric(self) -> bool:
@@ -77,6 +149,7 @@ class Tailed(Net):
         self.up = nn.ModuleList(make(channels, channels * s * s) for s in factors)
         self.factors = factors
         self.tail = nn.Conv2d(channels, 1 if factors else self.scale**2, 3, padding=1)
+        self.base_shrink = self.base_back = None
 
     def _build_tail(self, g: Any, x: Any, base: Any = None) -> Any:
         """base: scale^2 channels that, shuffled, are added to the result."""
@@ -85,6 +158,9 @@ class Tailed(Net):
             skip = g.repeat(x, s * s) if self.form == "repeat" else None
             x = g.shuffle(unit.build(g, x, f"up.{i}", skip=skip, act=False), s)
         x = g.conv("tail", self.tail, x)
+        if self.base_shrink is not None and self.base_back is not None:
+            low = g.conv("base_shrink", self.base_shrink, x)
+            x = g.add(x, g.conv("base_back", self.base_back, low))
         if base is not None:
             x = g.add(x, g.shuffle(base, self.scale) if self.factors else base)
         return x if self.factors else g.shuffle(x, self.scale)
