@@ -70,13 +70,13 @@ class SRResNet(Tailed):
             body = [Block(make, channels) for _ in range(blocks)]
         self.body = nn.Sequential(*body)
         self._add_tail(tail, make, channels)
-        self.base = None
-        if base == "consistent":
+        self.base = interpolation(scale, "bicubic") if base else None
+        self.consistent = base == "consistent"
+        if self.consistent:
             if tail != "light":
-                raise ValueError(f'a consistent base wants the tail "light", not {tail!r}')
-            self.base, self.base_shrink, self.base_back = consistency(scale)
-        elif base:
-            self.base = interpolation(scale, "bicubic")
+                raise ValueError(f"a consistent base wants the tail 'light', not {tail!r}")
+            for name, conv in consistency(scale).items():
+                self.add_module(f"base_{name}", conv)
         if base:
             with torch.no_grad():
                 self.head.weight -= self.head.weight.mean((1, 2, 3), keepdim=True)
@@ -84,10 +84,11 @@ class SRResNet(Tailed):
 
     def build(self, g: Any, x: Any) -> Any:
         base = None if self.base is None else g.conv("base", self.base, x)
+        left = g.conv("base_left", self.base_left, x) if self.consistent else None
         x = head = g.conv("head", self.head, x)
         for i, block in enumerate(self.body):
             x = g.part(block, x, f"body.{i}")
-        return self._build_tail(g, g.add(x, head), base)
+        return self._build_tail(g, g.add(x, head), base, left)
 
 
 class EDSR(SRResNet):

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .graph import Net
 from .methods import MakeUnit, Unit
@@ -63,19 +62,17 @@ def interpolation(scale: int, kernel: str) -> nn.Conv2d:
     return _fixed(_separable(_taps(scale, kernel))[:, None], edge=True)
 
 
-def consistency(scale: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
-    """Fixed convolutions (base, shrink, back) that make a picture one of those that shrink to its LR.
+def consistency(scale: int) -> dict[str, nn.Conv2d]:
+    """Fixed convolutions that make a picture one of those that shrink to its LR.
 
-    Let A be MATLAB's bicubic shrinking, B its pseudoinverse, cut off after two LR pixels, and U bicubic upsampling. Of
-    U x + n, the result of a net, y = (U x + n) + B (x - A (U x + n)) is the nearest picture with A y = x (iterative
+    Let A be MATLAB's bicubic shrinking, B its pseudoinverse, cut off after three LR pixels, and U bicubic upsampling.
+    Of U x + n, the result of a net, y = (U x + n) + B (x - A (U x + n)) is the nearest picture with A y = x (iterative
     back-projection, Irani and Peleg 1991, in one step; the range and null space of arXiv 2212.00490). As
-    convolutions, SR being scale^2 channels:
+    convolutions, SR being scale^2 channels, y = U x + n + back(left(x) + shrink(n)):
 
-        base: 1 -> scale^2, 9x9      U + B - B A U: what y has of x (cut off after four LR pixels, each sum being 1)
-        shrink: scale^2 -> 1, 5x5    A, 0 beyond the edge, so of the net's part n alone, which is small
-        back: 1 -> scale^2, 5x5      -B
-
-    and y = base(x) + n + back(shrink(n)).
+        left: 1 -> 1, 7x7            1 - A U: what bicubic upsampling leaves of x
+        shrink: scale^2 -> 1, 5x5    -A, 0 beyond the edge, where n, which is small, is taken to be 0
+        back: 1 -> scale^2, 7x7      B
     """
     up, reach = _taps(scale, "bicubic"), 2
     k = 2 * reach + 1
@@ -89,31 +86,21 @@ def consistency(scale: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
     for i in range(n):
         matrix[i, i : i + k] = down.T
     inverse = torch.linalg.pinv(matrix.flatten(1)).unflatten(0, (n + 2 * reach, scale))
+    back = inverse[n // 2 + reach, :, n // 2 - 3 : n // 2 + 4]
+    back = (back + back.flip(0, 1)) / 2  # even to the last bit, that flipped pictures give flipped results
+    back /= down.sum(1) @ back.sum(1)  # flat pictures shrink to what they should
 
-    def even(taps: Tensor) -> Tensor:  # to the last bit, that flipped pictures give flipped results
-        return (taps + taps.flip(0, 1)) / 2
-
-    back = even(inverse[n // 2 + reach, :, n // 2 - reach : n // 2 + k - reach])
-
-    def after_a(taps: Tensor) -> Tensor:
-        """B A taps, (scale, k + 4 reach)"""
-        low = torch.zeros(k + 2 * reach, dtype=torch.float64)
-        for d in range(k):
-            low[d : d + k] += down[:, d] @ taps
-        out = torch.zeros(scale, k + 4 * reach, dtype=torch.float64)
-        for d in range(len(low)):
-            out[:, d : d + k] += low[d] * back
-        return even(out)
-
-    wide = [F.pad(v, (2 * reach, 2 * reach)) for v in (up, back)]
-    base = sum(_separable(v) for v in wide) - _separable(after_a(up))
-    base = base[:, reach:-reach, reach:-reach]
-    base = base / base.sum((1, 2), keepdim=True)
-    return (
-        _fixed(base[:, None], edge=True),
-        _fixed(_separable(down)[None], edge=False),
-        _fixed(-_separable(back)[:, None], edge=True),
-    )
+    through = torch.zeros(k + 2 * reach, dtype=torch.float64)  # A U
+    for d in range(k):
+        through[d : d + k] += down[:, d] @ up
+    through = ((through + through.flip(0)) / 2)[1:-1]  # a bicubic shrinking does not reach the outermost
+    left = -torch.outer(through, through)
+    left[3, 3] += 1
+    return {
+        "left": _fixed(left[None, None], edge=True),
+        "shrink": _fixed(-_separable(down)[None], edge=False),
+        "back": _fixed(_separable(back)[:, None], edge=True),
+    }
 
 
 TAILS = ("light", "repeat", "bireal", "steps")
@@ -132,9 +119,6 @@ class Tailed(Net):
     """One of ``TAILS``."""
     up: nn.ModuleList
     tail: nn.Conv2d
-    base_shrink: nn.Conv2d | None
-    base_back: nn.Conv2d | None
-    """Of ``consistency``, where the net has one."""
 
     @property
     def symmetric(self) -> bool:
@@ -149,18 +133,18 @@ class Tailed(Net):
         self.up = nn.ModuleList(make(channels, channels * s * s) for s in factors)
         self.factors = factors
         self.tail = nn.Conv2d(channels, 1 if factors else self.scale**2, 3, padding=1)
-        self.base_shrink = self.base_back = None
 
-    def _build_tail(self, g: Any, x: Any, base: Any = None) -> Any:
-        """base: scale^2 channels that, shuffled, are added to the result."""
+    def _build_tail(self, g: Any, x: Any, base: Any = None, left: Any = None) -> Any:
+        """base: scale^2 channels that, shuffled, are added to the result. left: what it leaves of the LR, for a net
+        with ``consistency``."""
         for i, (unit, s) in enumerate(zip(self.up, self.factors, strict=True)):
             assert isinstance(unit, Unit)
             skip = g.repeat(x, s * s) if self.form == "repeat" else None
             x = g.shuffle(unit.build(g, x, f"up.{i}", skip=skip, act=False), s)
         x = g.conv("tail", self.tail, x)
-        if self.base_shrink is not None and self.base_back is not None:
-            low = g.conv("base_shrink", self.base_shrink, x)
-            x = g.add(x, g.conv("base_back", self.base_back, low))
+        if left is not None:
+            left = g.add(left, g.conv("base_shrink", self.base_shrink, x))
+            x = g.add(x, g.conv("base_back", self.base_back, left))
         if base is not None:
             x = g.add(x, g.shuffle(base, self.scale) if self.factors else base)
         return x if self.factors else g.shuffle(x, self.scale)
