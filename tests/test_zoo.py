@@ -71,7 +71,8 @@ def test_the_table_in_the_file_is_what_is_measured(path):
 @needs_data
 @pytest.mark.parametrize("path", [p for p in NETS if p.stem.startswith("house")], ids=lambda p: p.stem)
 def test_house_results_shrink_to_their_lr(path):
-    """Eight LR pixels from the edge, a twentieth of a level (rms); with a bicubic base they are 0.1 to 0.7 off."""
+    """Eight LR pixels from the edge, a tenth of a level (rms), the inverse being cut off after three; with a bicubic
+    base they are 0.2 (x2) to 0.7 off."""
     engine = Engine(path)
     s, shrink, inner = engine.scale, Fraction(1, engine.scale), slice(8, -8)
     for picture in find_set("Set5", DATA):
@@ -79,7 +80,7 @@ def test_house_results_shrink_to_their_lr(path):
         hr = hr[: hr.shape[0] // s * s, : hr.shape[1] // s * s]
         lr = to_q(rgb_to_y(imresize(hr, shrink)))
         off = imresize(engine.run(lr) / 128, shrink) - lr / 128
-        assert np.sqrt(np.mean(off[inner, inner] ** 2)) < 0.05
+        assert np.sqrt(np.mean(off[inner, inner] ** 2)) < 0.1
 
 
 @needs_data
