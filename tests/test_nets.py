@@ -157,7 +157,8 @@ def test_bicubic_is_imresize(scale: int, h: int, w: int) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_consistency(scale: int) -> None:
-    """Shrinking is imresize; what is taken from a net's part is its orthogonal projection on what shrinking sees."""
+    """Shrinking is imresize; what is taken from a net's part is its orthogonal projection on what shrinking sees, to the
+    fiftieth that cutting off the inverse costs."""
     convs = {name: conv.double() for name, conv in consistency(scale).items()}
     assert not any(conv.weight.requires_grad for conv in convs.values())
     left, back, base = convs["left"], convs["back"], interpolation(scale, "bicubic").double()
@@ -175,7 +176,7 @@ def test_consistency(scale: int) -> None:
     n = torch.randn(scale**2, h, w, dtype=torch.float64)
     low = shrink(n)
     taken = back(low)
-    assert float((low - shrink(taken))[0, inner, inner].norm()) < 0.01 * float(low[0, inner, inner].norm())
+    assert float((low - shrink(taken))[0, inner, inner].norm()) < 0.02 * float(low[0, inner, inner].norm())
     assert float((n * taken).sum()) == pytest.approx(float(taken.square().sum()), rel=0.05)
 
     lr = torch.randn(1, h, w, dtype=torch.float64)
