@@ -157,8 +157,8 @@ def test_bicubic_is_imresize(scale: int, h: int, w: int) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_consistency(scale: int) -> None:
-    """Shrinking is imresize; what is taken from a net's part is its orthogonal projection on what shrinking sees, to the
-    fiftieth that cutting off the inverse costs."""
+    """Shrinking is imresize; what is taken from a net's part is its orthogonal projection on what shrinking sees, to
+    the fiftieth that cutting off the inverse costs."""
     convs = {name: conv.double() for name, conv in consistency(scale).items()}
     assert not any(conv.weight.requires_grad for conv in convs.values())
     left, back, base = convs["left"], convs["back"], interpolation(scale, "bicubic").double()

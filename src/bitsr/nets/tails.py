@@ -67,7 +67,7 @@ def consistency(scale: int) -> dict[str, nn.Conv2d]:
 
     Let A be MATLAB's bicubic shrinking, B its pseudoinverse, cut off after three LR pixels, and U bicubic upsampling.
     Of U x + n, the result of a net, y = (U x + n) + B (x - A (U x + n)) is the nearest picture with A y = x (iterative
-    back-projection, Irani and Peleg 1991, in one step; the range and null space of arXiv 2212.00490). As
+    back-projection, Irani and Peleg 1991, in one step; the range and null space of arXiv 2212.00490), to a fiftieth. As
     convolutions, SR being scale^2 channels, y = U x + n + back(left(x) + shrink(n)):
 
         left: 1 -> 1, 7x7            1 - A U: what bicubic upsampling leaves of x
