@@ -253,12 +253,13 @@ static inline int16_t epilogue(const Epilogue& op, int c, int16_t a, const int16
   return op.slope_add.size() ? sat16(v + op.slope_add[c]) : v;
 }
 
-/* One byte, and one sum of an int8 convolution as `a`: the references too. */
+/* One byte: the reference too. */
 static inline uint8_t quantise(const Quant& op, int c, int16_t x) {
   const int v = mulh(x, op.mul[c]);
   const int q = op.shift ? (v + (1 << (op.shift - 1))) >> op.shift : v;
   return uint8_t((q < -op.top ? -op.top : q > op.top ? op.top : q) + 128);
 }
+/* One sum of an int16 convolution, and of an int8 one as `a`. */
 static inline int16_t narrow(const Conv& op, int c, uint32_t acc) {
   return sat16(int32_t(acc + uint32_t(op.bias[size_t(c)]) + (uint32_t(1) << (op.shift - 1))) >> op.shift);
 }

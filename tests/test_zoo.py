@@ -68,18 +68,23 @@ def test_the_table_in_the_file_is_what_is_measured(path):
     assert mean.psnr >= FLOOR[packed.scale] > mean.bicubic_psnr + 1.5
 
 
+def lr_and_hr(picture, scale):
+    """Luma of a test picture: LR as the engine takes it, and HR in levels."""
+    hr = read_hr(picture)
+    hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
+    lr, hr = (x if x.ndim == 2 else rgb_to_y(x) for x in (imresize(hr, Fraction(1, scale)), hr))
+    return to_q(lr), hr
+
+
 @needs_data
 @pytest.mark.parametrize("path", [p for p in NETS if p.stem.startswith("house")], ids=lambda p: p.stem)
 def test_house_results_shrink_to_their_lr(path):
     """Eight LR pixels from the edge, a tenth of a level (rms), the inverse being cut off after three; with a bicubic
     base they are 0.15 (x2) to 0.7 off."""
-    engine = Engine(path)
-    s, shrink, inner = engine.scale, Fraction(1, engine.scale), slice(8, -8)
+    engine, inner = Engine(path), slice(8, -8)
     for picture in find_set("Set5", DATA):
-        hr = read_hr(picture)
-        hr = hr[: hr.shape[0] // s * s, : hr.shape[1] // s * s]
-        lr = to_q(rgb_to_y(imresize(hr, shrink)))
-        off = imresize(engine.run(lr) / 128, shrink) - lr / 128
+        lr, _ = lr_and_hr(picture, engine.scale)
+        off = imresize(engine.run(lr) / 128, Fraction(1, engine.scale)) - lr / 128
         assert np.sqrt(np.mean(off[inner, inner] ** 2)) < 0.1
 
 
@@ -103,11 +108,8 @@ def test_packed_bits_agree_with_the_float_simulation(path):
     for name in ("Set5", "Set14"):
         differences = []
         for picture in find_set(name, DATA):
-            hr = read_hr(picture)
-            hr = hr[: hr.shape[0] // s * s, : hr.shape[1] // s * s]
-            lr = imresize(hr, 1 / s)
-            q = to_q(lr if lr.ndim == 2 else rgb_to_y(lr))
-            target = to_8bit(hr if hr.ndim == 2 else rgb_to_y(hr))
+            q, hr = lr_and_hr(picture, s)
+            target = to_8bit(hr)
             simulated = [
                 net.upscale(torch.from_numpy(q / 128 + 127.5 + noise.uniform(-1, 1, q.shape) / 256)).numpy()
                 for _ in range(2)
