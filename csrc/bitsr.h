@@ -94,7 +94,8 @@ BITSR_API int bitsr_sign_conv_weight(const int8_t* x, const int8_t* g, int32_t* 
  * all, for weight of each channel's largest. "c" is c values. Both return as above, and -1 where k^2 c is above 32767.
  */
 typedef struct {
-  int n, h, w, c, k, maps, threads;                         /* c in and out; maps: 1 or 8 */
+  int n, h, w, c, k, maps, threads; /* c in and out; maps: 1 or 8 */
+  int running; /* not 0: batch norm has its running mean and variance too, no running one changes, and no backward */
   const float *x, *weight;                                  /* (n, h, w, c), (c, k, k, c) */
   const float *threshold, *size, *scale, *shift;            /* c, size (maps, c); the last two are batch norm's */
   float norm_eps, norm_weight, bn_eps, bn_weight;           /* running values += weight (the batch's - running) */

@@ -247,7 +247,7 @@ struct Unit {
       path.measure(u.x + value(row), v.data(), u.maps, u.w, c, u.sizes + map(row), sums, sums + c);
     });
     for (int i = 0; i < c; i++) {
-      batch_of(sum[i], sum[c + i], pixels(), u.norm_weight, u.norm_mean + i, u.norm_variance + i);
+      if (!u.running) batch_of(sum[i], sum[c + i], pixels(), u.norm_weight, u.norm_mean + i, u.norm_variance + i);
       u.mean[i] = u.norm_mean[i];
       u.deviation[i] = std::sqrt(u.norm_variance[i] + u.norm_eps);
     }
@@ -259,7 +259,9 @@ struct Unit {
         });
     std::vector<float> scale(c), shift(c);
     for (int i = 0; i < c; i++) {
-      const Batch batch = batch_of(sum[i], sum[c + i], pixels(), u.bn_weight, u.bn_mean + i, u.bn_variance + i);
+      const Batch batch = u.running
+                              ? Batch{u.bn_mean[i], u.bn_variance[i]}
+                              : batch_of(sum[i], sum[c + i], pixels(), u.bn_weight, u.bn_mean + i, u.bn_variance + i);
       u.batch_mean[i] = float(batch.mean);
       u.batch_inverse[i] = float(1 / std::sqrt(batch.variance + u.bn_eps));
       scale[i] = u.scale[i] * u.batch_inverse[i];

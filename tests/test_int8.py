@@ -13,7 +13,7 @@ from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from bitsr.nets import fused, int8  # noqa: E402
-from bitsr.nets.binary import BinaryConv2d  # noqa: E402
+from bitsr.nets.binary import BinaryConv2d, in_bytes  # noqa: E402
 from bitsr.nets.graph import EAGER  # noqa: E402
 from bitsr.nets.int8 import int8_conv, int8_conv_weight, sign_conv  # noqa: E402
 from bitsr.nets.methods import House  # noqa: E402
@@ -162,7 +162,7 @@ def unit(c: int, k: int, thresholds: bool, maps: Any = True) -> House:
 def test_fused_unit(
     monkeypatch, shape: tuple[int, ...], k: int, thresholds: bool, maps: Any, threads: int, isa: str
 ) -> None:
-    """Result, gradients and running statistics are those of the unit's walk."""
+    """Result, gradients and running statistics are those of the unit's walk; in evaluation too, which changes none."""
     if isa not in paths():
         pytest.skip(f"this CPU has no {isa}")
     monkeypatch.setattr(int8, "ISA", isa.encode())
@@ -191,18 +191,36 @@ def test_fused_unit(
                 assert (a - b).norm() <= 2e-3 * b.norm() + 1e-4, name
             for (name, a), b in zip(one.named_buffers(), two.buffers(), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=name)
+        had = [b.clone() for b in one.buffers()]
+        x = x.detach()
+        with torch.no_grad():
+            (
+                one.eval(),
+                two.load_state_dict(one.state_dict()),
+                two.eval(),
+            )  # the same thresholds to the last bit
+            assert fused.fits(one, x, x, None)
+            torch.set_num_threads(threads)
+            y = one.build(EAGER, x, "u", skip=x)
+            torch.set_num_threads(before)
+            with monkeypatch.context() as patch:
+                patch.setattr(fused, "fits", lambda *_: False)
+                torch.testing.assert_close(y, two.build(EAGER, x, "u", skip=x), rtol=1e-4, atol=1e-4)
+        for now, then in zip(one.buffers(), had, strict=True):
+            assert torch.equal(now, then)
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
-    "change", ["eval", "frozen", "autocast", "no skip", "slope", "RPReLU", "no maps", "blocked"]
+    "change",
+    ["gradient in evaluation", "frozen", "autocast", "no skip", "slope", "RPReLU", "no maps", "blocked"],
 )
 def test_what_is_not_fused(change: str) -> None:
     """Everything that the fused unit does not compute goes the usual way."""
     made, x = unit(64, 3, True), torch.randn(1, 64, 4, 4)
     skip: Tensor | None = x
-    if change == "eval":
+    if change == "gradient in evaluation":
         made.eval()
     elif change == "frozen":
         made.bn.eval()
@@ -219,3 +237,18 @@ def test_what_is_not_fused(change: str) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"):
         assert not fused.fits(made, x, skip, made.slope)
         assert made.build(EAGER, x, "u", skip=skip).shape == x.shape
+
+
+def test_in_bytes_for_a_while() -> None:
+    """The same sums, and each convolution as it was, an error or not."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(*(BinaryConv2d(64, 64, act="triangle", weight="identity") for _ in range(2)))
+    net[1].int8 = True
+    x = torch.randn(1, 64, 5, 6)
+    with torch.no_grad():
+        expected = F.conv2d(net[0].quantised(x), net[0].quantised_weight(), padding=1)
+        with pytest.raises(KeyError), in_bytes(net):
+            assert [c.int8 for c in net] == [True, True]
+            assert torch.equal(net[0](x), expected)
+            raise KeyError
+    assert [c.int8 for c in net] == [False, True]

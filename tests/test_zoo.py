@@ -97,6 +97,7 @@ def test_packed_bits_agree_with_the_float_simulation(path):
     level on its input moves a picture by up to 0.07 dB, a set by 0.03 dB. It is taken as the mean of two such.
     """
     torch = pytest.importorskip("torch", reason="the float simulation needs torch")
+    from bitsr.nets.binary import in_bytes
     from bitsr.train.checkpoint import load_net
 
     latent = ROOT / "checkpoints" / f"{path.stem}.latent.safetensors"
@@ -110,10 +111,13 @@ def test_packed_bits_agree_with_the_float_simulation(path):
         for picture in find_set(name, DATA):
             q, hr = lr_and_hr(picture, s)
             target = to_8bit(hr)
-            simulated = [
-                net.upscale(torch.from_numpy(q / 128 + 127.5 + noise.uniform(-1, 1, q.shape) / 256)).numpy()
-                for _ in range(2)
-            ]
+            with in_bytes(net):
+                simulated = [
+                    net.upscale(
+                        torch.from_numpy(q / 128 + 127.5 + noise.uniform(-1, 1, q.shape) / 256)
+                    ).numpy()
+                    for _ in range(2)
+                ]
             differences.append(
                 psnr(to_8bit(engine.run(q) / 128 + 127.5), target, crop=s)
                 - np.mean([psnr(to_8bit(y), target, crop=s) for y in simulated])

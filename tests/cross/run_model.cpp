@@ -155,6 +155,8 @@ void unit(const char* isa, int n, int h, int w, int c, int k, int maps, int thre
   u.size = size.data(), u.g_size = g_size.data();
   u.sizes = sizes.data(), u.sums = sums.data(), u.y = y.data(), u.gx = gx.data(), u.g_weight = g_weight.data();
   if (bitsr_unit_forward(&u, isa) || bitsr_unit_backward(&u, isa)) fail("to train a unit");
+  u.running = 1;
+  if (bitsr_unit_forward(&u, isa)) fail("to evaluate a unit");
 }
 
 void train_job(std::istream& line) {

@@ -10,7 +10,8 @@ To add one: write the function with forward, gradient and source in its docstrin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -360,8 +361,8 @@ class BinaryConv2d(QuantConv2d):
     """A convolution of binarized input with binarized weights (W1A1).
 
     act, weight: names in ``ACTIVATIONS`` and ``WEIGHTS``. ``progress`` is a buffer that the training loop keeps at how
-    far it is, 0 to 1, for the binarizers that are annealed. ``int8``, ``halved``: whether training computes it by
-    ``sign_conv`` or ``half_conv``.
+    far it is, 0 to 1, for the binarizers that are annealed. ``int8``: whether it is computed by ``sign_conv``;
+    ``halved``: whether training computes it by ``half_conv``.
     """
 
     progress: Tensor
@@ -387,7 +388,7 @@ class BinaryConv2d(QuantConv2d):
         return self.weight_mode in UNSCALED and self.act != "float" and self.bias is None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and (self.int8 or self.halved) and self.signs:
+        if (self.int8 or (self.training and self.halved)) and self.signs:
             product = sign_conv if self.int8 else half_conv
             return product(self.quantised(x), self.quantised_weight())
         if self.training or self.weight_mode in UNSCALED or "float" in (self.act, self.weight_mode):
@@ -397,6 +398,19 @@ class BinaryConv2d(QuantConv2d):
         size = w.abs().amax(dim=(1, 2, 3), keepdim=True)
         y = F.conv2d(self.quantised(x), w / size.clamp(min=1e-30), padding=self.padding) * size.view(-1, 1, 1)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
+
+@contextmanager
+def in_bytes(net: nn.Module) -> Iterator[None]:
+    """The convolutions of signs in ``net`` by ``sign_conv`` for a while, on a CPU: the same integers, sooner."""
+    convs = [(m, m.int8) for m in net.modules() if isinstance(m, BinaryConv2d)]
+    try:
+        for conv, _ in convs:
+            conv.int8 = True
+        yield
+    finally:
+        for conv, had in convs:
+            conv.int8 = had
 
 
 class BasesConv2d(QuantConv2d):

@@ -1,4 +1,5 @@
-"""A unit of the house net in two calls, forward and backward, for training on a CPU (``csrc/signs.cpp``).
+"""A unit of the house net in two calls, forward and backward, for training on a CPU (``csrc/signs.cpp``); without
+gradients, for evaluation too.
 
 The walk in ``methods.House`` is what it computes; here it is one pass over memory where that has several. Convolutions
 and the rounding of their gradients are those of ``int8.sign_conv``.
@@ -24,7 +25,7 @@ class _Unit(ctypes.Structure):
     """``bitsr_unit`` in ``csrc/bitsr.h``."""
 
     _fields_ = [
-        *((name, ctypes.c_int) for name in ("n", "h", "w", "c", "k", "maps", "threads")),
+        *((name, ctypes.c_int) for name in ("n", "h", "w", "c", "k", "maps", "threads", "running")),
         *((name, ctypes.c_void_p) for name in ("x", "weight", "threshold", "size", "scale", "shift")),
         *((name, ctypes.c_float) for name in ("norm_eps", "norm_weight", "bn_eps", "bn_weight")),
         *((name, ctypes.c_void_p) for name in ("norm_mean", "norm_variance", "bn_mean", "bn_variance")),
@@ -47,8 +48,8 @@ def available() -> bool:
 def fits(unit: House, x: Any, skip: Any, after: float | None) -> bool:
     """Whether ``run`` computes the unit's walk, and may."""
     return (
-        isinstance(x, Tensor)
-        and unit.training
+        type(x) is Tensor  # and no stand-in of torch.export
+        and (unit.training or not torch.is_grad_enabled())
         and unit.conv.int8
         and skip is x
         and after is None
@@ -56,7 +57,7 @@ def fits(unit: House, x: Any, skip: Any, after: float | None) -> bool:
         and unit.size is not None
         and len(unit.size.weight) in (1, 8)
         and unit.inner is None
-        and unit.bn.training
+        and unit.bn.training is unit.norm.training is unit.training
         and (unit.conv.act, unit.conv.weight_mode) == ("triangle", "identity")
         and unit.conv.weight.shape[0] == unit.conv.weight.shape[1]
         and unit.conv.weight.shape[0] % 64 == 0
@@ -68,12 +69,13 @@ def fits(unit: House, x: Any, skip: Any, after: float | None) -> bool:
     )
 
 
-def _call(name: str, rates: dict[str, float], arrays: dict[str, Tensor]) -> None:
+def _call(name: str, rates: dict[str, float], arrays: dict[str, Tensor], running: bool = False) -> None:
     x = arrays["x"]
     n, c, h, w = x.shape
     k, maps, threads = arrays["weight"].shape[-1], len(arrays["size"]), torch.get_num_threads()
     pointers = {key: t.data_ptr() for key, t in arrays.items()}
-    unit = _Unit(n=n, h=h, w=w, c=c, k=k, maps=maps, threads=threads, **rates, **pointers)
+    sizes = {"n": n, "h": h, "w": w, "c": c, "k": k, "maps": maps}
+    unit = _Unit(**sizes, threads=threads, running=running, **rates, **pointers)
     if not call(f"unit_{name}", ctypes.byref(unit)):
         raise MemoryError("a unit's training needs more memory")
 
@@ -109,12 +111,11 @@ class _Fused(torch.autograd.Function):
             "norm_mean": norm.running_mean, "norm_variance": norm.running_var,
             "bn_mean": bn.running_mean, "bn_variance": bn.running_var,
         }  # fmt: skip
-        rates = {
-            "norm_eps": norm.eps, "norm_weight": norm.advance().item(),
-            "bn_eps": bn.eps, "bn_weight": _momentum(bn),
-        }  # fmt: skip
+        rates = {"norm_eps": norm.eps, "bn_eps": bn.eps}
+        if bn.training:
+            rates |= {"norm_weight": norm.advance().item(), "bn_weight": _momentum(bn)}
         y = torch.empty_like(x, memory_format=LAST)
-        _call("forward", rates, {**inputs, **running, "y": y})  # type: ignore[dict-item]
+        _call("forward", rates, {**inputs, **running, "y": y}, not bn.training)  # type: ignore[dict-item]
         ctx.names = tuple(inputs)
         ctx.save_for_backward(*inputs.values())
         return y
@@ -134,7 +135,7 @@ class _Fused(torch.autograd.Function):
 
 
 def run(unit: House, x: Tensor) -> Tensor:
-    """x + bn(map(x) * conv(sign(norm(x) - threshold))), (N, C, H, W), with the unit's running statistics moved on."""
+    """x + bn(map(x) * conv(sign(norm(x) - threshold))), (N, C, H, W). Training moves the running statistics on."""
     assert unit.norm is not None and unit.size is not None
     conv, bn = unit.conv, unit.bn
     threshold = x.new_zeros(x.shape[1]) if unit.threshold is None else unit.threshold

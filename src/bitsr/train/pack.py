@@ -22,7 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..folders import data_folder
-from ..nets.binary import BasesConv2d, BinaryConv2d, PAMSConv2d, QuantConv2d, RunningNorm, WeightBinaryConv2d
+from ..nets.binary import (
+    BasesConv2d,
+    BinaryConv2d,
+    PAMSConv2d,
+    QuantConv2d,
+    RunningNorm,
+    WeightBinaryConv2d,
+    in_bytes,
+)
 from ..nets.graph import Activation, Eager, Net, Walk, activate
 from ..nets.methods import unpackable
 from ..packed import Op, Packed
@@ -701,7 +709,8 @@ def check(net: Net, packed: Packed, pictures: Sequence[tuple[NDArray, NDArray]])
     for lr, hr in pictures:
         q = to_q(lr)
         # The float net gets what the engine gets, so that the difference is the arithmetic's alone.
-        simulated = net.upscale(torch.from_numpy(q / LUMA + 127.5)).numpy()
+        with in_bytes(net):
+            simulated = net.upscale(torch.from_numpy(q / LUMA + 127.5)).numpy()
         packed_sr = engine.run(q) / LUMA + 127.5
         target = to_8bit(hr)
         results.append(tuple(psnr(to_8bit(sr), target, crop=s) for sr in (simulated, packed_sr)))
