@@ -375,6 +375,33 @@ def test_patterns_leave_parameters_fresh() -> None:
         checkpoint.initialise(house, plain.state_dict(), ["*.inner.*"], "plain")
 
 
+def test_new_blocks_begin_as_nothing(tmp_path: Path) -> None:
+    """A deeper net that starts from a trained one is that net, and then learns in all its blocks."""
+
+    def deep(file: Path, **changes: Any) -> recipe.Recipe:
+        args = {**args_of(3), **changes}
+        return make(net={"name": "srresnet", "args": args}, train__init_from=str(file), train__init_grow=True)
+
+    def args_of(blocks: int) -> dict[str, Any]:
+        return {"channels": 8, "blocks": blocks, "method": "house", "options": {"slope": 1.0, "norm": True}}
+
+    shallow = make(net={"name": "srresnet", "args": args_of(1)}, train__iterations=3)
+    train(shallow, tmp_path / "shallow", device="cpu")
+    file = tmp_path / "shallow" / "best.pt"
+    before, _ = checkpoint.load_net(file)
+    net, weights = recipe.build(deep(file), deep(file).stages[0]), checkpoint.load(file)["net"]
+    checkpoint.initialise(net, weights, checkpoint.blank(net, weights, "best.pt"), "best.pt")
+    y = torch.linspace(0, 255, 15 * 17).view(15, 17)
+    assert torch.equal(net.upscale(y), before.upscale(y))
+    train(deep(file), tmp_path / "deep", device="cpu")
+    found = checkpoint.load(tmp_path / "deep" / "last.pt")["net"]
+    assert all(found[f"body.{i}.unit{u}.bn.weight"].any() for i in range(3) for u in (1, 2))
+    with pytest.raises(CheckpointError, match=r"best\.pt: the net has no blocks beyond those there"):
+        train(deep(file, blocks=1), tmp_path / "x", device="cpu")
+    with pytest.raises(CheckpointError, match=r"body\.1 has no batch norm to begin as nothing"):
+        train(deep(file, binarized="none"), tmp_path / "x", device="cpu")
+
+
 def test_frozen_batch_norm_keeps_its_statistics(tmp_path: Path) -> None:
     """From the iteration on in every stage; a resumed run is the whole run, to the bit; the average has them too."""
     args = {"train__freeze_bn": 4, "train__ema": 0.5, "train__int8": True, "train__bn_batches": 2}

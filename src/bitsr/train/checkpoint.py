@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,6 +27,8 @@ from torch import Tensor, nn
 from ..nets.binary import BinaryConv2d, WeightBinaryConv2d
 from . import official
 from . import recipe as recipes
+
+_BLOCK = re.compile(r"body\.\d+\.")
 
 
 class CheckpointError(ValueError):
@@ -166,6 +169,26 @@ def load_net(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     if ties := recipes.symmetry(recipe, net):  # to the last bit, whatever arithmetic has left
         ties.tie(net)
     return net.eval(), {k: content[k] for k in ("recipe", "stage", "iteration", "psnr") if k in content}
+
+
+def blank(net: nn.Module, state: Mapping[str, Tensor], name: str) -> list[str]:
+    """Make the blocks of ``net`` that ``state`` lacks begin as nothing; their names (``body.N.``), for ``initialise``.
+
+    What a skip stands over is 0 where it ends in batch norm of weight 0; an activation on the stream remains. Raises
+    CheckpointError where a block has no batch norm, or none is new.
+    """
+    own, there = ({m[0] for key in keys if (m := _BLOCK.match(key))} for keys in (net.state_dict(), state))
+    for block in (fresh := sorted(own - there)):
+        norms = [
+            m for m in net.get_submodule(block[:-1]).modules() if isinstance(m, nn.BatchNorm2d) and m.affine
+        ]
+        if not norms:
+            raise CheckpointError(f"{block[:-1]} has no batch norm to begin as nothing (train.init_grow)")
+        for norm in norms:
+            nn.init.zeros_(norm.weight)
+    if not fresh:
+        raise CheckpointError(f"{name}: the net has no blocks beyond those there (train.init_grow)")
+    return fresh
 
 
 def initialise(net: nn.Module, state: Mapping[str, Tensor], skip: Sequence[str], name: str) -> None:

@@ -651,11 +651,11 @@ def train(
             for file in ("best.pt", "latent.safetensors"):
                 (folder / file).unlink(missing_ok=True)
         (folder / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
-    weights, name, skip = None, str(folder), ()
+    weights, name, skip, grow = None, str(folder), (), False
     if state is not None:
         weights = state["net"]
     elif recipe.train.init_from:
-        name, skip = recipe.train.init_from, recipe.train.init_skip
+        name, skip, grow = recipe.train.init_from, recipe.train.init_skip, recipe.train.init_grow
         weights = checkpoint.load_any(Path(name).expanduser())["net"]
 
     with _interruptible() as interrupted:
@@ -669,6 +669,8 @@ def train(
             torch.manual_seed(recipe.train.seed)
             net = build(recipe, stage)
             if weights is not None:
+                if grow:
+                    skip = [*skip, *checkpoint.blank(net, weights, name)]
                 checkpoint.initialise(net, weights, skip, name)
                 if state is None and (ties := symmetry(recipe, net)):  # they may come from a net without
                     ties.tie(net)
@@ -681,6 +683,6 @@ def train(
             complete = run.stage(trainer, number, stage, begin)
             if not complete:
                 break
-            weights, skip = trainer.net.state_dict(), ()
+            weights, skip, grow = trainer.net.state_dict(), (), False
         run.close()
     return Outcome(run.iteration, complete, run.best, interrupted())

@@ -197,6 +197,9 @@ class Train(_Section):
     init_skip: list[str] = []
     """Parameters whose name starts with one of these, or matches it, are left fresh: ["tail"] starts another scale,
     ["*.threshold", "*.inner.*"] a house net from one of E2FIF."""
+    init_grow: bool = False
+    """Blocks (``body.N``) behind those of init_from's net begin as nothing (the weights of their batch norms at 0) but
+    their activations: with ``slope = 1.0`` a deeper net starts as the one that it was."""
 
     max_minutes: NonNegativeFloat = 0.0
     """Stop with a checkpoint after so much wall-clock time; 0: never. The schedule keeps to iterations."""
