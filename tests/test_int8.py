@@ -194,11 +194,9 @@ def test_fused_unit(
         had = [b.clone() for b in one.buffers()]
         x = x.detach()
         with torch.no_grad():
-            (
-                one.eval(),
-                two.load_state_dict(one.state_dict()),
-                two.eval(),
-            )  # the same thresholds to the last bit
+            two.load_state_dict(one.state_dict())  # the same thresholds to the last bit
+            one.eval()
+            two.eval()
             assert fused.fits(one, x, x, None)
             torch.set_num_threads(threads)
             y = one.build(EAGER, x, "u", skip=x)
