@@ -148,6 +148,7 @@ def test_notes(run, tmp_path):
         ("-i a.png -j two", "-j wants N or load:proc:save, not 'two'"),
         ("-i a.png -j 100000", "threads must be from 1 to 1024, not 100000"),
         ("-i a.png -j 1:2", "-j wants N or load:proc:save"),
+        ("-i a.png -m house-fast-x2", "house-fast-x2: no such folder; -n names a net"),
         ("-i a.png -f bmp", "no output format bmp; there are auto, png"),
         ("-i a.png -o b.bmp", "b.bmp: name it .png, .jpg, .webp or .tif, or give -f"),
         ("-i a.png -o b.png -f jpg", "b.png: its suffix says png, -f says jpg"),

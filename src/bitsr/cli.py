@@ -140,6 +140,8 @@ def upscale(
     from .upscaler import ZOO, choose
     from .upscaler import upscale as upscale_file
 
+    if folder is not None and not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; -n names a net, -m a folder of nets")
     upscaler = choose(net, scale, folder=folder or ZOO, threads=_threads(threads))
     todo = jobs.plan(input, output, upscaler.scale, format=format, recursive=recursive)
     if skip_existing:
