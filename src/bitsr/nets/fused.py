@@ -69,15 +69,14 @@ def fits(unit: House, x: Any, skip: Any, after: float | None) -> bool:
     )
 
 
-def _call(name: str, rates: dict[str, float], arrays: dict[str, Tensor], running: bool = False) -> None:
+def _call(name: str, settings: dict[str, float], arrays: dict[str, Tensor]) -> None:
     x = arrays["x"]
     n, c, h, w = x.shape
     k, maps, threads = arrays["weight"].shape[-1], len(arrays["size"]), torch.get_num_threads()
     pointers = {key: t.data_ptr() for key, t in arrays.items()}
-    sizes = {"n": n, "h": h, "w": w, "c": c, "k": k, "maps": maps}
-    unit = _Unit(**sizes, threads=threads, running=running, **rates, **pointers)
+    unit = _Unit(n=n, h=h, w=w, c=c, k=k, maps=maps, threads=threads, **settings, **pointers)
     if not call(f"unit_{name}", ctypes.byref(unit)):
-        raise MemoryError("a unit's training needs more memory")
+        raise MemoryError("a unit of the net needs more memory")
 
 
 def _momentum(bn: nn.BatchNorm2d) -> float:
@@ -111,11 +110,11 @@ class _Fused(torch.autograd.Function):
             "norm_mean": norm.running_mean, "norm_variance": norm.running_var,
             "bn_mean": bn.running_mean, "bn_variance": bn.running_var,
         }  # fmt: skip
-        rates = {"norm_eps": norm.eps, "bn_eps": bn.eps}
+        settings = {"norm_eps": norm.eps, "bn_eps": bn.eps, "running": not bn.training}
         if bn.training:
-            rates |= {"norm_weight": norm.advance().item(), "bn_weight": _momentum(bn)}
+            settings |= {"norm_weight": norm.advance().item(), "bn_weight": _momentum(bn)}
         y = torch.empty_like(x, memory_format=LAST)
-        _call("forward", rates, {**inputs, **running, "y": y}, not bn.training)  # type: ignore[dict-item]
+        _call("forward", settings, {**inputs, **running, "y": y})  # type: ignore[dict-item]
         ctx.names = tuple(inputs)
         ctx.save_for_backward(*inputs.values())
         return y
