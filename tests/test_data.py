@@ -147,6 +147,52 @@ def test_shrunk_pictures_come_behind_their_own(tmp_path: Path) -> None:
         load_pairs(found, 2, cache, shrink=[0.7, 0.02])
 
 
+@pytest.mark.parametrize("size", [(60, 90), (90, 60), (70, 70), (30, 90)])
+@pytest.mark.parametrize("degrees", [7.0, 33.0, 45.0, 71.0])
+def test_turned_pictures(size: tuple[int, int], degrees: float) -> None:
+    """A plane stays one, turned by the angle and steeper by the shrinking; the rectangle lies inside the picture and is
+    the largest."""
+    (h, w), angle = size, np.radians(degrees)
+    y, x = np.mgrid[:h, :w].astype(float)
+    planes = [2 * x + 20, 2 * y + 20, x + y + 10]
+    out = data.turn(np.stack([np.floor(p + 0.5) for p in planes], -1).astype(np.uint8), degrees, 0.5).astype(
+        float
+    )
+    inner = (slice(3, -3), slice(3, -3))  # bicubic is exact on planes but where the edge mirrors them
+    errors, reaches = [], []
+    for odd in np.ndindex(2, 2):  # half of an odd side ends half a pixel beyond it
+        rows, cols = (
+            np.arange(n) * 2 + 0.5 - (2 * n - o - 1) / 2 for n, o in zip(out.shape, odd, strict=False)
+        )
+        at_x = cols * np.cos(angle) - rows[:, None] * np.sin(angle)
+        at_y = cols * np.sin(angle) + rows[:, None] * np.cos(angle)
+        x_here, y_here = at_x + (w - 1) / 2, at_y + (h - 1) / 2
+        planes = (2 * x_here + 20, 2 * y_here + 20, x_here + y_here + 10)
+        off = np.stack([out[..., i] - plane for i, plane in enumerate(planes)], -1)[inner]
+        errors.append(np.abs(off.mean((0, 1))).max())
+        reaches.append(max(np.abs(at_x).max() / (w / 2), np.abs(at_y).max() / (h / 2)))
+    right = int(np.argmin(errors))
+    assert errors[right] < 0.3 and 0.9 < reaches[right] < 1
+    area = [
+        (a * np.cos(angle) + b * np.sin(angle) <= w) * (a * np.sin(angle) + b * np.cos(angle) <= h) * a * b
+        for a in range(1, 91)
+        for b in range(1, 91)
+    ]
+    assert abs(out.shape[0] * out.shape[1] * 4 / max(area) - 1) < 0.12  # whole pixels, of some 30
+
+
+def test_turned_pictures_come_last(tmp_path: Path) -> None:
+    rgb, other = picture(tmp_path / "a.png", 40, 31), tmp_path / "other.png"
+    Image.fromarray(data.turn(rgb, 30.0, 0.7)).save(other)
+    cache = tmp_path / "cache"
+    plain = load_pairs([(tmp_path / "a.png", None), (other, None)], 2, cache)
+    pairs = load_pairs([(tmp_path / "a.png", None)], 2, cache, shrink=[0.5], turned=[(30.0, 0.7)])
+    assert len(pairs) == 3
+    for mine, same in ((0, 0), (2, 1)):
+        for a, b in zip(pairs.picture(mine), plain.picture(same), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_extremes_survive_int16() -> None:
     ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
     assert to_y(data.steps(rgb_to_y(ends))).tolist() == [[16.0, 235.0]]
@@ -278,6 +324,62 @@ def test_of_several_crops_the_most_detailed_is_taken() -> None:
     torch.testing.assert_close(data.detail(values, 2), (values - blocks).abs().mean((1, 2, 3)))
     halves = [draw(Crops(pairs, 4, 8, seed=3, samples=r, tries=3), 5)[1] for r in (range(4), range(4, 8))]
     assert torch.equal(torch.cat(halves), hr)  # devices share a batch without overlap
+
+
+@pytest.mark.parametrize(("scale", "patch"), [(2, 5), (3, 4), (4, 3)])
+def test_phases(scale: int, patch: int) -> None:
+    """Crops lie anywhere in HR; LR is bicubic's of the picture, cut off so that its grid begins with the crop."""
+    rng = np.random.default_rng(0)
+    sizes = [
+        (patch + 6, patch + 5),
+        (patch + 4, patch + 9),
+        (patch + 3, 20),
+    ]  # the last holds no crop with its margin
+    pictures = [
+        data.to_y(torch.from_numpy(rng.integers(-9000, 9000, (h * scale, w * scale)).astype(np.int16)))
+        for h, w in sizes
+    ]
+    flat = torch.cat([((p - 128) * 256).round().short().flatten() for p in pictures])
+    pairs = Pairs(
+        flat, torch.zeros(sum(h * w for h, w in sizes), dtype=torch.int16), torch.tensor(sizes), scale
+    )
+    crops = Crops(pairs, patch, 16, seed=2, phases=True, tries=2)
+    side, seen = patch * scale, set()
+    for iteration in range(12):
+        lr, hr = (t[:, 0].numpy() for t in crops(torch.tensor(iteration)))
+        assert lr.shape == (16, patch, patch) and hr.shape == (16, side, side)
+        for low, high in zip(lr, hr, strict=True):
+            turns = [
+                (np.rot90(high.T if t else high, k), np.rot90(low.T if t else low, k))
+                for t in (0, 1)
+                for k in range(4)
+            ]
+            ((n, y, x, upright),) = [
+                (n, y, x, b)
+                for n, p in enumerate(pictures[:2])
+                for a, b in turns
+                for y, x in np.argwhere(np.isclose(p.numpy(), a[0, 0]))
+                if y + side <= len(p)
+                and x + side <= p.shape[1]
+                and np.array_equal(p[y : y + side, x : x + side], a)
+            ]
+            whole = imresize(pictures[n].numpy()[y % scale :, x % scale :].astype(float), 1 / scale)
+            expected = whole[y // scale : y // scale + patch, x // scale : x // scale + patch]
+            assert np.abs(upright - expected).max() < data.Y_STEP / 2 + 1e-3
+            np.testing.assert_allclose(upright / data.Y_STEP, np.round(upright / data.Y_STEP), atol=1e-3)
+            seen.add((y % scale, x % scale))
+    assert len(seen) == scale**2
+    with pytest.raises(ValueError, match="phases"):
+        Crops(replace(pairs, taught=flat), patch, 16, seed=2, phases=True)
+
+
+def test_steps_of_y_are_those_of_rgb() -> None:
+    """Y of colours that are rounded to 8 bits is as far from that of the colours as Y rounded to such steps."""
+    colours = np.random.default_rng(0).uniform(0, 255, (100_000, 3))
+    y = colours @ np.array([65.481, 128.553, 24.966]) / 255
+    lost = y - np.round(colours) @ np.array([65.481, 128.553, 24.966]) / 255
+    steps = y - np.round(y / data.Y_STEP) * data.Y_STEP
+    assert abs(lost.std() / steps.std() - 1) < 0.01
 
 
 def test_the_target_of_taught_pictures() -> None:

@@ -270,14 +270,39 @@ def test_progress_reaches_the_binarizers(tmp_path: Path) -> None:
         assert read == [progress] * 2
 
 
-def test_shrunk_pictures_count_as_often_as_their_own(pictures: Path) -> None:
+def test_phases_want_pictures_without_ready_lr(pictures: Path, tmp_path: Path) -> None:
+    hr, lr = tmp_path / "DIV2K_train_HR", tmp_path / "DIV2K_train_LR_bicubic" / "X2"
+    lr.mkdir(parents=True)
+    hr.mkdir()
+    for path in (pictures / "train").iterdir():
+        (hr / path.name).write_bytes(path.read_bytes())
+        with Image.open(path) as picture:
+            picture.resize((picture.width // 2, picture.height // 2)).save(lr / path.name)
+    folders = {"data__train": [str(tmp_path)], "data__valid": [str(pictures / "valid")]}
+    with pytest.raises(data.DataError, match="ready LR"):
+        loop._load_data(make(data__phases=True, **folders), torch.device("cpu"), 0, 1)
+    crops, _ = loop._load_data(
+        make(data__phases=True, data__layout="hr", **folders), torch.device("cpu"), 0, 1
+    )
+    assert crops.phases
+    with pytest.raises(recipe.RecipeError, match="phases do not go with teachers"):
+        make(data__phases=True, data__teachers=["house-srresnet-x4"])
+
+
+def test_shrunk_and_turned_pictures_count_as_often_as_their_own(pictures: Path) -> None:
     one = pictures / "one"
     one.mkdir()
     (one / "0.png").write_bytes((pictures / "train" / "0.png").read_bytes())
-    r = make(data__train=["train", "one"], data__repeats=[1, 3], data__shrink=[0.7, 0.5], data__patch=8)
+    r = make(
+        data__train=["train", "one"],
+        data__repeats=[1, 3],
+        data__shrink=[0.7],
+        data__turned=[(30, 0.5)],
+        data__patch=8,
+    )
     crops, valid = loop._load_data(r, torch.device("cpu"), 0, 1)
     assert len(crops.pairs) == 3 * (3 + 1) and len(valid) == 2  # validation pictures stay as they are
-    places = (crops.pairs.sizes - 8 + 1).prod(1)
+    places = (crops.pairs.sizes - 8 + 1).clamp(min=0).prod(1)  # a turned one is smaller than a crop
     assert crops.ends.diff(prepend=torch.tensor([0])).tolist() == [
         int(n) * (1 if i < 9 else 3) for i, n in enumerate(places)
     ]

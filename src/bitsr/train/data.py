@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence, Set
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -33,6 +35,7 @@ from torch import Tensor
 from ..folders import picture_files
 from ..imresize import imresize
 from ..metrics import rgb_to_y
+from . import loss
 
 VERSION = 1
 """Raise it when the same pictures give other numbers: it is part of the cache key."""
@@ -146,10 +149,35 @@ def to_y(fixed: Tensor) -> Tensor:
     return fixed.float() / 256.0 + 128.0
 
 
+def turn(rgb: NDArray[np.uint8], degrees: float, share: float) -> NDArray[np.uint8]:
+    """(H, W, 3) turned about its centre by an angle in (0, 90), its largest upright rectangle shrunk to ``share``.
+
+    By Keys' bicubic at the size that it has, so a little softer than it was; shrunk, it is sharp again.
+    """
+    h, w = rgb.shape[:2]
+    sin, cos = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+    long, short = max(h, w), min(h, w)
+    if short <= (2 * sin * cos + 1e-9) * long:  # two corners touch the long sides, the others are inside
+        a, b = short / (2 * sin), short / (2 * cos)
+        width, height = (a, b) if w >= h else (b, a)
+    else:
+        width, height = ((p * cos - q * sin) / (cos**2 - sin**2) for p, q in ((w, h), (h, w)))
+    y, x = (torch.arange(int(n)).float() - (int(n) - 1) / 2 for n in (height, width))
+    # what grid_sample wants: -1 and 1 are the outer edges of the outermost pixels
+    at = torch.stack([(x * cos - y[:, None] * sin) * (2 / w), (x * sin + y[:, None] * cos) * (2 / h)], -1)
+    whole = torch.from_numpy(rgb).permute(2, 0, 1)[None].float()
+    upright = F.grid_sample(whole, at[None], "bicubic", "reflection", align_corners=False)[0]
+    upright = (upright.clamp(0, 255) + 0.5).byte().permute(1, 2, 0)
+    return imresize(upright.numpy(), share, dtype=np.float32)
+
+
 def _decode(
-    pair: tuple[Path, Path | None], scale: int, shrink: Sequence[float]
+    pair: tuple[Path, Path | None],
+    scale: int,
+    shrink: Sequence[float],
+    turned: Sequence[tuple[float, float]],
 ) -> list[tuple[Tensor, Tensor]]:
-    """(HR, LR) of a file, and of it shrunk to each of ``shrink``."""
+    """(HR, LR) of a file, of it shrunk to each of ``shrink`` and turned by each of ``turned``."""
     hr_path, lr_path = pair
     hr = read_rgb(hr_path)
     lr = None if lr_path is None else read_rgb(lr_path)
@@ -159,6 +187,7 @@ def _decode(
         raise DataError(f"{lr_path}: {lr.shape[1]}x{lr.shape[0]} is not 1/{scale} of {hr_path.name}")
     forms: list[tuple[NDArray[np.uint8], NDArray[np.uint8] | None]] = [(hr, lr)]
     forms += [(imresize(hr, share, dtype=np.float32), None) for share in shrink]
+    forms += [(turn(hr, *how), None) for how in turned]
     if min(n for form, _ in forms for n in form.shape[:2]) < scale:
         raise DataError(f"{hr_path}: too small for scale {scale}")
     return [_aligned(a, b, scale) for a, b in forms]
@@ -225,19 +254,23 @@ def load_pairs(
     scale: int,
     cache: Path | None = None,
     shrink: Sequence[float] = (),
+    turned: Sequence[tuple[float, float]] = (),
 ) -> Pairs:
     """Decode a list of (HR, LR or None) files, or read them from the cache.
 
     shrink: each picture comes again at these shares of its size, in (0, 1), right behind itself.
+    turned: and after them turned by these angles in degrees and shrunk to these shares (``turn``).
 
-    cache: the folder of the file (``cached``), which is named by a hash of the pictures' bytes, scale, shares and
-    ``VERSION``.
+    cache: the folder of the file (``cached``), which is named by a hash of the pictures' bytes, scale, shares,
+    angles and ``VERSION``.
     """
     threads = os.cpu_count()
-    key = key_of(VERSION, scale, each(lambda pair: [p and digest(p) for p in pair], files, threads), *shrink)
+    key = key_of(
+        VERSION, scale, each(lambda pair: [p and digest(p) for p in pair], files, threads), *shrink, *turned
+    )
 
     def decode() -> dict[str, Tensor]:
-        decoded = each(lambda pair: _decode(pair, scale, shrink), files, threads)
+        decoded = each(lambda pair: _decode(pair, scale, shrink, turned), files, threads)
         pictures = [picture for forms in decoded for picture in forms]
         return {
             "hr": torch.cat([hr.flatten() for hr, _ in pictures]),
@@ -301,6 +334,10 @@ def cached(
 # Crops ------------------------------------------------------------------------------------------------------
 
 _MASK = 0xFFFFFFFF
+MARGIN = 2
+"""LR pixels about a crop that those inside are made of too: bicubic reaches so far."""
+Y_STEP = math.hypot(65.481, 128.553, 24.966) / 255
+"""In levels: Y in such steps is as coarse as Y of 8-bit RGB, whose three roundings add up."""
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -329,6 +366,9 @@ class Crops:
 
     The target is HR; where the pairs have been taught, ``truth`` HR + (1 - ``truth``) of the teachers' picture.
 
+    phases: a crop may begin at any HR pixel, so that its LR, made with it, is one of scale^2; by Y alone, in steps
+    (``Y_STEP``). Without it crops lie on LR's grid, and LR is that of the pairs.
+
     Places are drawn with replacement. repeats: how often each picture counts, (n,) int64. tries: how many crops are
     drawn for each sample; the one with the most detail is taken (``detail``), the others are dropped. Raises DataError
     if no picture is as large as a crop; smaller pictures are left out.
@@ -345,16 +385,25 @@ class Crops:
         samples: range | None = None,
         tries: int = 1,
         truth: float = 0.0,
+        phases: bool = False,
     ) -> None:
-        places = (pairs.sizes - patch + 1).clamp(min=0)
+        if phases and pairs.taught is not None:
+            raise ValueError("teachers know the pairs' LR alone, and phases make another")
+        # places are counted in the pixels of ``unit``: LR's, or with phases HR's, where a margin makes LR whole
+        s, unit, side = pairs.scale, 1, patch
+        self.margin = MARGIN * s if phases else 0
+        if phases:
+            unit, side = s, patch * s + 2 * self.margin
+        places = (pairs.sizes * unit - side + 1).clamp(min=0)
         counts = places.prod(1)
         if not counts.any():
             raise DataError(
-                f"no training picture holds a crop of {patch * pairs.scale} pixels a side (data.patch)"
+                f"no training picture holds a crop of {side * s // unit} pixels a side (data.patch)"
             )
         ends = (counts if repeats is None else counts * repeats).cumsum(0)
         device = pairs.lr.device
         self.pairs, self.patch, self.truth, self.total = pairs, patch, truth, int(ends[-1])
+        self.phases, self.to_hr = phases, s // unit
         self.ends, self.counts = ends.to(device), counts.to(device)
         self.columns, self.widths = places[:, 1].to(device), pairs.sizes[:, 1].to(device)
         self.starts = pairs.starts.to(device)
@@ -363,7 +412,8 @@ class Crops:
         chosen = torch.tensor(list(samples if samples is not None else range(batch)), device=device)
         drawn = (chosen + batch * torch.arange(tries, device=device)[:, None]).flatten()
         self.tries, self.counters = tries, (torch.arange(3, device=device)[:, None] + 3 * drawn) * 0x9E3779B9
-        self.sides = [torch.arange(patch * s, device=device) for s in (1, pairs.scale)]
+        self.lr_side = torch.arange(patch, device=device)
+        self.hr_side = torch.arange(patch * s + 2 * self.margin, device=device)
 
     def compile(self) -> None:
         """Gathers are one kernel each from now on, where they are a dozen, for a GPU."""
@@ -375,26 +425,37 @@ class Crops:
         picture = torch.searchsorted(self.ends, place, right=True)
         place = (place - self.ends[picture]) % self.counts[picture]  # repeats fold onto the same places
         y, x = place // self.columns[picture], place % self.columns[picture]
-        hr = self._gather(self.pairs.hr, picture, y, x, orientation, self.pairs.scale)
+        hr_y, hr_x = y * self.to_hr, x * self.to_hr
+        hr = self._gather(self.pairs.hr, picture, hr_y, hr_x, orientation, self.pairs.scale)
         if self.tries > 1:
-            most = detail(hr, self.pairs.scale).view(self.tries, -1).argmax(0)
+            most = detail(self._centre(hr), self.pairs.scale).view(self.tries, -1).argmax(0)
             taken = most * (len(hr) // self.tries) + torch.arange(len(most), device=most.device)
             hr, picture, y, x, orientation = (v[taken] for v in (hr, picture, y, x, orientation))
+        if self.phases:
+            lr = loss.shrink(hr, self.pairs.scale)[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
+            return (lr / Y_STEP).round() * Y_STEP, self._centre(hr)
         if self.pairs.taught is not None:
-            taught = self._gather(self.pairs.taught, picture, y, x, orientation, self.pairs.scale)
+            hr_y, hr_x = y * self.to_hr, x * self.to_hr
+            taught = self._gather(self.pairs.taught, picture, hr_y, hr_x, orientation, self.pairs.scale)
             hr = torch.lerp(taught, hr, self.truth)
         return self._gather(self.pairs.lr, picture, y, x, orientation, 1), hr
+
+    def _centre(self, hr: Tensor) -> Tensor:
+        """Without the margin."""
+        m = self.margin
+        return hr[:, :, m:-m, m:-m] if m else hr
 
     def _gather(
         self, flat: Tensor, picture: Tensor, y: Tensor, x: Tensor, orientation: Tensor, s: int
     ) -> Tensor:
-        side = self.sides[0 if s == 1 else 1]
+        """y, x: the crop's first pixel, counted as ``flat`` has them, which has s^2 for each of LR."""
+        side = self.lr_side if s == 1 else self.hr_side
         orientation = orientation[:, None, None]
         transpose, flip_y, flip_x = ((orientation & bit).bool() for bit in (1, 2, 4))
         rows, cols = side[None, :, None], side[None, None, :]
         u, v = torch.where(transpose, cols, rows), torch.where(transpose, rows, cols)
         u = torch.where(flip_y, len(side) - 1 - u, u)
         v = torch.where(flip_x, len(side) - 1 - v, v)
-        origin = self.starts[picture] * (s * s) + y * s * (self.widths[picture] * s) + x * s
-        stride = (self.widths[picture] * s)[:, None, None]
-        return to_y(flat[origin[:, None, None] + u * stride + v])[:, None]
+        width = self.widths[picture] * s
+        origin = self.starts[picture] * (s * s) + y * width + x
+        return to_y(flat[origin[:, None, None] + u * width[:, None, None] + v])[:, None]

@@ -474,7 +474,11 @@ def _load_data(
         raise data.DataError(f"{min(both)} is both a training and a validation picture")
     repeats = d.repeats or [1] * len(sets)
     files = [pair for s in sets for pair in s]
-    pairs = data.load_pairs(files, recipe.scale, shrink=d.shrink)
+    if d.phases and any(lr for _, lr in files):
+        raise data.DataError(
+            'data.phases makes LR itself, and there is ready LR: data.layout = "hr" leaves it out'
+        )
+    pairs = data.load_pairs(files, recipe.scale, shrink=d.shrink, turned=d.turned)
     if d.teachers:
         pairs = teach(pairs, d.teachers, say=say, device=device)
     pairs = pairs.to(device)
@@ -484,17 +488,17 @@ def _load_data(
     if d.batch % world:
         raise TrainError(f"data.batch = {d.batch} does not divide among {world} devices")
     share = d.batch // world
+    forms = 1 + len(d.shrink) + len(d.turned)
     crops = data.Crops(
         pairs,
         d.patch,
         d.batch,
         recipe.train.seed,
-        repeats=torch.tensor(
-            [n for n, s in zip(repeats, sets, strict=True) for _ in range(len(s) * (1 + len(d.shrink)))]
-        ),
+        repeats=torch.tensor([n for n, s in zip(repeats, sets, strict=True) for _ in range(len(s) * forms)]),
         samples=range(rank * share, (rank + 1) * share),
         tries=d.tries,
         truth=d.truth,
+        phases=d.phases,
     )
     if device.type == "cuda" and recipe.train.compiled(True):  # here, for stages share them
         crops.compile()

@@ -83,6 +83,10 @@ class Data(_Section):
     """How often each train folder counts; empty: once each."""
     shrink: list[Annotated[float, Field(gt=0, lt=1)]] = []
     """Each training picture comes again at these shares of its size: other, sharper edges of the same scenes."""
+    turned: list[tuple[Annotated[float, Field(gt=0, lt=90)], Annotated[float, Field(gt=0, lt=1)]]] = []
+    """And turned by these angles in degrees, its largest upright rectangle shrunk to these shares."""
+    phases: bool = False
+    """Crops begin at any HR pixel and LR is made with them, so that a scene has scale^2; without, on LR's grid."""
     layout: Literal["auto", "hr"] = "auto"
     """auto: take LR from the folder that belongs to the HR folder, if it is there; hr: always make it."""
     patch: PositiveInt = 48
@@ -109,6 +113,8 @@ class Data(_Section):
             raise ValueError("valid_crop must be 0 or at least 3: the PSNR leaves out one LR pixel a side")
         if self.truth and not self.teachers:
             raise ValueError("truth has no meaning without teachers")
+        if self.phases and self.teachers:
+            raise ValueError("phases do not go with teachers, who know LR's own grid alone")
         return self
 
 
