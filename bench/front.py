@@ -116,10 +116,11 @@ def plot(found: list[Point], set_: str, task: Task, path: Path) -> None:
     for i, engine in enumerate(engines):
         mine = [p for p in found if p.engine == engine]
         axes.scatter([p.ms for p in mine], [p.psnr[0] for p in mine], color=f"C{i}", label=engine)
-        for p in mine:
-            # On the side where it stays inside.
-            ha, x = ("left", 4) if p.ms < middle else ("right", -4)
-            axes.annotate(p.net, (p.ms, p.psnr[0]), (x, 4), textcoords="offset points", ha=ha, fontsize=7)
+    # one name, at the slowest, for a net that several engines run alike
+    for p in {(p.net, round(p.psnr[0], 2)): p for p in sorted(found, key=lambda p: p.ms)}.values():
+        # On the side where it stays inside.
+        ha, x = ("left", 4) if p.ms < middle else ("right", -4)
+        axes.annotate(p.net, (p.ms, p.psnr[0]), (x, 4), textcoords="offset points", ha=ha, fontsize=7)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
