@@ -193,6 +193,12 @@ def test_turned_pictures_come_last(tmp_path: Path) -> None:
             assert torch.equal(a, b)
 
 
+def test_pictures_that_turning_leaves_nothing_of(tmp_path: Path) -> None:
+    picture(tmp_path / "line.png", 40, 2)
+    with pytest.raises(DataError, match=r"line.png: too small for scale 2"):
+        load_pairs([(tmp_path / "line.png", None)], 2, tmp_path / "cache", turned=[(80.0, 0.9)])
+
+
 def test_extremes_survive_int16() -> None:
     ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
     assert to_y(data.steps(rgb_to_y(ends))).tolist() == [[16.0, 235.0]]

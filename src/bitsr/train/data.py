@@ -152,7 +152,7 @@ def to_y(fixed: Tensor) -> Tensor:
 def turn(rgb: NDArray[np.uint8], degrees: float, share: float) -> NDArray[np.uint8]:
     """(H, W, 3) turned about its centre by an angle in (0, 90), its largest upright rectangle shrunk to ``share``.
 
-    By Keys' bicubic at the size that it has, so a little softer than it was; shrunk, it is sharp again.
+    By torch's bicubic (a = -0.75) at the size that it has, so a little softer than it was; shrunk, it is sharp again.
     """
     h, w = rgb.shape[:2]
     sin, cos = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
@@ -162,7 +162,7 @@ def turn(rgb: NDArray[np.uint8], degrees: float, share: float) -> NDArray[np.uin
         width, height = (a, b) if w >= h else (b, a)
     else:
         width, height = ((p * cos - q * sin) / (cos**2 - sin**2) for p, q in ((w, h), (h, w)))
-    y, x = (torch.arange(int(n)).float() - (int(n) - 1) / 2 for n in (height, width))
+    y, x = (torch.arange(n).float() - (n - 1) / 2 for n in (max(1, int(height)), max(1, int(width))))
     # what grid_sample wants: -1 and 1 are the outer edges of the outermost pixels
     at = torch.stack([(x * cos - y[:, None] * sin) * (2 / w), (x * sin + y[:, None] * cos) * (2 / h)], -1)
     whole = torch.from_numpy(rgb).permute(2, 0, 1)[None].float()
@@ -371,7 +371,7 @@ class Crops:
 
     Places are drawn with replacement. repeats: how often each picture counts, (n,) int64. tries: how many crops are
     drawn for each sample; the one with the most detail is taken (``detail``), the others are dropped. Raises DataError
-    if no picture is as large as a crop; smaller pictures are left out.
+    if no picture is as large as a crop; smaller pictures are left out. Raises ValueError for phases of taught pictures.
     """
 
     def __init__(
@@ -425,18 +425,17 @@ class Crops:
         picture = torch.searchsorted(self.ends, place, right=True)
         place = (place - self.ends[picture]) % self.counts[picture]  # repeats fold onto the same places
         y, x = place // self.columns[picture], place % self.columns[picture]
-        hr_y, hr_x = y * self.to_hr, x * self.to_hr
-        hr = self._gather(self.pairs.hr, picture, hr_y, hr_x, orientation, self.pairs.scale)
+        s, to_hr = self.pairs.scale, self.to_hr
+        hr = self._gather(self.pairs.hr, picture, y * to_hr, x * to_hr, orientation, s)
         if self.tries > 1:
-            most = detail(self._centre(hr), self.pairs.scale).view(self.tries, -1).argmax(0)
+            most = detail(self._centre(hr), s).view(self.tries, -1).argmax(0)
             taken = most * (len(hr) // self.tries) + torch.arange(len(most), device=most.device)
             hr, picture, y, x, orientation = (v[taken] for v in (hr, picture, y, x, orientation))
         if self.phases:
-            lr = loss.shrink(hr, self.pairs.scale)[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
+            lr = loss.shrink(hr, s)[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
             return (lr / Y_STEP).round() * Y_STEP, self._centre(hr)
         if self.pairs.taught is not None:
-            hr_y, hr_x = y * self.to_hr, x * self.to_hr
-            taught = self._gather(self.pairs.taught, picture, hr_y, hr_x, orientation, self.pairs.scale)
+            taught = self._gather(self.pairs.taught, picture, y * to_hr, x * to_hr, orientation, s)
             hr = torch.lerp(taught, hr, self.truth)
         return self._gather(self.pairs.lr, picture, y, x, orientation, 1), hr
 
