@@ -155,9 +155,7 @@ def test_turned_pictures(size: tuple[int, int], degrees: float) -> None:
     (h, w), angle = size, np.radians(degrees)
     y, x = np.mgrid[:h, :w].astype(float)
     planes = [2 * x + 20, 2 * y + 20, x + y + 10]
-    out = data.turn(np.stack([np.floor(p + 0.5) for p in planes], -1).astype(np.uint8), degrees, 0.5).astype(
-        float
-    )
+    out = data.turn(np.stack(planes, -1).astype(np.uint8), degrees, 0.5).astype(float)
     inner = (slice(3, -3), slice(3, -3))  # bicubic is exact on planes but where the edge mirrors them
     errors, reaches = [], []
     for odd in np.ndindex(2, 2):  # half of an odd side ends half a pixel beyond it
@@ -336,16 +334,10 @@ def test_of_several_crops_the_most_detailed_is_taken() -> None:
 def test_phases(scale: int, patch: int) -> None:
     """Crops lie anywhere in HR; LR is bicubic's of the picture, cut off so that its grid begins with the crop."""
     rng = np.random.default_rng(0)
-    sizes = [
-        (patch + 6, patch + 5),
-        (patch + 4, patch + 9),
-        (patch + 3, 20),
-    ]  # the last holds no crop with its margin
-    pictures = [
-        data.to_y(torch.from_numpy(rng.integers(-9000, 9000, (h * scale, w * scale)).astype(np.int16)))
-        for h, w in sizes
-    ]
-    flat = torch.cat([((p - 128) * 256).round().short().flatten() for p in pictures])
+    # the last holds no crop with its margin
+    sizes = [(patch + 6, patch + 5), (patch + 4, patch + 9), (patch + 3, 20)]
+    fixed = [torch.from_numpy(rng.integers(-9000, 9000, (h * scale, w * scale), np.int16)) for h, w in sizes]
+    pictures, flat = [to_y(f) for f in fixed], torch.cat([f.flatten() for f in fixed])
     pairs = Pairs(
         flat, torch.zeros(sum(h * w for h, w in sizes), dtype=torch.int16), torch.tensor(sizes), scale
     )

@@ -26,15 +26,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..folders import picture_files
 from ..imresize import imresize
-from ..metrics import rgb_to_y
+from ..metrics import Y_WEIGHTS, rgb_to_y
 from . import loss
 
 VERSION = 1
@@ -336,7 +336,7 @@ def cached(
 _MASK = 0xFFFFFFFF
 MARGIN = 2
 """LR pixels about a crop that those inside are made of too: bicubic reaches so far."""
-Y_STEP = math.hypot(65.481, 128.553, 24.966) / 255
+Y_STEP = math.hypot(*Y_WEIGHTS) / 255
 """In levels: Y in such steps is as coarse as Y of 8-bit RGB, whose three roundings add up."""
 
 
@@ -390,10 +390,9 @@ class Crops:
         if phases and pairs.taught is not None:
             raise ValueError("teachers know the pairs' LR alone, and phases make another")
         # places are counted in the pixels of ``unit``: LR's, or with phases HR's, where a margin makes LR whole
-        s, unit, side = pairs.scale, 1, patch
-        self.margin = MARGIN * s if phases else 0
-        if phases:
-            unit, side = s, patch * s + 2 * self.margin
+        s = pairs.scale
+        unit, self.margin = (s, MARGIN * s) if phases else (1, 0)
+        side = patch * unit + 2 * self.margin
         places = (pairs.sizes * unit - side + 1).clamp(min=0)
         counts = places.prod(1)
         if not counts.any():

@@ -488,7 +488,7 @@ def _load_data(
     if d.batch % world:
         raise TrainError(f"data.batch = {d.batch} does not divide among {world} devices")
     share = d.batch // world
-    forms = 1 + len(d.shrink) + len(d.turned)
+    forms = len(pairs) // len(files)  # of each picture: itself, shrunk and turned
     crops = data.Crops(
         pairs,
         d.patch,
