@@ -47,6 +47,14 @@ def _along_rows(x: NDArray[np.floating], n_out: int, scale: float, antialias: bo
     return out
 
 
+def resize(image: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.floating]:
+    """An image (H, W) or (H, W, C) of reals at ``size`` (h, w) by the same kernel, antialiased, unclipped."""
+    for axis in (0, 1):
+        n = image.shape[axis]
+        image = _along_rows(image.swapaxes(0, axis), size[axis], size[axis] / n, True).swapaxes(0, axis)
+    return np.ascontiguousarray(image)
+
+
 def imresize(
     image: NDArray, scale: float | Fraction, antialias: bool = True, dtype: type = np.float64
 ) -> NDArray:

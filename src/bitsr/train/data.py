@@ -36,8 +36,9 @@ from ..folders import picture_files
 from ..imresize import imresize
 from ..metrics import Y_WEIGHTS, rgb_to_y
 from . import loss
+from .degrade import degrade
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same pictures give other numbers: it is part of the cache key."""
 BENCHMARKS = {"set5", "set14", "b100", "bsd100", "bsds100", "bsd68", "cbsd68", "urban100", "manga109"}
 """Folder names refused for training and selection; BSD68 is part of B100."""
@@ -176,8 +177,10 @@ def _decode(
     scale: int,
     shrink: Sequence[float],
     turned: Sequence[tuple[float, float]],
+    degraded: Sequence[Sequence[int]],
 ) -> list[tuple[Tensor, Tensor]]:
-    """(HR, LR) of a file, of it shrunk to each of ``shrink`` and turned by each of ``turned``."""
+    """(HR, LR) of a file, of it shrunk to each of ``shrink`` and turned by each of ``turned``; LR is (variants, pixels),
+    one or as many as there are keys of ``degraded``."""
     hr_path, lr_path = pair
     hr = read_rgb(hr_path)
     lr = None if lr_path is None else read_rgb(lr_path)
@@ -190,24 +193,29 @@ def _decode(
     forms += [(turn(hr, *how), None) for how in turned]
     if min(n for form, _ in forms for n in form.shape[:2]) < scale:
         raise DataError(f"{hr_path}: too small for scale {scale}")
-    return [_aligned(a, b, scale) for a, b in forms]
+    return [_aligned(a, b, scale, [[*key, i] for key in degraded]) for i, (a, b) in enumerate(forms)]
 
 
-def _aligned(hr: NDArray[np.uint8], lr: NDArray[np.uint8] | None, scale: int) -> tuple[Tensor, Tensor]:
+def _aligned(
+    hr: NDArray[np.uint8], lr: NDArray[np.uint8] | None, scale: int, degraded: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
     """Y of HR, cropped to a multiple of the scale, and of LR, made of it where there is none."""
     h, w = (n // scale for n in hr.shape[:2])
     if lr is not None:
         h, w = min(h, lr.shape[0]), min(w, lr.shape[1])
     hr = hr[: h * scale, : w * scale]
+    if degraded:
+        return steps(rgb_to_y(hr)), torch.stack([steps(rgb_to_y(degrade(hr, scale, key))) for key in degraded])
     lr = lr[:h, :w] if lr is not None else imresize(hr, 1 / scale, dtype=np.float32)
-    return steps(rgb_to_y(hr)), steps(rgb_to_y(lr))
+    return steps(rgb_to_y(hr)), steps(rgb_to_y(lr))[None]
 
 
 @dataclass(frozen=True)
 class Pairs:
     """Pictures of one scale as two flat tensors.
 
-    hr, lr: int16, all pictures one after the other, row by row (``to_y`` turns them into Y).
+    hr: int16, all pictures one after the other, row by row (``to_y`` turns them into Y).
+    lr: the same, (variants, pixels): as often as each picture has been degraded, else once.
     sizes: int64 (n, 2) on the CPU, LR height and width; HR is ``scale`` times that.
     taught: as hr, what teachers make of lr (``teach``), or None.
     key: tells these pictures from others in the cache.
@@ -235,11 +243,12 @@ class Pairs:
         return replace(self, hr=self.hr.to(device), lr=self.lr.to(device), taught=taught)
 
     def picture(self, index: int) -> tuple[Tensor, Tensor]:
-        """Y of one picture, float32: LR (h, w) and HR (scale*h, scale*w)."""
+        """Y of one picture, float32: LR (h, w) and HR (scale*h, scale*w); of several LR one by turns."""
         h, w = self.sizes[index].tolist()
         start, s = int(self.starts[index]), self.scale
         hr = self.hr[start * s * s : (start + h * w) * s * s]
-        return to_y(self.lr[start : start + h * w].view(h, w)), to_y(hr.view(h * s, w * s))
+        lr = self.lr[index % len(self.lr), start : start + h * w]
+        return to_y(lr.view(h, w)), to_y(hr.view(h * s, w * s))
 
 
 def cache_folder() -> Path:
@@ -255,27 +264,34 @@ def load_pairs(
     cache: Path | None = None,
     shrink: Sequence[float] = (),
     turned: Sequence[tuple[float, float]] = (),
+    degraded: int = 0,
+    seed: int = 0,
 ) -> Pairs:
     """Decode a list of (HR, LR or None) files, or read them from the cache.
 
     shrink: each picture comes again at these shares of its size, in (0, 1), right behind itself.
     turned: and after them turned by these angles in degrees and shrunk to these shares (``turn``).
+    degraded: how many degraded LR each picture has (``degrade``, drawn with ``seed``); 0: one, by bicubic.
 
     cache: the folder of the file (``cached``), which is named by a hash of the pictures' bytes, scale, shares,
     angles and ``VERSION``.
     """
     threads = os.cpu_count()
     key = key_of(
-        VERSION, scale, each(lambda pair: [p and digest(p) for p in pair], files, threads), *shrink, *turned
+        VERSION, scale, each(lambda pair: [p and digest(p) for p in pair], files, threads), *shrink, *turned, *([degraded, seed] if degraded else [])
     )
 
     def decode() -> dict[str, Tensor]:
-        decoded = each(lambda pair: _decode(pair, scale, shrink, turned), files, threads)
+        def one(index: int) -> list[tuple[Tensor, Tensor]]:
+            keys = [[seed, index, variant] for variant in range(degraded)]
+            return _decode(files[index], scale, shrink, turned, keys)
+
+        decoded = each(one, range(len(files)), threads)
         pictures = [picture for forms in decoded for picture in forms]
         return {
             "hr": torch.cat([hr.flatten() for hr, _ in pictures]),
-            "lr": torch.cat([lr.flatten() for _, lr in pictures]),
-            "sizes": torch.tensor([lr.shape for _, lr in pictures]),
+            "lr": torch.cat([lr.flatten(1) for _, lr in pictures], 1),
+            "sizes": torch.tensor([lr.shape[1:] for _, lr in pictures]),
         }
 
     t = cached(f"pairs-x{scale}-{key}", {"hr", "lr", "sizes"}, decode, cache)
@@ -405,7 +421,7 @@ class Crops:
         self.phases, self.to_hr = phases, s // unit
         self.ends, self.counts = ends.to(device), counts.to(device)
         self.columns, self.widths = places[:, 1].to(device), pairs.sizes[:, 1].to(device)
-        self.starts = pairs.starts.to(device)
+        self.starts, self.pixels = pairs.starts.to(device), pairs.lr.shape[1]
         self.key = int(_mix(torch.tensor((seed + 0x9E3779B9) & _MASK)))
         # three hash words for each crop, by multiples of an odd constant so that no two counters meet
         chosen = torch.tensor(list(samples if samples is not None else range(batch)), device=device)
@@ -419,7 +435,8 @@ class Crops:
         self._gather = torch.no_grad()(torch.compile(self._gather, dynamic=False))
 
     def __call__(self, iteration: Tensor) -> tuple[Tensor, Tensor]:
-        a, b, orientation = _mix((_mix((iteration & _MASK) ^ self.key) + self.counters) & _MASK)  # (b,) each
+        a, b, c = _mix((_mix((iteration & _MASK) ^ self.key) + self.counters) & _MASK)  # (b,) each
+        orientation, variant = c, c  # its lowest three bits, and the others
         place = ((a << 31) | (b >> 1)) % self.total  # 63 bits
         picture = torch.searchsorted(self.ends, place, right=True)
         place = (place - self.ends[picture]) % self.counts[picture]  # repeats fold onto the same places
@@ -429,14 +446,17 @@ class Crops:
         if self.tries > 1:
             most = detail(self._centre(hr), s).view(self.tries, -1).argmax(0)
             taken = most * (len(hr) // self.tries) + torch.arange(len(most), device=most.device)
-            hr, picture, y, x, orientation = (v[taken] for v in (hr, picture, y, x, orientation))
+            hr, picture, y, x, orientation, variant = (
+                v[taken] for v in (hr, picture, y, x, orientation, variant)
+            )
         if self.phases:
             lr = loss.shrink(hr, s)[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
             return (lr / Y_STEP).round() * Y_STEP, self._centre(hr)
         if self.pairs.taught is not None:
             taught = self._gather(self.pairs.taught, picture, y * to_hr, x * to_hr, orientation, s)
             hr = torch.lerp(taught, hr, self.truth)
-        return self._gather(self.pairs.lr, picture, y, x, orientation, 1), hr
+        variant = (variant >> 3) % len(self.pairs.lr)
+        return self._gather(self.pairs.lr.flatten(), picture, y, x, orientation, 1, variant), hr
 
     def _centre(self, hr: Tensor) -> Tensor:
         """Without the margin."""
@@ -444,7 +464,14 @@ class Crops:
         return hr[:, :, m:-m, m:-m] if m else hr
 
     def _gather(
-        self, flat: Tensor, picture: Tensor, y: Tensor, x: Tensor, orientation: Tensor, s: int
+        self,
+        flat: Tensor,
+        picture: Tensor,
+        y: Tensor,
+        x: Tensor,
+        orientation: Tensor,
+        s: int,
+        variant: Tensor | int = 0,
     ) -> Tensor:
         """y, x: the crop's first pixel, counted as ``flat`` has them, which has s^2 for each of LR."""
         side = self.lr_side if s == 1 else self.hr_side
@@ -455,5 +482,5 @@ class Crops:
         u = torch.where(flip_y, len(side) - 1 - u, u)
         v = torch.where(flip_x, len(side) - 1 - v, v)
         width = self.widths[picture] * s
-        origin = self.starts[picture] * (s * s) + y * width + x
+        origin = self.starts[picture] * (s * s) + y * width + x + variant * self.pixels
         return to_y(flat[origin[:, None, None] + u * width[:, None, None] + v])[:, None]

@@ -478,11 +478,13 @@ def _load_data(
         raise data.DataError(
             'data.phases makes LR itself, and there is ready LR: data.layout = "hr" leaves it out'
         )
-    pairs = data.load_pairs(files, recipe.scale, shrink=d.shrink, turned=d.turned)
+    pairs = data.load_pairs(files, recipe.scale, shrink=d.shrink, turned=d.turned, degraded=d.degraded)
     if d.teachers:
         pairs = teach(pairs, d.teachers, say=say, device=device)
     pairs = pairs.to(device)
-    valid = data.load_pairs([pair for s in held for pair in s], recipe.scale).to(device)
+    degraded = min(d.degraded, 1)
+    # another seed than that of training, and always the same
+    valid = data.load_pairs([pair for s in held for pair in s], recipe.scale, degraded=degraded, seed=1).to(device)
     if valid.sizes.min() < 3:
         raise data.DataError(f"a validation picture is below {3 * recipe.scale} pixels a side")
     if d.batch % world:

@@ -101,6 +101,9 @@ class Data(_Section):
     engine, or checkpoints (.pt, .safetensors), by torch on the device that trains (``train.teach``)."""
     truth: float = Field(default=0.0, ge=0, le=1)
     """With teachers: the share of HR that stays in the target."""
+    degraded: NonNegativeInt = 0
+    """How many LR images each HR image has, blurred, noisy and stored with losses (``train.degrade``), for nets that
+    restore photographs; 0: one, clean, by bicubic. Validation has one of the same kind."""
     colour: Literal["y"] = "y"
     valid_crop: NonNegativeInt = 0
     """Validate on the central square of so many LR pixels a side; 0: on whole pictures."""
@@ -113,6 +116,8 @@ class Data(_Section):
             raise ValueError("valid_crop must be 0 or at least 3: the PSNR leaves out one LR pixel a side")
         if self.truth and not self.teachers:
             raise ValueError("truth has no meaning without teachers")
+        if self.degraded and (self.phases or self.teachers):
+            raise ValueError("degraded images go neither with phases nor with teachers")
         if self.phases and self.teachers:
             raise ValueError("phases do not go with teachers, who know LR's own grid alone")
         return self
