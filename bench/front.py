@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsr.engine import Engine
-from bitsr.evaluate import Net, evaluate, find_set, read_hr, to_q
+from bitsr.eval.evaluate import Net, evaluate, find_set, read_hr, to_q
+from bitsr.eval.metrics import rgb_to_y, to_8bit
 from bitsr.imresize import imresize
-from bitsr.metrics import rgb_to_y, to_8bit
 from bitsr.upscaler import find
 
 from . import machine

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bitsr.counting import packed_layers
 from bitsr.engine import Engine, isas
-from bitsr.packed import Packed
+from bitsr.eval.complexity import packed_layers
+from bitsr.model_file import Packed
 
 from . import machine
 from .nets import random_int8, random_packed

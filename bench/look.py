@@ -8,9 +8,9 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from bitsr.evaluate import find_set, read_hr
+from bitsr.eval.evaluate import find_set, read_hr
+from bitsr.eval.metrics import psnr, rgb_to_y, to_8bit
 from bitsr.imresize import imresize
-from bitsr.metrics import psnr, rgb_to_y, to_8bit
 from bitsr.upscaler import Upscaler, load
 
 ZOOM = 2

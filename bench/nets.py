@@ -9,13 +9,13 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import nn
 
-    from bitsr.counting import Layer
-    from bitsr.packed import Packed
+    from bitsr.eval.complexity import Layer
+    from bitsr.model_file import Packed
 
 
 def random_packed(scale: int, channels: int = 64, blocks: int = 16) -> Packed:
     """SRResNet-E2FIF as an op list with random weights; pictures of it mean nothing, its time does."""
-    from bitsr.packed import Op, Packed
+    from bitsr.model_file import Op, Packed
 
     rng = np.random.default_rng(0)
     words = -(-channels // 64)
@@ -43,7 +43,7 @@ def random_packed(scale: int, channels: int = 64, blocks: int = 16) -> Packed:
 
 def random_int8(cin: int, cout: int, k: int, one_bit: bool, times: int) -> Packed:
     """An int8 convolution of the same bytes ``times`` times, each adding to the last; weights are random."""
-    from bitsr.packed import Op, Packed
+    from bitsr.model_file import Op, Packed
 
     rng = np.random.default_rng(0)
     signs = rng.integers(0, 2**63, (cout, k, k, -(-cin // 64)), np.uint64) << np.uint64(1)
@@ -67,7 +67,7 @@ def layers(name: str, scale: int) -> list[Layer]:
     """The convolutions of a net, to count its MACs; names as in ``torch_net``."""
     import torch
 
-    from bitsr.train import count
+    from bitsr.eval import net_complexity as count
 
     with torch.device("meta"):
         return count.layers(torch_net(name, scale))[0]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitsr.counting import count
+from bitsr.eval.complexity import count
 
 from . import machine
 from .contenders import NETS, Contender, contenders

@@ -9,8 +9,9 @@ from types import MethodType
 import torch
 from lightning_fabric import Fabric
 
-from bitsr.nets.winograd import Conv3x3
-from bitsr.train import loop, recipe
+from bitsr.train import recipe
+from bitsr.train import run as loop
+from bitsr.train.fast.winograd import Conv3x3
 
 from . import machine
 

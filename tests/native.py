@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bitsr import reference
-from bitsr.packed import Packed
+from bitsr.model_file import Packed
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bitsr.packed import Op, Packed
+from bitsr.model_file import Op, Packed
 
 
 def with_roles(kind: str, out: str, x: str, name: str, attrs: dict[str, int], **roles: str | None) -> Op:

@@ -12,7 +12,7 @@ import ctypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ._lib import lib
+from ._core import lib
 
 _size, _int, _ptr = ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p
 lib.bitsr_luma.argtypes = [_ptr, _int, _int, _size, _ptr]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ._lib import lib
-from .packed import Packed
+from ._core import lib
+from .model_file import Packed
 
 _ERR = 256
 _THREADS_MOST = 1024

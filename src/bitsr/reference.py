@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .packed import Op, Packed
-from .turns import turned
+from .model_file import Op, Packed
+from .symmetry import turned
 
 Int = NDArray[np.int16]
 

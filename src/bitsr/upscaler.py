@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from . import colour
 from .engine import Engine
-from .packed import Packed
-from .turns import sum_over_turns
+from .model_file import Packed
+from .symmetry import sum_over_turns
 
 ZOO = Path(__file__).parent / "zoo"
 DEFAULTS = ("house-srresnet", "e2fif-srresnet")

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .binary import WeightBinaryConv2d
-from .graph import EAGER, Net
+from ..layers.binarizers import WeightBinaryConv2d
+from ..layers.ops import EAGER, Net
 
 LEVELS = {2: 1, 4: 2, 8: 3}
 SLOPE = 0.2

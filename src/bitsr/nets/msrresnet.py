@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from .graph import Net
-from .methods import METHODS, Block, FloatBlock, Unit, kaiming, units
-from .tails import interpolation, steps
+from ..layers.ops import Net
+from ..methods.literature import METHODS, Block, FloatBlock, Unit, kaiming, units
+from .upsamplers import interpolation, steps
 
 BINARIZED = ("none", "body", "all")
 SLOPE = 0.1

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from .methods import Block, MakeUnit, units
-from .tails import Tailed
+from ..methods.literature import Block, MakeUnit, units
+from .upsamplers import Tailed
 
 VARIANTS = ("bireal", "variant1", "variant2", "e2fif")
 WIRINGS = ("corrected", "released")

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from .methods import MakeUnit, Unit, units
-from .tails import Tailed
+from ..methods.literature import MakeUnit, Unit, units
+from .upsamplers import Tailed
 
 VARIANTS = ("bireal", "variant1", "variant2", "e2fif")
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .binary import WeightBinaryConv2d
-from .graph import Net
-from .tails import steps
+from ..layers.binarizers import WeightBinaryConv2d
+from ..layers.ops import Net
+from .upsamplers import steps
 
 
 def _prelu(channels: int) -> nn.Parameter:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .methods import Block, FloatBlock, units
-from .tails import Tailed, consistency, interpolation
+from ..methods.literature import Block, FloatBlock, units
+from .upsamplers import Tailed, consistency, interpolation
 
 BINARIZED = ("none", "body")
 BASES = (False, True, "consistent")

@@ -32,10 +32,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..eval.metrics import Y_WEIGHTS, rgb_to_y
 from ..folders import picture_files
 from ..imresize import imresize
-from ..metrics import Y_WEIGHTS, rgb_to_y
-from . import loss
+from . import losses as loss
 from .degrade import degrade
 
 VERSION = 2
@@ -205,7 +205,9 @@ def _aligned(
         h, w = min(h, lr.shape[0]), min(w, lr.shape[1])
     hr = hr[: h * scale, : w * scale]
     if degraded:
-        return steps(rgb_to_y(hr)), torch.stack([steps(rgb_to_y(degrade(hr, scale, key))) for key in degraded])
+        return steps(rgb_to_y(hr)), torch.stack(
+            [steps(rgb_to_y(degrade(hr, scale, key))) for key in degraded]
+        )
     lr = lr[:h, :w] if lr is not None else imresize(hr, 1 / scale, dtype=np.float32)
     return steps(rgb_to_y(hr)), steps(rgb_to_y(lr))[None]
 
@@ -278,7 +280,12 @@ def load_pairs(
     """
     threads = os.cpu_count()
     key = key_of(
-        VERSION, scale, each(lambda pair: [p and digest(p) for p in pair], files, threads), *shrink, *turned, *([degraded, seed] if degraded else [])
+        VERSION,
+        scale,
+        each(lambda pair: [p and digest(p) for p in pair], files, threads),
+        *shrink,
+        *turned,
+        *([degraded, seed] if degraded else []),
     )
 
     def decode() -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..nets.symmetry import flat, shaped
-from ..turns import ORIENTATIONS, turned
+from ..symmetry import ORIENTATIONS, turned
+from .equivariance import flat, shaped
 
 MOMENTUM = 0.95
 RMS = 0.3

@@ -29,10 +29,10 @@ from pydantic import (
 from torch import nn
 
 from ..folders import RECIPES
+from ..layers.binarizers import BinaryConv2d
 from ..nets import NETS
-from ..nets.binary import BinaryConv2d
-from ..nets.symmetry import Symmetry
-from .loss import LOSSES, PYRAMIDS
+from .equivariance import Symmetry
+from .losses import LOSSES, PYRAMIDS
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,0 +1,1 @@
+"""Measuring: image quality, complexity, speed, model cards and tables."""

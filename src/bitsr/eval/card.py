@@ -1,0 +1,106 @@
+"""Model cards: what a packed net says about itself, from its metadata alone (no torch)."""
+
+from __future__ import annotations
+
+import json
+from math import inf
+from typing import Any
+
+from ..model_file import Packed
+from .complexity import LR_SIZE, count, packed_layers, packed_radius, turned_weights
+
+LIMITS = (
+    "It enlarges luma; chroma is enlarged by bicubic interpolation.",
+    "It was trained on pictures shrunk by bicubic interpolation, without noise, blur or JPEG artefacts: it does not"
+    " remove them, and it sharpens those that are there.",
+    "It reconstructs, it does not invent: fine texture that the LR picture has lost stays smooth.",
+    "Test figures hold for the protocol that stands beside them, and for no other.",
+)
+
+
+def _json(packed: Packed, key: str) -> Any:
+    """Metadata as JSON; None where it is absent or no JSON."""
+    try:
+        return json.loads(packed.metadata.get(key, ""))
+    except json.JSONDecodeError:
+        return None
+
+
+def _recipe(recipe: dict[str, Any]) -> list[str]:
+    """The settings that decide the weights, a line each."""
+    net, data, train = (recipe.get(key, {}) for key in ("net", "data", "train"))
+    args = dict(net.get("args", {}))
+    args |= args.pop("options", {})
+    said = ", ".join(f"{k} = {v}" for k, v in args.items())
+    loop = (
+        ("batch", "patch", "tries"),
+        ("iterations", "lr", "schedule", "warmup", "loss", "ema", "precision", "seed"),
+    )
+    settings = [
+        f"{k} {s[k]}"
+        for s, keys in zip((data, train), loop, strict=True)
+        for k in keys
+        if s.get(k) is not None
+    ]
+    if net.get("symmetry", 1) > 1:
+        settings.append(f"symmetry {net['symmetry']}")
+    if train.get("optimiser", "adam") != "adam":
+        settings.append(f"optimiser {train['optimiser']}")
+    settings += [f"{k} {v}" for k in ("int8", "freeze_bn") if (v := train.get(k))]
+    lines = [f"- net: {net.get('name')}" + (f" ({said})" if said else "")]
+    if recipe.get("source"):
+        lines.append(f"- source: {recipe['source']}")
+    return [*lines, f"- settings: {', '.join(settings)}"]
+
+
+def card(packed: Packed, file_bytes: int) -> str:
+    """The card of a net as Markdown: what it is, how it was made, how good it is, where it ends.
+
+    Whatever the metadata does not hold is said to be unknown.
+    """
+    about, total = packed.metadata, count(packed_layers(packed))
+    radius = packed_radius(packed)
+    _, _, ops = total.at()
+    width, height = LR_SIZE
+    one_bit = f"{total.binary_weights:,} one-bit weights"
+    if free := turned_weights(packed):
+        one_bit += f", of which {free:,} stand in eight orientations for all,"
+    field = f"{2 * radius + 1} x {2 * radius + 1} LR pixels" if radius < inf else "the whole picture"
+    lines = [
+        f"# {packed.name}",
+        "",
+        f"Super-resolution x{packed.scale} of luma (Y of BT.601), {about.get('net', 'unknown net')}, packed bits for"
+        f" the CPU. {file_bytes / 1024:.0f} KiB; {one_bit} and"
+        f" {total.other_params:,} other parameters; {ops:.2f} G OPs at {width}x{height} LR; sees {field}.",
+        "",
+        "## Training",
+        "",
+        about.get("training", "Unknown."),
+        "",
+    ]
+    if recipe := _json(packed, "recipe"):
+        if objective := about.get("objective"):
+            lines.append(f"- objective: {objective}")
+        lines += [*_recipe(recipe), f"- iterations done: {about.get('iteration', 'unknown')}", ""]
+    lines += ["## Figures", ""]
+    if evaluation := _json(packed, "evaluation"):
+        lines += [
+            f"From the packed bits. Protocol {evaluation['protocol']}.",
+            "",
+            "| set | PSNR dB | SSIM | bicubic PSNR dB | bicubic SSIM |",
+            "|---|---:|---:|---:|---:|",
+        ]
+        for m in evaluation["means"]:
+            figures = f"{m['psnr']:.2f} | {m['ssim']:.4f} | {m['bicubic_psnr']:.2f} | {m['bicubic_ssim']:.4f}"
+            lines.append(f"| {m['set']} | {figures} |")
+    else:
+        lines.append("Not measured.")
+    lines.append("")
+    if check := _json(packed, "check"):
+        lines += [
+            f"Packed bits against the float simulation on {check['pictures']} validation pictures:"
+            f" {check['packed_psnr']:.3f} dB and {check['float_psnr']:.3f} dB.",
+            "",
+        ]
+    lines += ["## Limits", "", *(f"- {text}" for text in LIMITS), ""]
+    return "\n".join(lines)

@@ -1,0 +1,374 @@
+"""The comparison table: nets trained under one budget or loaded, measured alike, beside published figures.
+
+Each recipe has a run folder under the table's folder, so that a call that is stopped goes on where it was. A net that
+packs is measured by its packed bits; one that does not, by its float simulation, and the table says so.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..engine import Engine
+from ..methods.literature import METHODS
+from ..model_file import Packed
+from ..pack.emit import LUMA, PackError, pack_checkpoint
+from ..source import kind
+from ..train import run as loop
+from ..train.checkpoint import load_net
+from ..train.recipe import Recipe, build, load, parse
+from ..upscaler import find
+from .complexity import LR_SIZE, Layer, count, packed_layers
+from .evaluate import evaluate, find_set
+from .metrics import PROTOCOLS
+from .net_complexity import layers
+from .speed import bench
+
+PUBLISHED = Path(__file__).parent / "published.csv"
+GRADES = {"P": "read in the paper", "R": "read in a repository", "S": "as another source quotes it"}
+ADVERSARIAL = ", adversarial"
+BACKBONES = {
+    "srresnet": ("SRResNet", "SRResNet without BN"),
+    "edsr": ("EDSR",),
+    "msrresnet": ("SRResNet without BN", "SRResNet-Lite"),
+    "ledig-srresnet": ("SRResNet",),
+    f"ledig-srresnet{ADVERSARIAL}": ("SRGAN",),
+}
+"""Backbones of ``published.csv`` that stand beside a net of ours, by its name and whether its training is adversarial.
+
+"srresnet" has the published ones' blocks and E2FIF's head and tail, and batch norm where its method has it: of E2FIF
+itself nothing is published that we could read, so both kinds stand beside it. What is not here has no published rows.
+"""
+PACKED, SIMULATED, IN_PRINT, FAILED = "packed bits", "float simulation", "published", "failed"
+
+
+class TableError(ValueError):
+    """A table that cannot be made; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One net's line. figures: set -> (PSNR in dB, SSIM), published ones with the digits printed; ops in G; None where
+    there is no such number."""
+
+    method: str
+    backbone: str
+    scale: int
+    how: str
+    """PACKED, SIMULATED, IN_PRINT or FAILED."""
+    figures: Mapping[str, tuple[float, float] | tuple[Decimal, Decimal]] = field(default_factory=dict)
+    ops: float | None = None
+    kib: float | None = None
+    """Of the packed file; where there is none, with one bit a binary weight and 32 any other parameter."""
+    ms: float | None = None
+    about: str = ""
+    """How it was trained, where it was published, or why it has no packed form."""
+
+
+@cache
+def published() -> tuple[Row, ...]:
+    """The rows of ``published.csv``. Raises ValueError for a row without a source or with a grade not in ``GRADES``."""
+    lines = [x for x in PUBLISHED.read_text(encoding="utf-8").splitlines() if not x.startswith("#")]
+    rows = []
+    for line in csv.DictReader(lines):
+        if line["grade"] not in GRADES or not line["source"]:
+            raise ValueError(f"{PUBLISHED.name}: no grade or source in {line}")
+        figures = {}
+        for name in ("Set5", "Set14", "B100", "Urban100", "Manga109"):
+            if line[name]:
+                psnr, _, ssim = line[name].partition("/")
+                figures[name] = Decimal(psnr), Decimal(ssim)
+        about = f"{line['bits']}, {line['source']}"
+        if line["grade"] != "P":
+            about += f", {GRADES[line['grade']]}"
+        ops = float(line["ops"]) if line["ops"] else None
+        rows.append(
+            Row(line["method"], line["backbone"], int(line["scale"]), IN_PRINT, figures, ops, about=about)
+        )
+    return tuple(rows)
+
+
+class _Simulation:
+    """A net in torch as ``evaluate`` wants it: int16 luma in and out."""
+
+    def __init__(self, net: nn.Module, scale: int) -> None:
+        self.net, self.scale = net.eval(), scale
+
+    @torch.no_grad()
+    def run(self, lr: NDArray[np.int16]) -> NDArray[np.int16]:
+        y = torch.from_numpy(lr.astype(np.float32) / LUMA + 127.5)
+        sr = (self.net(y[None, None])[0, 0].numpy() - 127.5) * LUMA
+        return np.clip(np.rint(sr), -32768, 32767).astype(np.int16)
+
+
+def with_budget(recipe: Recipe, iterations: int) -> Recipe:
+    """The recipe with so many iterations in all; stages keep their shares. The learning rate's milestones stay."""
+    table = recipe.model_dump(mode="json")
+    stages, done = table["train"]["stages"], 0
+    for stage, part in zip(stages, recipe.train.stages, strict=True):
+        end = round(iterations * (done + part.iterations) / recipe.iterations)
+        stage["iterations"] = max(end - round(iterations * done / recipe.iterations), 1)
+        done += part.iterations
+    if not stages:
+        table["train"]["iterations"] = iterations
+    return parse(table, "table")
+
+
+def parse_budget(text: str) -> tuple[int | None, float | None]:
+    """(iterations, minutes) from "3000" or "30m". Raises TableError for anything else."""
+    number = text.removesuffix("m")
+    if not number.isdecimal() or int(number) == 0:
+        raise TableError(
+            f"a budget is a number of iterations, such as 3000, or of minutes, such as 30m, not {text!r}"
+        )
+    return (None, float(number)) if text.endswith("m") else (int(number), None)
+
+
+def _about(recipe: Recipe, facts: dict[str, Any]) -> str:
+    """The budget, and what of it the net has had."""
+    seen = (
+        f"iteration {facts['iteration']:,} of {recipe.iterations:,}"
+        if "iteration" in facts
+        else "not of our training"
+    )
+    return f"{seen}, batch {recipe.data.batch}, patch {recipe.data.patch}, seed {recipe.train.seed}"
+
+
+def _method(recipe: Recipe, stage: int) -> str:
+    """The name of the method in ``METHODS`` and its options, or "float"."""
+    args = {**recipe.net.args, **recipe.stages[stage].args}
+    with torch.device("meta"):
+        net = build(recipe, recipe.stages[stage])
+    used = {type(module) for module in net.modules()}
+    names = [name for name, unit in METHODS.items() if unit in used]
+    if args.get("binary", True) is False or not names:
+        return "float"
+    options = ", ".join(f"{k} = {v}" for k, v in args.get("options", {}).items())
+    return f"{names[0]} ({options})" if options else names[0]
+
+
+def _backbone(recipe: Recipe) -> str:
+    """A row's backbone: the net, and whether its training is adversarial."""
+    return recipe.net.name + (ADVERSARIAL if recipe.train.adversarial else "")
+
+
+class _Meter:
+    """Measures nets alike."""
+
+    def __init__(self, sets: Sequence[str], protocol: str, data: Path | None, threads: int | None) -> None:
+        self.sets, self.protocol, self.data, self.threads = sets, protocol, data, threads
+
+    def figures(self, net: Any) -> dict[str, tuple[float, float]]:
+        means = evaluate(net, self.sets, self.protocol, data=self.data).means()
+        return {row.set: (row.psnr, row.ssim) for row in means}
+
+    def packed(self, packed: Packed, rows: Sequence[Layer], method: str, backbone: str, about: str) -> Row:
+        engine = Engine(packed, threads=self.threads)
+        width, height = LR_SIZE
+        timing = bench(
+            packed, width=width, height=height, threads=engine.threads, paths=[engine.isa], rounds=3
+        )[-1]
+        ops, kib = count(rows).at()[2], len(packed.to_bytes()) / 1024
+        return Row(method, backbone, packed.scale, PACKED, self.figures(engine), ops, kib, timing.ms, about)
+
+    def checkpoint(self, path: Path, name: str, pictures: Path | None, store: Path) -> Row:
+        """A net in torch, packed where it can be; the packed file goes to ``store``."""
+        net, facts = load_net(path)
+        recipe = parse(facts["recipe"], str(path))
+        rows = layers(net)[0]
+        head = _method(recipe, facts["stage"]), _backbone(recipe)
+        about = _about(recipe, facts)
+        try:
+            packed = pack_checkpoint(path, name, pictures=pictures)
+        except PackError as error:
+            total = count(rows)
+            simulation = _Simulation(net, recipe.scale)
+            return Row(
+                *head,
+                recipe.scale,
+                SIMULATED,
+                self.figures(simulation),
+                total.at()[2],
+                total.bytes_1_32 / 1024,
+                about=f"{about}; {error}",
+            )
+        packed.write(store)
+        return self.packed(packed, rows, *head, about)
+
+    def file(self, path: Path) -> Row:
+        packed = Packed.read(path)
+        facts = {
+            k: json.loads(packed.metadata[k])
+            for k in ("recipe", "stage", "iteration")
+            if k in packed.metadata
+        }
+        if "recipe" not in facts:
+            return self.packed(
+                packed, packed_layers(packed), "-", packed.metadata.get("net", packed.name), ""
+            )
+        recipe = parse(facts["recipe"], str(path))
+        method = _method(recipe, facts.get("stage", -1))
+        return self.packed(packed, packed_layers(packed), method, _backbone(recipe), _about(recipe, facts))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Measured rows in the order asked for. signal: what stopped the training of one (0: nothing)."""
+
+    rows: tuple[Row, ...]
+    sets: tuple[str, ...]
+    protocol: str
+    signal: int = 0
+
+    def lines(self) -> Iterator[Row]:
+        """By backbone and scale: the measured rows, then what was published for them (``BACKBONES``)."""
+        places = dict.fromkeys((row.backbone, row.scale) for row in self.rows)
+        for backbone, scale in places:
+            yield from (row for row in self.rows if (row.backbone, row.scale) == (backbone, scale))
+            for row in published():
+                if (
+                    row.scale == scale
+                    and row.backbone in BACKBONES.get(backbone, ())
+                    and set(self.sets) & set(row.figures)
+                ):
+                    yield row
+
+    def markdown(self) -> str:
+        """A GitHub table. Figures in italics are not ours."""
+        width, height = LR_SIZE
+        lines = [
+            f"PSNR (dB) / SSIM, protocol {PROTOCOLS[self.protocol]}. OPs = FP MACs + binary MACs / 64, and time, at"
+            f" {width}x{height} LR. Rows in italics are published figures, from other training data and schedules.",
+            "",
+            "| method | backbone | scale | "
+            + "".join(f"{s} | " for s in self.sets)
+            + "OPs G | KiB | ms | from |",
+            "|---|---|---|" + "---:|" * (len(self.sets) + 3) + "---|",
+        ]
+        for row in self.lines():
+            cells = [row.method, row.backbone, f"x{row.scale}"]
+            for name in self.sets:
+                psnr, ssim = row.figures.get(name, (None, None))
+                ours = isinstance(psnr, float)
+                cells.append(f"{psnr:.2f} / {ssim:.4f}" if ours else f"{psnr} / {ssim}" if psnr else "-")
+            kib = (
+                None if row.kib is None else f"{row.kib:.0f}" + ("" if row.how == PACKED else " (1 + 32 bit)")
+            )
+            cells += ["-" if row.ops is None else f"{row.ops:.2f}", kib or "-"]
+            cells.append("-" if row.ms is None else f"{row.ms:.1f}")
+            cells.append(": ".join(filter(None, (row.how, row.about.replace("|", "/")))))
+            mark = "*" if row.how == IN_PRINT else ""
+            lines.append("| " + " | ".join(c if c == "-" else f"{mark}{c}{mark}" for c in cells) + " |")
+        return "\n".join(lines) + "\n"
+
+    def csv(self) -> str:
+        """The same lines, a column a figure."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        columns = [f"{s}_{x}" for s in self.sets for x in ("psnr", "ssim")]
+        writer.writerow(
+            ["method", "backbone", "scale", *columns, "ops_g", "kib", "ms", "from", "about", "protocol"]
+        )
+        for row in self.lines():
+            figures = [x for s in self.sets for x in row.figures.get(s, (None, None))]
+            numbers = ["" if x is None else f"{x:.6g}" for x in (*figures, row.ops, row.kib, row.ms)]
+            protocol = "" if row.how == IN_PRINT else self.protocol
+            writer.writerow([row.method, row.backbone, row.scale, *numbers, row.how, row.about, protocol])
+        return out.getvalue()
+
+
+def _name(source: str) -> str:
+    """Of a row's files: the recipe's or the file's, the run's for last.pt and best.pt."""
+    path = Path(source)
+    stem = path.name.partition(".")[0] if path.suffix else path.name
+    return path.resolve().parent.name if stem in ("last", "best", "latent") else stem
+
+
+def table(
+    sources: Sequence[str],
+    folder: str | Path,
+    *,
+    sets: Sequence[str] = ("Set5", "Set14", "B100"),
+    protocol: str = "matlab-y",
+    budget: str | None = None,
+    assignments: Sequence[str] = (),
+    data: Path | None = None,
+    pictures: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    report: Callable[[str, int, dict[str, Any] | None], None] = lambda name, iteration, row: None,
+) -> Table:
+    """Train or load each source, measure it, and write table.md and table.csv in ``folder`` after each.
+
+    sources: recipes (names or files), checkpoints, packed nets (names or files). A recipe's run is ``folder``/NAME;
+    with a budget (``parse_budget``) it is trained there, or goes on; without one the run must be there. Minutes
+    are for each call. A name of both a recipe and a net of the zoo is the recipe if there is a budget or a run.
+    assignments: "train.seed=1" and the like, on every recipe. pictures: for calibration, as in ``pack_checkpoint``.
+    report(name, iteration, row): during training, as in ``loop.train``.
+
+    A source that fails becomes a row that says why. Raises TableError, RecipeError, ValueError or OSError for what is
+    wrong before anything is trained: an unknown source, set or protocol, two recipes of one name.
+    """
+    folder, rows = Path(folder), []
+    if protocol not in PROTOCOLS:
+        raise TableError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+    if not all(sets) or not sets:
+        raise TableError("a test set without a name: --sets wants names, such as Set5,Set14")
+    for name in sets:
+        find_set(name, data)
+    iterations, minutes = parse_budget(budget) if budget else (None, None)
+    names = [_name(source) for source in sources]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise TableError(f"{twice[0]} is there twice: each row's files have its name")
+    kinds, recipes = [], {}
+    for source, name in zip(sources, names, strict=True):
+        wanted = "recipe" if budget or (folder / name / "best.pt").is_file() else "packed"
+        kinds.append(kind(source, wanted))
+        if kinds[-1] == "recipe":
+            recipe = load(source, assignments)
+            recipes[name] = with_budget(recipe, iterations) if iterations else recipe
+            if not budget and not (folder / name / "best.pt").is_file():
+                raise TableError(
+                    f"{folder / name}: no trained net of {source} is there; a budget trains one (--train)"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    meter, signal = _Meter(sets, protocol, data, threads), 0
+    for source, name, what in zip(sources, names, kinds, strict=True):
+        try:
+            if what == "packed":
+                rows.append(meter.file(find(source)))
+                continue
+            if what == "recipe" and budget:
+                outcome = loop.train(
+                    recipes[name],
+                    folder / name,
+                    device=device,
+                    max_minutes=minutes,
+                    threads=threads,
+                    report=lambda iteration, row, name=name: report(name, iteration, row),
+                )
+                if signal := outcome.signal:
+                    break
+            path = folder / name / "best.pt" if what == "recipe" else Path(source)
+            rows.append(meter.checkpoint(path, name, pictures, folder / f"{name}.bsr"))
+        except (ValueError, OSError) as error:
+            recipe = recipes.get(name)
+            backbone, scale = (_backbone(recipe), recipe.scale) if recipe else ("-", 0)
+            rows.append(Row(name, backbone, scale, FAILED, about=str(error)))
+        finally:
+            made = Table(tuple(rows), tuple(sets), protocol, signal)
+            (folder / "table.md").write_text(made.markdown(), encoding="utf-8")
+            (folder / "table.csv").write_text(made.csv(), encoding="utf-8")
+    return Table(tuple(rows), tuple(sets), protocol, signal)

@@ -1,0 +1,145 @@
+"""A unit of the house net in two calls, forward and backward, for training on a CPU (``csrc/signs.cpp``); without
+gradients, for evaluation too.
+
+The walk in ``methods.House`` is what it computes; here it is one pass over memory where that has several. Convolutions
+and the rounding of their gradients are those of ``int8.sign_conv``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .int8 import LAST, call, native
+
+if TYPE_CHECKING:
+    from ...layers.binarizers import RunningNorm
+    from ...methods.literature import House
+
+
+class _Unit(ctypes.Structure):
+    """``bitsr_unit`` in ``csrc/bitsr.h``."""
+
+    _fields_ = [
+        *((name, ctypes.c_int) for name in ("n", "h", "w", "c", "k", "maps", "threads", "running")),
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "threshold", "size", "scale", "shift")),
+        *((name, ctypes.c_float) for name in ("norm_eps", "norm_weight", "bn_eps", "bn_weight")),
+        *((name, ctypes.c_void_p) for name in ("norm_mean", "norm_variance", "bn_mean", "bn_variance")),
+        *((name, ctypes.c_void_p) for name in ("mean", "deviation", "batch_mean", "batch_inverse")),
+        *((name, ctypes.c_void_p) for name in ("sizes", "sums", "y", "g")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("gx", "g_weight", "g_threshold", "g_size", "g_scale", "g_shift")
+        ),
+    ]
+
+
+@cache
+def available() -> bool:
+    """Whether the library is there and has a path for this CPU."""
+    one = torch.ones(64, 64, 1, 1, dtype=torch.int8)
+    return native("sign_conv", (one[:1], one, torch.empty(64, dtype=torch.int32)), 1, 1, 1, 64, 64, 1, False)
+
+
+def fits(unit: House, x: Any, skip: Any, after: float | None) -> bool:
+    """Whether ``run`` computes the unit's walk, and may."""
+    return (
+        type(x) is Tensor  # and no stand-in of torch.export
+        and (unit.training or not torch.is_grad_enabled())
+        and unit.conv.int8
+        and skip is x
+        and after is None
+        and unit.norm is not None
+        and unit.size is not None
+        and len(unit.size.weight) in (1, 8)
+        and unit.inner is None
+        and unit.bn.training is unit.norm.training is unit.training
+        and (unit.conv.act, unit.conv.weight_mode) == ("triangle", "identity")
+        and unit.conv.weight.shape[0] == unit.conv.weight.shape[1]
+        and unit.conv.weight.shape[0] % 64 == 0
+        and unit.conv.weight[0].numel() <= 32767
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and available()
+    )
+
+
+def _call(name: str, settings: dict[str, float], arrays: dict[str, Tensor]) -> None:
+    x = arrays["x"]
+    n, c, h, w = x.shape
+    k, maps, threads = arrays["weight"].shape[-1], len(arrays["size"]), torch.get_num_threads()
+    pointers = {key: t.data_ptr() for key, t in arrays.items()}
+    unit = _Unit(n=n, h=h, w=w, c=c, k=k, maps=maps, threads=threads, **settings, **pointers)
+    if not call(f"unit_{name}", ctypes.byref(unit)):
+        raise MemoryError("a unit of the net needs more memory")
+
+
+def _momentum(bn: nn.BatchNorm2d) -> float:
+    """One more batch: how much of it the running statistics take over, as torch has it."""
+    assert bn.num_batches_tracked is not None
+    bn.num_batches_tracked.add_(1)
+    return 1 / int(bn.num_batches_tracked) if bn.momentum is None else bn.momentum
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        threshold: Tensor,
+        size: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        norm: RunningNorm,
+        bn: nn.BatchNorm2d,
+    ) -> Tensor:
+        x, weight = x.contiguous(memory_format=LAST), weight.contiguous(memory_format=LAST)
+        n, c, h, w = x.shape
+        inputs = {
+            "x": x, "weight": weight, "threshold": threshold, "size": size, "scale": scale, "shift": shift,
+            **{name: x.new_empty(c) for name in ("mean", "deviation", "batch_mean", "batch_inverse")},
+            "sizes": x.new_empty(n, h, w, len(size)), "sums": x.new_empty((n, h, w, c), dtype=torch.int16),
+        }  # fmt: skip
+        running = {
+            "norm_mean": norm.running_mean, "norm_variance": norm.running_var,
+            "bn_mean": bn.running_mean, "bn_variance": bn.running_var,
+        }  # fmt: skip
+        settings = {"norm_eps": norm.eps, "bn_eps": bn.eps, "running": not bn.training}
+        if bn.training:
+            settings |= {"norm_weight": norm.advance().item(), "bn_weight": _momentum(bn)}
+        y = torch.empty_like(x, memory_format=LAST)
+        _call("forward", settings, {**inputs, **running, "y": y})  # type: ignore[dict-item]
+        ctx.names = tuple(inputs)
+        ctx.save_for_backward(*inputs.values())
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        inputs = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
+        of = ("x", "weight", "threshold", "size", "scale", "shift")
+        out = [torch.empty_like(inputs[name]) for name in of]
+        names = ("gx", *(f"g_{name}" for name in of[1:]))
+        _call(
+            "backward",
+            {},
+            {**inputs, "g": g.contiguous(memory_format=LAST), **dict(zip(names, out, strict=True))},
+        )
+        return *out, None, None
+
+
+def run(unit: House, x: Tensor) -> Tensor:
+    """x + bn(map(x) * conv(sign(norm(x) - threshold))), (N, C, H, W). Training moves the running statistics on."""
+    assert unit.norm is not None and unit.size is not None
+    conv, bn = unit.conv, unit.bn
+    threshold = x.new_zeros(x.shape[1]) if unit.threshold is None else unit.threshold
+    arrays = (x, conv.weight, threshold, unit.size.weight, bn.weight, bn.bias)
+    return _apply(*arrays, unit.norm, bn)
+
+
+_apply: Any = torch.compiler.disable(_Fused.apply)  # the compiler goes round it

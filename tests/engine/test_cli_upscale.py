@@ -1,0 +1,338 @@
+"""``bitsr upscale``: files and folders, the flags people know, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+from PIL import Image
+
+from bitsr.cli.main import main
+
+
+def picture(path, height=11, width=9, bands=3, **save):
+    rng = np.random.default_rng(height * width)
+    array = rng.integers(0, 256, (height, width, bands)).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyvips.Image.new_from_array(array).write_to_file(str(path), **save)
+    return path
+
+
+def size(path):
+    image = pyvips.Image.new_from_file(str(path))
+    return image.width, image.height
+
+
+@pytest.fixture
+def run(net_file, tmp_path, monkeypatch, capsys):
+    """Run ``upscale`` in tmp_path with the test net; gives (code, lines on stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args, net=net_file):
+        code = main(["upscale", *(["-n", str(net)] if net else []), "-j", "1", *map(str, args)])
+        assert not list(tmp_path.rglob("*.part"))
+        return code, capsys.readouterr().err.splitlines()
+
+    return run
+
+
+def start(*args, **more):
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "bitsr", "upscale", *map(str, args)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **more)
+
+
+# ---- what is written where --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "args", "result"),
+    [
+        ("a.png", [], "a_x4.png"),
+        ("a.jpeg", [], "a_x4.jpeg"),
+        ("a.gif", [], "a_x4.png"),
+        ("a.png", ["-f", "jpg"], "a_x4.jpg"),
+        ("a.png", ["-o", "b.WEBP"], "b.WEBP"),
+        ("a.png", ["-o", "b.tif", "-f", "tiff"], "b.tif"),
+        ("a.png", ["-o", "b", "-f", "webp"], "b"),
+        ("a.png", ["-o", "folder"], "folder/a.png"),
+        ("a.png", ["-o", "new/", "--ext", "jpg"], "new/a.jpg"),
+        ("a.png", ["-t", "3", "-x", "-g", "-1", "-v", "-s", "4"], "a_x4.png"),
+        ("a picture[1].png", ["-j", "1:2:2", "-q", "50"], "a picture[1]_x4.png"),
+    ],
+)
+def test_one_picture(run, tmp_path, source, args, result):
+    picture(tmp_path / "in.png").rename(tmp_path / "in.png")
+    pyvips.Image.new_from_file("in.png").write_to_file("x" + Path(source).suffix)
+    Path("x" + Path(source).suffix).rename(source)
+    (tmp_path / "folder").mkdir()
+    code, err = run("-i", source, *args)
+    assert code == 0
+    assert size(tmp_path / result) == (36, 44)
+    assert "1 picture" in err[-1] and "MP/s" in err[-1]
+
+
+def test_folder_is_mirrored_and_failures_are_listed(run, tmp_path):
+    for name in ("a.png", "b.jpg", "sub/c.tif", "sub/deep/d.webp", "out/old.png"):
+        picture(tmp_path / "in" / name)
+    for name in ("broken.png", "sub/broken.jpg", "notes.txt", "._a.png"):
+        (tmp_path / "in" / name).write_text("text")
+    code, err = run("-i", "in", "-o", "in/out", "-r")
+    assert code == 1
+    made = {p.relative_to(tmp_path / "in/out").as_posix() for p in (tmp_path / "in/out").rglob("*.*")}
+    assert made == {"old.png", "a.png", "b.jpg", "sub/c.tif", "sub/deep/d.webp"}
+    assert err[:2] == [
+        f"bitsr: {Path('in/broken.png')}: not a picture in a known format",
+        f"bitsr: {Path('in/sub/broken.jpg')}: not a picture in a known format",
+    ]
+    assert "4 pictures" in err[2] and len(err) == 3
+
+
+def test_folder_with_defaults(run, tmp_path):
+    for name in ("a.png", "a.gif", "sub/c.png"):
+        picture(tmp_path / "in" / name)
+    assert run("-i", "in")[0] == 0
+    assert {p.name for p in (tmp_path / "in_x4").iterdir()} == {"a.png", "a.gif.png"}
+
+
+def test_skip_existing(run, tmp_path):
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "in" / name)
+    (tmp_path / "in_x4").mkdir()
+    (tmp_path / "in_x4/a.png").write_text("kept")
+    code, err = run("-i", "in", "--skip-existing")
+    assert code == 0 and "1 picture," in err[-1]
+    assert (tmp_path / "in_x4/a.png").read_text() == "kept"
+    assert run("-i", "in", "--skip-existing") == (0, [])
+
+
+def test_strips_and_threads_change_no_byte(run, tmp_path):
+    picture(tmp_path / "a.png", 61, 23, 4)
+    for i, args in enumerate(([], ["-t", "1"], ["-t", "7"], ["-j", "3"], ["-j", "2:2:2", "-t", "40"])):
+        assert run("-i", "a.png", "-o", f"out{i}.png", *args)[0] == 0
+    assert len({p.read_bytes() for p in tmp_path.glob("out*.png")}) == 1
+
+
+def test_notes(run, tmp_path):
+    picture(tmp_path / "clear.png", bands=4)
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    frames[0].save("pages.gif", save_all=True, append_images=frames[1:])
+    code, err = run("-i", "clear.png", "-o", "flat.jpg")
+    assert code == 0 and err[0] == "bitsr: clear.png: note: JPEG has no transparency: laid over white"
+    code, err = run("-i", "pages.gif")
+    assert code == 0 and err[0] == "bitsr: pages.gif: note: first of 2 pages taken"
+
+
+# ---- mistakes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ("", "Missing option"),
+        ("-i a.png --bogus", "No such option"),
+        ("-i a.png -s x", "Invalid value for '-s'"),
+        ("-i a.png -s 2", "random-x4 upscales x4, not x2"),
+        ("-i a.png -t -1", "Invalid value for '-t'"),
+        ("-i a.png -q 0", "Invalid value for '-q'"),
+        ("-i a.png -j two", "-j wants N or load:proc:save, not 'two'"),
+        ("-i a.png -j 100000", "threads must be from 1 to 1024, not 100000"),
+        ("-i a.png -j 1:2", "-j wants N or load:proc:save"),
+        ("-i a.png -m house-fast-x2", "house-fast-x2: no such folder; -n names a net"),
+        ("-i a.png -f bmp", "no output format bmp; there are auto, png"),
+        ("-i a.png -o b.bmp", "b.bmp: name it .png, .jpg, .webp or .tif, or give -f"),
+        ("-i a.png -o b.png -f jpg", "b.png: its suffix says png, -f says jpg"),
+        ("-i missing.png", "missing.png: No such file"),
+        ("-i missing/ -o out", "missing: No such file"),
+        ("-i a.png -o no/b.png", "no/b.png: No such file"),
+        ("-i a.png -o a.png/b.png", "a.png/b.png: "),
+        ("-i a.png -o a.png/", "a.png"),
+        ("-i a.png -o /proc/b.png", "/proc/b.png: "),
+        ("-i a.png -o a.png", "would overwrite"),
+        ("-i a.png -o link.png", "would overwrite"),
+        ("-i a.png -o .", "would overwrite"),
+        ("-i a.png -o hard.png", "would overwrite"),
+        ("-i folder -o a.png", "a.png: the input is a folder, so the output must be one"),
+        ("-i folder -o folder", "would overwrite"),
+        ("-i empty", "empty: no pictures in this folder"),
+        ("-i text.png", "text.png: not a picture in a known format"),
+        ("-i wide.png -o b.webp", "too large for webp, at most 16383 pixels a side"),
+        ("-i wide.png -o " + "n" * 252 + ".png", "File name too long"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="the system's words are those of POSIX")
+def test_a_mistake_is_one_line(run, tmp_path, args, text):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "folder/c.png")
+    picture(tmp_path / "wide.png", 1, 5000, 1)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link.png").symlink_to("a.png")
+    os.link(tmp_path / "a.png", tmp_path / "hard.png")
+    (tmp_path / "text.png").write_text("text")
+    before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
+    code, err = run(*args.split())
+    assert code == 1
+    assert len(err) == 1 and err[0].startswith("bitsr: ") and text in err[0]
+    assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("scale", ["1", "5", "99999999999"])
+def test_scales_without_a_net(run, tmp_path, scale):
+    picture(tmp_path / "a.png")
+    code, err = run("-i", "a.png", "-s", scale, net=None)
+    assert code == 1 and len(err) == 1 and f"no net for x{scale} where none is named; there are: " in err[0]
+
+
+def hostile(whole: bytes):
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+
+    def rewritten(change):
+        copy = json.loads(json.dumps(header))
+        change(copy)
+        text = json.dumps(copy).encode()
+        return len(text).to_bytes(8, "little") + text + whole[8 + length :]
+
+    yield b""
+    yield b"text"
+    yield whole[:100]
+    yield whole[:-1]
+    yield whole + b"x"
+    yield b"\xff" * len(whole)
+    yield (2**63).to_bytes(8, "little") + whole[8:]
+    yield rewritten(lambda h: h["c0.weight"].update(shape=[2**31, 2**31, 2**31]))
+    yield rewritten(lambda h: h["c0.weight"].update(data_offsets=[0, 2**62]))
+    yield rewritten(lambda h: h["__metadata__"].update(ops="conv a lr c0\n" * 10**5))
+    yield rewritten(lambda h: h["__metadata__"].update(ops="bogus a b"))
+    yield rewritten(lambda h: h["__metadata__"].update(format="bitsr 999"))
+    yield rewritten(lambda h: h.pop("__metadata__"))
+
+
+def test_hostile_nets(run, net_file, tmp_path):
+    picture(tmp_path / "a.png")
+    for data in hostile(net_file.read_bytes()):
+        (tmp_path / "bad.bsr").write_bytes(data)
+        code, err = run("-i", "a.png", net="bad.bsr")
+        assert code == 1
+        assert len(err) == 1 and err[0].startswith("bitsr: ") and "internal" not in err[0]
+    (tmp_path / "dir.bsr").mkdir()
+    for name in ("missing.bsr", "dir.bsr"):
+        code, err = run("-i", "a.png", net=name)
+        assert code == 1 and len(err) == 1 and err[0].startswith(f"bitsr: {name}: ")
+
+
+# ---- the world --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_interrupted(net_file, tmp_path, number, code, suffix):
+    picture(tmp_path / "a.png", 1500, 1000)
+    # a shell's job in the background would hand down that SIGINT is ignored
+    heard = partial(signal.signal, number, signal.SIG_DFL)
+    out = tmp_path / f"b.{suffix}"
+    process = start("-i", tmp_path / "a.png", "-o", out, "-n", net_file, preexec_fn=heard)
+    part = tmp_path / f"b.{suffix}.part"
+    until = time.monotonic() + 20
+    while not part.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=40)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def _full_disk(folder: Path) -> bool:
+    folder.mkdir()
+    return (
+        shutil.which("mount") is not None
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], stderr=subprocess.DEVNULL
+        ).returncode
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+@pytest.mark.parametrize("how", ["full disk", "file size limit"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_no_room_for_the_output(net_file, tmp_path, how, suffix):
+    import resource
+
+    picture(tmp_path / "a.png", 150, 150)
+    folder, limit, text = tmp_path / "disk", None, "No space left on device"
+    if how == "full disk":
+        if not _full_disk(folder):
+            pytest.skip("a file system cannot be mounted here")
+    else:
+        folder.mkdir()
+        text = "File too large"
+
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+
+    try:
+        args = ("-i", tmp_path / "a.png", "-o", folder / f"b.{suffix}", "-n", net_file)
+        process = start(*args, preexec_fn=limit)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert err.count("\n") == 1 and err.startswith("bitsr: ") and text in err
+        assert list(folder.iterdir()) == []
+    finally:
+        if how == "full disk":
+            subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folder(run, tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "locked").mkdir(mode=0o555)
+    code, err = run("-i", "a.png", "-o", "locked/b.png")
+    assert code == 1 and err == [f"bitsr: a.png: {Path('locked/b.png')}: Permission denied"]
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from bitsr.cli.main import main
+code = main(sys.argv[1:])
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_memory_follows_the_width(net_file, tmp_path, suffix):
+    peaks = []
+    for height in (2500, 10000):
+        source, out = tmp_path / f"{height}.{suffix}", tmp_path / f"{height}_sr.{suffix}"
+        noise = pyvips.Image.gaussnoise(400, height, mean=128).cast("uchar")
+        noise.bandjoin([noise, noise]).copy(interpretation="srgb").write_to_file(str(source))
+        # Not ru_maxrss of the child, which starts from the size of this process.
+        args = ["upscale", "-i", source, "-o", out, "-n", net_file]
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, *map(str, args)], capture_output=True, text=True, check=True
+        )
+        assert size(out) == (1600, 4 * height)
+        peaks.append(int(done.stdout))
+    # What Python and the libraries take differs from machine to machine. The SR pixels have become 144 MB more; queues
+    # between threads hold a part of the picture, more or less of it.
+    assert peaks[1] - peaks[0] < 72 * 1024
+
+
+def test_main_without_arguments_and_version(capsys):
+    assert main([]) == 0 and "upscale" in capsys.readouterr().out
+    assert main(["--version"]) == 0 and capsys.readouterr().out.startswith("bitsr ")
+    assert main(["bogus"]) == 1 and capsys.readouterr().err == "bitsr: No such command 'bogus'.\n"

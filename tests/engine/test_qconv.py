@@ -1,0 +1,75 @@
+"""The int8 convolution and what makes its bytes: every path equals the reference, whatever order its weights lie in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from random_nets import Maker
+
+from bitsr import reference
+from bitsr.engine import Engine, isas
+from bitsr.model_file import Packed
+
+SHAPES = [  # cin, cout, k: both orders of the weights, full and broken vectors
+    (1, 1, 9), (1, 64, 3), (3, 5, 5), (4, 16, 1), (5, 1, 1), (17, 33, 3), (20, 2, 7), (64, 1, 9), (64, 3, 3),
+    (64, 12, 1), (64, 48, 3), (64, 64, 3), (65, 1, 3), (96, 80, 1), (130, 66, 3), (192, 13, 1),
+]  # fmt: skip
+
+
+def net(m: Maker, cin: int, cout: int, k: int, bits: int, top: int = 127, **options: bool | str) -> Packed:
+    """lr -> cin channels -> bytes -> cout channels -> a sum of them that seldom saturates."""
+    x = m.conv("lr", 1, cin, 3, 12)
+    y = m.qconv(m.quant(x, cin, top), cin, cout, k, bits, **options)  # type: ignore[arg-type]
+    packed = m.end(y, cout, 1)
+    packed.ops[-2].attrs["shift"] = 14 + round(np.log2(cout) / 2)
+    return packed
+
+
+def check(packed: Packed, lr: np.ndarray) -> np.ndarray:
+    expected = reference.run(packed, lr)
+    for isa in isas():
+        np.testing.assert_array_equal(Engine(packed, isa=isa, threads=1).run(lr), expected, isa)
+    return expected
+
+
+def plane(h: int, w: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-16320, 16321, (h, w), np.int16)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize(("cin", "cout", "k"), SHAPES)
+def test_shapes(cin, cout, k, bits):
+    m = Maker(cin + cout)
+    inner, slope = cin % 2 == 0, cout % 2 == 0
+    packed = net(m, cin, cout, k, bits, 7 if bits == 4 else 127, inner=inner, slope=slope, slope_add=slope)
+    for h, w in ((1, 1), (4, 3), (1, 17), (3, 50), (2, 97)):
+        assert len(np.unique(check(packed, plane(h, w, seed=w)))) > 1 or h * w < 20
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 5, 8])
+@pytest.mark.parametrize(("cin", "cout", "k"), [(64, 32, 3), (256, 16, 3), (64, 1, 9), (64, 4, 3)])
+def test_extreme_sums_are_exact(cin, cout, k, bits):
+    for value in (-32768, 32767):
+        check(extreme(cin, cout, k, bits), np.full((2 * k, 23), value, np.int16))
+
+
+def extreme(cin: int, cout: int, k: int, bits: int) -> Packed:
+    """Every byte is the largest where all of lr is 32767; half of the filters have the largest weights."""
+    m = Maker(0)
+    packed = net(m, cin, cout, k, bits)
+    head, mul, weight = (packed.tensors[n] for n in ("c0.weight", "q1.mul", "u2.weight"))
+    head[:] = 3000
+    mul[:] = 32767
+    packed.ops[0].attrs["shift"] = 1  # the head saturates
+    packed.ops[1].attrs["shift"] = 0
+    most = max(1, 2 ** (bits - 1) - 1)
+    down = np.arange(cout) >= cout // 2
+    if bits > 1:
+        weight[:] = np.where(down, -most, most)[:, None, None, None]
+    else:
+        weight[:] = np.where(down, ~np.uint64(0), np.uint64(0))[:, None, None, None]
+    packed.ops[2].attrs.clear()
+    packed.ops[2].attrs["shift"] = max(0, int(np.ceil(np.log2(cin * k * k * 127 * most / 32767))))
+    packed.tensors["u2.mul"][:] = 32767
+    packed.tensors["u2.add"][:] = 0
+    return packed

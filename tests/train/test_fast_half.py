@@ -1,0 +1,49 @@
+"""Convolutions in half precision: exact on signs, gradients of bfloat16."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.nn import functional as F  # noqa: E402
+
+from bitsr.layers.binarizers import BinaryConv2d  # noqa: E402
+from bitsr.train.fast.half import half_conv  # noqa: E402
+from bitsr.train.fast.winograd import Conv3x3  # noqa: E402
+
+
+def near(a: torch.Tensor, b: torch.Tensor, share: float) -> bool:
+    """Whether they differ by at most ``share`` of the largest."""
+    return bool((a - b).abs().max() <= share * b.abs().max())
+
+
+@pytest.mark.parametrize("c, o, k", [(64, 64, 3), (200, 8, 3), (5, 3, 1), (8, 7, 5)])
+def test_signs_are_summed_exactly(c: int, o: int, k: int) -> None:
+    torch.manual_seed(0)
+    x = torch.where(torch.randn(2, c, 9, 7) >= 0, 1.0, -1.0).requires_grad_()
+    w = torch.where(torch.randn(o, c, k, k) >= 0.5, 1.0, -1.0).requires_grad_()
+    y, exact = half_conv(x, w), F.conv2d(x, w, padding=k // 2)
+    assert y.dtype == torch.float32 and torch.equal(y, exact)
+    g = torch.randn_like(y)
+    for a, b in zip(*(torch.autograd.grad(v, (x, w), g) for v in (y, exact)), strict=True):
+        assert a.dtype == torch.float32 and near(a, b, 2**-6) and not torch.equal(a, b)
+
+
+def test_only_the_gradients_that_are_wanted() -> None:
+    w = torch.ones(2, 2, 3, 3, requires_grad=True)
+    half_conv(torch.ones(1, 2, 4, 4), w).sum().backward()
+    assert w.grad is not None and w.grad.shape == w.shape
+
+
+def test_modules_train_by_it_and_are_validated_without() -> None:
+    """A binary convolution to the last bit, a float one to 11 bits."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 16, 6, 5) * 30
+    binary, floats = BinaryConv2d(16, 8, act="triangle", weight="identity"), Conv3x3(16, 8)
+    usual = binary(x), F.conv2d(x, floats.weight, floats.bias, padding=1)
+    binary.halved = floats.halved = True
+    assert torch.equal(binary(x), usual[0])
+    assert near(floats(x), usual[1], 2**-9) and not torch.equal(floats(x), usual[1])
+    floats.eval()
+    assert torch.equal(floats(x), usual[1])

@@ -1,0 +1,216 @@
+"""The comparison table: equal budgets, going on, what packs and what does not, published rows marked as such."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning_fabric")
+Image = pytest.importorskip("PIL.Image")
+
+from bitsr.cli.main import main  # noqa: E402
+from bitsr.eval.table import (  # noqa: E402
+    ADVERSARIAL,
+    BACKBONES,
+    FAILED,
+    IN_PRINT,
+    PACKED,
+    PUBLISHED,
+    SIMULATED,
+    Row,
+    Table,
+    TableError,
+    _backbone,
+    parse_budget,
+    published,
+    table,
+    with_budget,
+)
+from bitsr.model_file import Packed  # noqa: E402
+from bitsr.nets import NETS  # noqa: E402
+from bitsr.pack import emit as pack
+from bitsr.train import checkpoint, recipe  # noqa: E402
+
+RECIPE = """
+scale = 2
+[net]
+name = "srresnet"
+args = {{ channels = 8, blocks = 1, {args} }}
+[data]
+patch = 8
+batch = 4
+[train]
+iterations = 90_000
+lr = {lr}
+validate_every = 4
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Data: two pictures a folder, of odd sizes; three recipes beside them."""
+    rng = np.random.default_rng(0)
+    for name in ("train", "valid", "Set5", "Mine"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(2):
+            coarse = rng.integers(0, 256, (6 + i, 7, 3), np.uint8)
+            Image.fromarray(coarse).resize((51 + 4 * i, 43), Image.BICUBIC).save(
+                tmp_path / f"data/{name}/{i}.png"
+            )
+    (tmp_path / "e2fif.toml").write_text(RECIPE.format(args='method = "e2fif"', lr=1e-3))
+    (tmp_path / "twin.toml").write_text(RECIPE.format(args="binary = false", lr=1e-3))
+    (tmp_path / "wild.toml").write_text(RECIPE.format(args='method = "bnn"', lr=1e30))
+    monkeypatch.setenv("BITSR_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("BITSR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pack, "TOLERANCE", 1.0)  # 6 iterations make a net of coarse steps
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_train_measure_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    recipes = [str(tmp_path / f"{name}.toml") for name in ("e2fif", "wild", "twin")]
+    command = ["table", *recipes, "-o", str(out), "--sets", "Set5,Mine", "--set", "train.seed=7", "-j", "1"]
+    assert main([*command, "--train", "6"]) == 1  # one of them diverges
+    text, err = capsys.readouterr()
+    assert err == "" and text == (out / "table.md").read_text()
+    budget = "of 6, batch 4, patch 8, seed 7"
+    e2fif, wild, twin = (line for line in text.splitlines() if "| x2 |" in line and "*" not in line)
+    assert (
+        e2fif.startswith("| e2fif | srresnet | x2 |")
+        and f"| {PACKED}: iteration " in e2fif
+        and budget in e2fif
+    )
+    assert twin.startswith("| float |") and f"{SIMULATED}: " in twin and "(1 + 32 bit) | - |" in twin
+    assert "not binary" in twin and budget in twin
+    assert wild.startswith("| wild |") and f"{FAILED}: the loss is " in wild
+    with (out / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["from"] for row in rows[:3]] == [PACKED, FAILED, SIMULATED]
+    assert {row["from"] for row in rows[3:]} == {IN_PRINT}
+    packed = Packed.read(out / "e2fif.bsr")
+    assert float(rows[0]["kib"]) == pytest.approx(len(packed.to_bytes()) / 1024, rel=1e-4)
+    assert float(rows[0]["ms"]) > 0 and rows[2]["ms"] == ""
+    assert 5 < float(rows[0]["Mine_psnr"]) < 60 and float(rows[2]["ops_g"]) > float(rows[0]["ops_g"])
+    assert any(row["Set5_psnr"] == "37.44" and row["method"] == "BBCU-M" for row in rows)
+
+    before = (out / "e2fif" / "last.pt").stat().st_mtime_ns
+    again = table([recipes[0]], out, sets=["Mine"])  # without a budget: what is there is measured
+    assert (out / "e2fif" / "last.pt").stat().st_mtime_ns == before
+    assert again.rows[0].figures["Mine"][0] == pytest.approx(float(rows[0]["Mine_psnr"]), abs=1e-4)
+    assert not [row for row in again.lines() if row.how == IN_PRINT]  # nothing is published on these pictures
+    content = checkpoint.load(out / "e2fif" / "best.pt")
+    both = table([str(out / "e2fif.bsr"), str(out / "twin" / "best.pt")], tmp_path / "other", sets=["Mine"])
+    assert both.rows[0].figures == again.rows[0].figures and both.rows[0].about == again.rows[0].about
+    assert f"iteration {content['iteration']} {budget}" in both.rows[0].about
+    assert both.rows[1].how == SIMULATED
+
+
+def test_the_simulation_is_measured_as_packed_bits_are(tmp_path: Path) -> None:
+    """The same net by both ways: PSNR within what the packer's own check allows."""
+    out = tmp_path / "out"
+    table([str(tmp_path / "e2fif.toml")], out, sets=["Mine"], budget="6")
+    from bitsr.eval.evaluate import evaluate
+    from bitsr.eval.table import _Simulation
+
+    net, _ = checkpoint.load_net(out / "e2fif" / "best.pt")
+    packed = table([str(out / "e2fif.bsr")], tmp_path / "b", sets=["Mine"]).rows[0]
+    (mean,) = evaluate(_Simulation(net, 2), ["Mine"]).means()
+    assert mean.psnr == pytest.approx(packed.figures["Mine"][0], abs=0.1)
+
+
+def test_what_is_wrong_is_told_before_training(tmp_path: Path) -> None:
+    good, out = str(tmp_path / "e2fif.toml"), tmp_path / "out"
+    (tmp_path / "bird.png").touch()
+    for sources, message, more in (
+        ([good, good], "e2fif is there twice", {"budget": "5"}),
+        ([good], "no trained net of", {}),
+        ([good, "no-such-net"], "no net or recipe named no-such-net", {"budget": "5"}),
+        ([good], "'Set99'", {"budget": "5", "sets": ["Set99"]}),
+        ([good], "set without a name", {"budget": "5", "sets": [""]}),
+        ([good], "set without a name", {"budget": "5", "sets": ["Mine", ""]}),
+        ([str(tmp_path / "bird.png")], r"bird\.png: no net file; those end in \.bsr", {}),
+        ([good], "unknown protocol 'y'", {"budget": "5", "protocol": "y"}),
+        ([good], "train.lr", {"budget": "5", "assignments": ["train.lr=-1"]}),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            table(sources, out, **{"sets": ["Mine"], **more})
+    assert not out.exists()
+
+
+def test_budgets() -> None:
+    assert parse_budget("3000") == (3000, None) and parse_budget("30m") == (None, 30.0)
+    for text in ("", "m", "0", "-5", "1.5", "10h"):
+        with pytest.raises(TableError, match="such as 3000"):
+            parse_budget(text)
+    assert with_budget(recipe.load("e2fif-srresnet-x4"), 123).iterations == 123
+    two = recipe.load("e2fif-srresnet-x4-two-stage")
+    for n in (7, 100, 3001):
+        cut = with_budget(two, n)
+        assert cut.iterations == n and len(cut.stages) == 2
+        for a, b in zip(cut.stages, two.stages, strict=True):
+            assert a.iterations == pytest.approx(n * b.iterations / two.iterations, abs=1) and a.lr == b.lr
+
+
+def test_published_rows() -> None:
+    rows = published()
+    assert len(rows) > 90 and len({(r.method, r.backbone, r.scale, r.about) for r in rows}) == len(rows)
+    for row in rows:
+        assert row.how == IN_PRINT and row.scale in (2, 3, 4) and row.figures and row.about
+        assert all(15 < psnr < 40 and 0.1 < ssim < 1 for psnr, ssim in row.figures.values())
+    (best,) = (r for r in rows if r.method == "BBCU-L" and r.scale == 4)
+    assert (
+        [str(x) for x in best.figures["Set5"]] == ["31.79", "0.8905"]
+        and best.ops == 79.20
+        and "Table 1" in best.about
+    )
+
+
+def test_a_figure_without_a_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = PUBLISHED.read_text().splitlines()
+    for bad in (
+        "E2FIF,SRResNet,4,W1A1,,,31.33/0.880,,,,,M,memory",
+        "E2FIF,SRResNet,4,W1A1,,,31.33/0.880,,,,,P,",
+    ):
+        (tmp_path / "p.csv").write_text("\n".join([*lines[:6], bad]))
+        monkeypatch.setattr("bitsr.eval.table.PUBLISHED", tmp_path / "p.csv")
+        with pytest.raises(ValueError, match="no grade or source"):
+            published.__wrapped__()
+
+
+def test_rows_stand_by_backbone_and_scale() -> None:
+    mine = [Row("a", "edsr", 2, PACKED), Row("b", "srresnet", 4, PACKED), Row("c", "edsr", 2, PACKED)]
+    lines = list(Table(tuple(mine), ("Set5",), "matlab-y").lines())
+    assert [r.method for r in lines[:2]] == ["a", "c"]
+    places = [(r.backbone.lower().removesuffix(" without bn"), r.scale) for r in lines]
+    assert places == sorted(places) and set(places) == {("edsr", 2), ("srresnet", 4)}
+    text = Table(tuple(mine), ("Set5",), "matlab-y").markdown()
+    assert text.count("| *BBCU-L* | *SRResNet without BN* | *x4* | *31.79 / 0.8905* |") == 1
+    assert "*30.34 / 0.864*" in text  # the digits that were printed
+
+
+def beside(name: str) -> set[str]:
+    """The published methods and backbones beside a packaged recipe."""
+    made = recipe.load(name)
+    lines = Table((Row("m", _backbone(made), made.scale, PACKED),), ("Set5",), "matlab-y").lines()
+    return {f"{row.method} {row.backbone}" for row in lines if row.how == IN_PRINT}
+
+
+def test_published_rows_stand_beside_their_own_backbone() -> None:
+    """And only there: SRGAN's beside SRGAN, those of a net without batch norm not beside Ledig's with it."""
+    assert beside("ma-srgan-x4") == {"Ma et al. SRGAN"}
+    ma, bbcu, e2fif = beside("ma-srresnet-x4"), beside("bbcu-m-x4"), beside("e2fif-srresnet-x4")
+    assert {"Ma et al. SRResNet", "BAM SRResNet"} <= ma and all(x.endswith(" SRResNet") for x in ma)
+    assert {"BBCU-M SRResNet without BN", "float SRResNet-Lite"} <= bbcu and not bbcu & ma
+    assert ma < e2fif and "BBCU-M SRResNet without BN" in e2fif
+    assert "IBTM EDSR" in beside("e2fif-edsr-x4")
+    assert beside("e2fif-rdn-x4") == beside("float-espcn-x4") == beside("ma-lapsrn-x4") == set()
+    assert set(BACKBONES) <= NETS.keys() | {f"{name}{ADVERSARIAL}" for name in NETS}
+    assert {name for names in BACKBONES.values() for name in names} <= {row.backbone for row in published()}

@@ -1,0 +1,168 @@
+"""The benchmarks run, at the smallest size; their figures are not tested."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+if not (ROOT / "bench").is_dir():
+    pytest.skip("no bench folder in a source distribution", allow_module_level=True)
+sys.path.insert(0, str(ROOT))
+
+from bench import race as module  # noqa: E402
+from bench import sizes  # noqa: E402
+from bench.contenders import NETS, Contender, contenders  # noqa: E402
+from bench.nets import layers, random_int8, random_packed  # noqa: E402
+from bench.task import Task  # noqa: E402
+from bitsr.engine import Engine, isas  # noqa: E402
+from bitsr.eval.complexity import count  # noqa: E402
+from bitsr.folders import data_folder  # noqa: E402
+
+
+def task(tmp_path, **kw) -> Task:
+    return Task(16, 12, cache=str(tmp_path), **kw)
+
+
+def test_the_list_of_contenders():
+    every = contenders(isas())
+    names = [c.name for c in every]
+    assert len(set(names)) == len(names) and names[0] == f"bitsr {isas()[0]}"
+    assert {c.net for c in every} == set(NETS)
+    for name in NETS.values():
+        assert count(layers(name, 4)).at()[1] > 0
+    assert count(layers("srresnet-binary", 4)).binary_weights == 32 * 64 * 64 * 9
+    assert count(layers("srresnet", 4)).binary_macs == 0
+
+
+def test_the_random_net_runs_on_the_engine():
+    packed = random_packed(3, 64, 2)
+    sr = Engine(packed, threads=1).run(np.zeros((5, 7), np.int16))
+    assert sr.shape == (15, 21) and sr.dtype == np.int16
+    for one_bit in (True, False):
+        assert Engine(random_int8(64, 1, 9, one_bit, 2), threads=1).run(np.zeros((5, 7), np.int16)).shape == (
+            5,
+            7,
+        )
+
+
+def test_front(tmp_path, monkeypatch):
+    """A packed net and a float one in its engines, each judged by its own pictures."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from bench.front import front
+    from bitsr.nets.small import ESPCN
+    from bitsr.pack.onnx import to_onnx
+
+    monkeypatch.setenv("BITSR_DATA", str(tmp_path))
+    rng = np.random.default_rng(0)
+    for name in ("valid", "Some"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.fromarray(rng.integers(0, 256, (40, 44, 3), np.uint8)).save(tmp_path / name / f"{i}.png")
+    random_packed(2, 64, 1).write(tmp_path / "bits.bsr")
+    torch.manual_seed(0)
+    to_onnx(ESPCN(2, 8, 1).eval(), tmp_path / "small.onnx")
+    nets = [str(tmp_path / "bits.bsr"), str(tmp_path / "small.onnx")]
+    front(nets, ["Some"], task(tmp_path, threads=1), 1, 0.0, tmp_path / "out")
+    with (tmp_path / "out" / "front.csv").open(newline="") as f:
+        rows = {(r["net"], r["engine"]): r for r in csv.DictReader(f)}
+    assert {("bits", "bitsr"), ("small", "ONNX Runtime float32"), ("small", "ONNX Runtime int8")} <= set(rows)
+    assert all(float(r["ms"]) > 0 and float(r["Some"]) > 0 for r in rows.values())
+    assert len({r["Some"] for r in rows.values()}) > 1
+    assert (tmp_path / "out" / "front.png").stat().st_size > 0
+
+
+def test_sizes():
+    text = sizes.report([(16, 12), (33, 7)], [1, 2], 1)
+    rows = [line for line in text.splitlines() if line.startswith(("| 16x12", "| 33x7"))]
+    assert [line.split(" | ")[:2] for line in rows] == [
+        [f"| {s}", n] for s in ("16x12", "33x7") for n in ("1", "2")
+    ]
+    assert all(float(cell.rstrip(" |%")) >= 0 for line in rows for cell in line.split(" | ")[1:])
+
+
+def test_a_race(tmp_path, monkeypatch):
+    absent = Contender("absent", next(iter(NETS)), "no_such_library", lambda task: None)
+    broken = Contender(
+        "OpenVINO broken", next(iter(NETS)), "bitsr", lambda task: None
+    )  # unknown to the worker
+    monkeypatch.setattr(module, "contenders", lambda paths: [*contenders(paths), absent, broken])
+    said = []
+    wanted = ["bitsr scalar", "absent", "OpenVINO broken"]
+    result = module.race(task(tmp_path), [1, 2], 2, wanted, 0.0, said.append)
+    assert [(e.contender.name, e.task.threads, len(e.seconds)) for e in result.entries] == [
+        ("bitsr scalar", 1, 2),
+        ("bitsr scalar", 2, 2),
+    ]
+    assert all(e.process.returncode == 0 for e in result.entries)
+    assert [name for name, _ in result.skipped] == [f"{n} ({i})" for n in wanted[1:] for i in (1, 2)]
+    assert "no_such_library is not installed" in result.skipped[0][1]
+
+    module.write_csv(result, tmp_path / "race.csv")
+    with (tmp_path / "race.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == 4 and all(float(r["seconds"]) > 0 for r in rows) and rows[0]["width"] == "16"
+    text = module.markdown(result)
+    assert "## 2 threads" in text and "| bitsr scalar |" in text and "- absent (1): " in text
+    assert not list(tmp_path.glob("picture-*"))
+
+
+def test_a_worker_answers_errors_in_json(tmp_path):
+    command = [sys.executable, "-m", "bench.worker", "bitsr mmx", task(tmp_path).json()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, input="")
+    assert "mmx" in json.loads(done.stdout)["error"]
+
+
+def test_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    result = module.race(task(tmp_path), [1], 1, ["bitsr scalar"], 0.0)
+    module.plot(result, tmp_path / "race.png")
+    assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+def test_ceilings():
+    from bench.kernel import ceilings
+
+    top = ceilings(rounds=1, seconds=0.002)
+    assert top["clock"][0] == "cycle" and all(rate > 0 for _, rate in top.values())
+
+
+def test_train(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("lightning_fabric")
+    if not (data_folder() / "train").is_dir():
+        pytest.skip("no training pictures (BITSR_DATA)")
+    from bench import train
+
+    small = "net.args={channels = 8, blocks = 1, method = 'e2fif'}"
+    monkeypatch.setattr(train, "SETTINGS", {k: train.SETTINGS[k] for k in ("float32", train.PLAIN, "int8")})
+    monkeypatch.setattr(train.torch, "set_num_threads", lambda n: None)
+    text = train.report("ranking-x4", [small, "data.patch=8", "train.compile=false"], 1, 1, steps=1)
+    assert "| float32 |" in text and "| int8 |" in text and train.PLAIN not in text
+    teacher = ["net.args.channels=32", "net.args.blocks=1", "data.patch=8", "data.shrink=[]"]
+    assert train.PLAIN in train.report("teacher-srresnet-x2-cpu", teacher, 1, 1, steps=1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs wait4")
+def test_memory():
+    from bench.memory import measure
+
+    seconds, peak = measure([sys.executable, "-c", "x = bytes(50 << 20)"])
+    assert seconds > 0 and peak > 50
+    with pytest.raises(RuntimeError, match="ended with 3: sorry"):
+        measure([sys.executable, "-c", "import sys; print('sorry', file=sys.stderr); sys.exit(3)"])
+
+
+def test_an_unknown_size_is_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--lr", "big"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode and "WIDTHxHEIGHT" in done.stderr and "Traceback" not in done.stderr

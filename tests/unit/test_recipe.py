@@ -1,0 +1,175 @@
+"""Recipes: every packaged one builds, and every mistake is one line that names the file and the key."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pydantic")
+
+from bitsr.methods.literature import METHODS  # noqa: E402
+from bitsr.train import recipe as recipes  # noqa: E402
+from bitsr.train.recipe import RecipeError, load  # noqa: E402
+
+MINIMAL = """
+scale = 4
+[net]
+name = "srresnet"
+args = { channels = 8, blocks = 1 }
+[train]
+iterations = 100
+lr = 1e-3
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    path = tmp_path / "minimal.toml"
+    path.write_text(MINIMAL)
+    return path
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_packaged(name: str) -> None:
+    recipe = load(name)
+    assert recipe.source
+    with torch.device("meta"):  # the shapes alone
+        net = recipes.build(recipe)
+    assert sum(p.numel() for p in net.parameters()) > 0
+
+
+def test_published_settings() -> None:
+    """E2FIF, released train.sh: HR patch 192, batch 16, 300 epochs of 1000, Adam 2e-4 halved at epoch 200,
+    L1."""
+    nets = {"srresnet": (64, 16), "edsr": (256, 32), "rcan": (64, 5), "rdn": (64, 8)}
+    for scale, name in itertools.product((2, 3, 4), nets):
+        r = load(f"e2fif-{name}-x{scale}")
+        assert (r.scale, r.scale * r.data.patch, r.data.batch, r.data.colour) == (scale, 192, 16, "y")
+        assert (r.iterations, r.train.betas, r.train.eps, r.train.loss) == (300_000, (0.9, 0.999), 1e-8, "l1")
+        assert (r.net.name, r.net.args["channels"], r.net.args["blocks"]) == (name, *nets[name])
+        (stage,) = r.stages
+        rates = [r.rate(stage, i) for i in (0, 199_999, 200_000, 299_999)]
+        assert rates == pytest.approx([2e-4, 2e-4, 1e-4, 1e-4])
+        assert not r.train.ema and not r.train.clip and r.train.precision == "32"
+
+
+def test_two_stages_share_their_keys() -> None:
+    r = load("e2fif-srresnet-x4-two-stage", ["net.args.channels=4", "net.args.blocks=1"])
+    first, second = (recipes.build(r, stage) for stage in r.stages)
+    assert first.state_dict().keys() == second.state_dict().keys()
+    assert [m.weight_mode for m in first.modules() if hasattr(m, "weight_mode")] == ["float"] * 2
+    assert [m.weight_mode for m in second.modules() if hasattr(m, "weight_mode")] == ["identity"] * 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_ranking_takes_every_method(method: str) -> None:
+    r = load("ranking-x4", [f"net.args.method={method}"])
+    assert r.net.args == {"method": method, "channels": 64, "blocks": 16} and len(r.stages) == 1
+
+
+def test_schedules(minimal: Path) -> None:
+    r = load(minimal, ["train.schedule=cosine", "train.warmup=10"])
+    (stage,) = r.stages
+    rates = [r.rate(stage, i) for i in range(100)]
+    assert rates[0] == pytest.approx(1e-4, rel=1e-3) and max(rates) == pytest.approx(1e-3, rel=0.05)
+    assert rates[10:] == sorted(rates[10:], reverse=True) and 0 < rates[-1] < 1e-6
+    r = load(minimal, ["train.schedule=step", "train.milestones=[50, 80]", "train.gamma=0.1"])
+    assert [r.rate(stage, i) for i in (49, 50, 80)] == pytest.approx([1e-3, 1e-4, 1e-5])
+
+
+def test_assignments(minimal: Path) -> None:
+    r = load(minimal, ["train.lr=5e-4", "data.root=/some/where", "net.args.binary=false", "train.ema=0.99"])
+    assert load(minimal, ["train.precision=32"]).train.precision == "32"
+    assert (r.train.lr, r.data.root, r.net.args["binary"], r.train.ema) == (5e-4, "/some/where", False, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("train.lrr=1", "train.lrr: unknown key"),
+        ("train.lr=-1", "train.lr: "),
+        ("train.lr=fast", "train.lr: "),
+        ("train.lr=nan", "train.lr: "),
+        ("train.loss=ssim", "unknown loss 'ssim'"),
+        ("train.schedule=step", "wants milestones"),
+        ("train.milestones=[5]", "milestones"),
+        ("train.precision=16", "train.precision: "),
+        ("train.ema=1", "train.ema: "),
+        ("train.betas=[0.9, 1.0]", "betas"),
+        ("train.stages=[{iterations=1, lr=1.0}]", "either stages or"),
+        ("scale=0", "scale: "),
+        ("net.name=vgg", "unknown net 'vgg'"),
+        ("net.args.depth=3", "net arguments: "),
+        ("net.args.blocks=0", "net arguments: "),
+        ("net.args.blocks=many", "net arguments: "),
+        ("data.patch=0", "data.patch: "),
+        ("data.colour=rgb", "data.colour: "),
+        ("data.repeats=[1, 2]", "repeats"),
+        ("data.valid_crop=2", "valid_crop"),
+        ("data.truth=0.5", "truth has no meaning without teachers"),
+        ("train.lr", "--set wants key=value"),
+        ("scale.x=1", "is a value, not a section"),
+    ],
+)
+def test_mistakes(minimal: Path, assignment: str, words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(minimal, [assignment])
+    message = str(caught.value)
+    assert words in message and "\n" not in message
+    assert str(minimal) in message or "--set" in message
+
+
+def test_the_objective_names_the_teachers() -> None:
+    teachers = '["some/where/one.latent.safetensors", "two"]'
+    objective = lambda *sets: load("house-srresnet-x4", sets).objective  # noqa: E731
+    assert objective() == "l1"
+    assert objective('data.teachers=["two"]') == "l1 from what two makes of LR"
+    assert (
+        objective(f"data.teachers={teachers}", "data.truth=0.25")
+        == "l1 from what one, two make of LR, mixed with 0.25 of HR"
+    )
+
+
+def test_an_adversary_wants_no_teacher() -> None:
+    with pytest.raises(RecipeError, match="wants pictures, not"):
+        load("ma-srgan-x4", ['data.teachers=["house-srresnet-x4"]'])
+
+
+def test_a_base(tmp_path: Path, minimal: Path) -> None:
+    """What a recipe leaves out comes from its base, key by key; assignments come last."""
+    middle, top = tmp_path / "middle.toml", tmp_path / "top.toml"
+    middle.write_text('base = "minimal.toml"\nscale = 2\nnet.args.blocks = 3\ndata.repeats = [4]\n')
+    top.write_text('base = "middle.toml"\ntrain.lr = 1e-4\n')
+    r = load(top, ["net.args.channels=4"])
+    assert (r.scale, r.net.args, r.train.lr) == (2, {"channels": 4, "blocks": 3}, 1e-4)
+    assert (r.train.iterations, r.data.repeats) == (100, [4])
+    top.write_text('base = "e2fif-srresnet-x4"\n')
+    assert load(top) == load("e2fif-srresnet-x4")
+    minimal.write_text('base = "top.toml"\n' + MINIMAL)
+    for wrong, words in (
+        ("middle.toml", "leads back"),
+        ("absent", "no such recipe file"),
+        (3, "name of a recipe"),
+    ):
+        top.write_text(f"base = {wrong!r}\n")
+        with pytest.raises(RecipeError, match=words):
+            load(top)
+
+
+def test_mistakes_in_the_file(tmp_path: Path, minimal: Path) -> None:
+    with pytest.raises(RecipeError, match=r"packaged recipes: .*e2fif-srresnet-x4"):
+        load("e2fif-srresnet-x5")
+    with pytest.raises(RecipeError, match="no such recipe"):
+        load(tmp_path / "absent.toml")
+    minimal.write_text("scale = ")
+    with pytest.raises(RecipeError, match=r"minimal\.toml"):
+        load(minimal)
+    minimal.write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match=r"minimal\.toml"):
+        load(minimal)
+    minimal.write_text(MINIMAL.replace("lr = 1e-3", ""))
+    with pytest.raises(RecipeError, match="iterations and lr are wanted"):
+        load(minimal)
