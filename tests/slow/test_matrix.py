@@ -12,22 +12,22 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("pydantic", reason="recipes need pydantic")
 
-from test_pack import q, scene  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from test_pack import q, scene
+from torch import nn
+from torch.nn import functional as F
 
-from bitsr import reference  # noqa: E402
-from bitsr.engine import Engine, isas  # noqa: E402
-from bitsr.layers.binarizers import ACTIVATIONS, BasesConv2d  # noqa: E402
-from bitsr.layers.ops import Eager, Net, Walk  # noqa: E402
-from bitsr.methods.literature import METHODS, Unit, units  # noqa: E402
-from bitsr.model_file import Op, Packed  # noqa: E402
-from bitsr.nets import NETS, rcan, rdn  # noqa: E402
-from bitsr.nets.msrresnet import BINARIZED  # noqa: E402
-from bitsr.nets.srresnet import SRResNet  # noqa: E402
-from bitsr.nets.upsamplers import TAILS  # noqa: E402
-from bitsr.pack.emit import LUMA, PackError, _chain, _Emit, _Range, pack  # noqa: E402
-from bitsr.train import recipe  # noqa: E402
+from bitsr import reference
+from bitsr.engine import Engine, isas
+from bitsr.layers.binarizers import ACTIVATIONS, BasesConv2d
+from bitsr.layers.ops import Eager, Net, Walk
+from bitsr.methods.literature import METHODS, Unit, units
+from bitsr.model_file import Op, Packed
+from bitsr.nets import NETS, rcan, rdn
+from bitsr.nets.msrresnet import BINARIZED
+from bitsr.nets.srresnet import SRResNet
+from bitsr.nets.upsamplers import TAILS
+from bitsr.pack.emit import LUMA, PackError, _chain, _Emit, _Range, pack
+from bitsr.train import recipe
 
 SMALL: dict[str, list[dict[str, Any]]] = {
     "srresnet": [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from native import Jobs, build, need
 from random_nets import Maker, attention, everything, srresnet
-from test_packed import GOOD, HOSTILE
+from test_model_file import GOOD, HOSTILE
 from test_qconv import SHAPES, extreme, net
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sanitizers of g++ on Linux")

@@ -11,14 +11,14 @@ import pytest
 torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
-from safetensors.torch import save  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from safetensors.torch import save
+from torch.nn import functional as F
 
-from bitsr.eval.metrics import rgb_to_y  # noqa: E402
-from bitsr.folders import data_folder  # noqa: E402
-from bitsr.imresize import imresize  # noqa: E402
-from bitsr.train import data  # noqa: E402
-from bitsr.train.data import Crops, DataError, Pairs, find_pairs, load_pairs, to_y  # noqa: E402
+from bitsr.eval.metrics import rgb_to_y
+from bitsr.folders import data_folder
+from bitsr.imresize import imresize
+from bitsr.train import data
+from bitsr.train.data import Crops, DataError, Pairs, find_pairs, load_pairs, to_y
 
 
 def picture(path: Path, h: int, w: int, seed: int = 0) -> np.ndarray:

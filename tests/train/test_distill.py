@@ -11,10 +11,10 @@ import pytest
 torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
-from bitsr.train import checkpoint, recipe  # noqa: E402
-from bitsr.train import distill as module  # noqa: E402
-from bitsr.train.data import DataError, Pairs, find_pairs, load_pairs  # noqa: E402
-from bitsr.train.distill import by_torch, teach  # noqa: E402
+from bitsr.train import checkpoint, recipe
+from bitsr.train import distill as module
+from bitsr.train.data import DataError, Pairs, find_pairs, load_pairs
+from bitsr.train.distill import by_torch, teach
 
 CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
 

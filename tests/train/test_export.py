@@ -13,12 +13,12 @@ pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from test_pack import trained_like  # noqa: E402
+from test_pack import trained_like
 
-from bitsr.cli.main import main  # noqa: E402
-from bitsr.nets.srresnet import SRResNet  # noqa: E402
-from bitsr.pack.onnx import to_onnx  # noqa: E402
-from bitsr.train import recipe  # noqa: E402
+from bitsr.cli.main import main
+from bitsr.nets.srresnet import SRResNet
+from bitsr.pack.onnx import to_onnx
+from bitsr.train import recipe
 
 
 def run(path: Path, y: np.ndarray) -> np.ndarray:

@@ -9,17 +9,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from torch import Tensor
+from torch.nn import functional as F
 
-from bitsr.layers.binarizers import BinaryConv2d, in_bytes  # noqa: E402
-from bitsr.layers.ops import EAGER  # noqa: E402
-from bitsr.methods.literature import House  # noqa: E402
+from bitsr.layers.binarizers import BinaryConv2d, in_bytes
+from bitsr.layers.ops import EAGER
+from bitsr.methods.literature import House
 from bitsr.train.fast import (
     fused,
-    int8,  # noqa: E402
+    int8,
 )
-from bitsr.train.fast.int8 import int8_conv, int8_conv_weight, sign_conv  # noqa: E402
+from bitsr.train.fast.int8 import int8_conv, int8_conv_weight, sign_conv
 
 
 def signs(*shape: int, seed: int) -> Tensor:

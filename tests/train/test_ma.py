@@ -12,20 +12,20 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
 Image = pytest.importorskip("PIL.Image")
 
-from lightning_fabric import Fabric  # noqa: E402
-from test_pack import q, scene  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from lightning_fabric import Fabric
+from test_pack import q, scene
+from torch import nn
+from torch.nn import functional as F
 
-from bitsr import reference  # noqa: E402
-from bitsr.engine import Engine, isas  # noqa: E402
-from bitsr.folders import data_folder  # noqa: E402
-from bitsr.imresize import imresize  # noqa: E402
-from bitsr.model_file import Packed  # noqa: E402
-from bitsr.nets import NETS  # noqa: E402
-from bitsr.pack.emit import LUMA, pack  # noqa: E402
+from bitsr import reference
+from bitsr.engine import Engine, isas
+from bitsr.folders import data_folder
+from bitsr.imresize import imresize
+from bitsr.model_file import Packed
+from bitsr.nets import NETS
+from bitsr.pack.emit import LUMA, pack
 from bitsr.train import checkpoint, data, recipe
-from bitsr.train import gan as adversarial  # noqa: E402
+from bitsr.train import gan as adversarial
 from bitsr.train import losses as loss
 from bitsr.train import run as loop
 

@@ -10,11 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pydantic")
 
-from torch import Tensor  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from torch import Tensor
+from torch.nn import functional as F
 
-from bitsr.nets.srresnet import SRResNet  # noqa: E402
-from bitsr.train.checkpoint import CheckpointError, initialise, load_any, load_net  # noqa: E402
+from bitsr.nets.srresnet import SRResNet
+from bitsr.train.checkpoint import CheckpointError, initialise, load_any, load_net
 
 
 def state_dict(scale: int, channels: int = 12, blocks: int = 2) -> dict[str, Tensor]:

@@ -7,12 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="packing needs torch")
 
-from bitsr import reference  # noqa: E402
-from bitsr.engine import Engine, isas  # noqa: E402
-from bitsr.layers.ops import Net  # noqa: E402
-from bitsr.model_file import Packed  # noqa: E402
-from bitsr.nets.srresnet import SRResNet  # noqa: E402
-from bitsr.pack.emit import LUMA, PackError, check, pack, pack_checkpoint, pack_signs  # noqa: E402
+from bitsr import reference
+from bitsr.engine import Engine, isas
+from bitsr.layers.ops import Net
+from bitsr.model_file import Packed
+from bitsr.nets.srresnet import SRResNet
+from bitsr.pack.emit import LUMA, PackError, check, pack, pack_checkpoint, pack_signs
 
 
 def trained_like(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("lightning_fabric")
 Image = pytest.importorskip("PIL.Image")
 
-from bitsr.cli.main import main  # noqa: E402
-from bitsr.eval.table import (  # noqa: E402
+from bitsr.cli.main import main
+from bitsr.eval.table import (
     ADVERSARIAL,
     BACKBONES,
     FAILED,
@@ -31,10 +31,10 @@ from bitsr.eval.table import (  # noqa: E402
     table,
     with_budget,
 )
-from bitsr.model_file import Packed  # noqa: E402
-from bitsr.nets import NETS  # noqa: E402
+from bitsr.model_file import Packed
+from bitsr.nets import NETS
 from bitsr.pack import emit as pack
-from bitsr.train import checkpoint, recipe  # noqa: E402
+from bitsr.train import checkpoint, recipe
 
 RECIPE = """
 scale = 2

@@ -19,18 +19,18 @@ pytest.importorskip("lightning_fabric")
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
 
-from lightning_fabric import Fabric  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bitsr.eval.metrics import psnr, to_8bit  # noqa: E402
-from bitsr.folders import data_folder  # noqa: E402
-from bitsr.nets.srresnet import SRResNet  # noqa: E402
-from bitsr.train import checkpoint, data, recipe  # noqa: E402
+from bitsr.eval.metrics import psnr, to_8bit
+from bitsr.folders import data_folder
+from bitsr.nets.srresnet import SRResNet
+from bitsr.train import checkpoint, data, recipe
 from bitsr.train import run as loop
-from bitsr.train.checkpoint import CheckpointError  # noqa: E402
-from bitsr.train.muon import FLOAT_RMS, Muon  # noqa: E402
-from bitsr.train.run import TrainError, train  # noqa: E402
+from bitsr.train.checkpoint import CheckpointError
+from bitsr.train.muon import FLOAT_RMS, Muon
+from bitsr.train.run import TrainError, train
 
 SRC = Path(__file__).parents[2] / "src"
 BASE = {

@@ -16,14 +16,14 @@ if not (ROOT / "bench").is_dir():
     pytest.skip("no bench folder in a source distribution", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from bench import race as module  # noqa: E402
-from bench import sizes  # noqa: E402
-from bench.contenders import NETS, Contender, contenders  # noqa: E402
-from bench.nets import layers, random_int8, random_packed  # noqa: E402
-from bench.task import Task  # noqa: E402
-from bitsr.engine import Engine, isas  # noqa: E402
-from bitsr.eval.complexity import count  # noqa: E402
-from bitsr.folders import data_folder  # noqa: E402
+from bench import race as module
+from bench import sizes
+from bench.contenders import NETS, Contender, contenders
+from bench.nets import layers, random_int8, random_packed
+from bench.task import Task
+from bitsr.engine import Engine, isas
+from bitsr.eval.complexity import count
+from bitsr.folders import data_folder
 
 
 def task(tmp_path, **kw) -> Task:

@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor  # noqa: E402
+from torch import Tensor
 
-from bitsr.layers.binarizers import ACTIVATIONS, WEIGHTS, BinaryConv2d, RunningNorm, sign_ede  # noqa: E402
-from bitsr.nets import NETS  # noqa: E402
+from bitsr.layers.binarizers import ACTIVATIONS, WEIGHTS, BinaryConv2d, RunningNorm, sign_ede
+from bitsr.nets import NETS
 
 
 def signs(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from test_counting import tiny
+from test_complexity import tiny
 from test_evaluate import picture, save
 
 from bitsr.cli.main import main

@@ -10,17 +10,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from torch import Tensor
+from torch.nn import functional as F
 
-from bitsr.engine import Engine  # noqa: E402
-from bitsr.eval.complexity import count  # noqa: E402
-from bitsr.eval.net_complexity import describe, layers  # noqa: E402
-from bitsr.layers.binarizers import sign_mean  # noqa: E402
-from bitsr.layers.ops import EAGER  # noqa: E402
-from bitsr.methods.literature import METHODS, XNOR, Block, House, Unit, units  # noqa: E402
-from bitsr.nets.srresnet import SRResNet  # noqa: E402
-from bitsr.pack.emit import LUMA, PackError, pack  # noqa: E402
+from bitsr.engine import Engine
+from bitsr.eval.complexity import count
+from bitsr.eval.net_complexity import describe, layers
+from bitsr.layers.binarizers import sign_mean
+from bitsr.layers.ops import EAGER
+from bitsr.methods.literature import METHODS, XNOR, Block, House, Unit, units
+from bitsr.nets.srresnet import SRResNet
+from bitsr.pack.emit import LUMA, PackError, pack
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "e2fif": [{}, {"slope": 1.0}],

@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
+from torch import nn
 
-from bitsr.symmetry import turned  # noqa: E402
-from bitsr.train.muon import (  # noqa: E402
+from bitsr.symmetry import turned
+from bitsr.train.muon import (
     FLOAT_RMS,
     MOMENTUM,
     RMS,

@@ -10,17 +10,17 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pydantic")
 
-from test_pack import scene, trained_like  # noqa: E402
-from torch import nn  # noqa: E402
+from test_pack import scene, trained_like
+from torch import nn
 
-from bitsr.cli.main import main  # noqa: E402
-from bitsr.eval.complexity import Count, count, packed_layers, packed_radius  # noqa: E402
-from bitsr.eval.net_complexity import CountError, as_published, layers  # noqa: E402
-from bitsr.methods.literature import METHODS  # noqa: E402
-from bitsr.nets import NETS  # noqa: E402
-from bitsr.nets.srresnet import EDSR, SRResNet  # noqa: E402
-from bitsr.pack.emit import pack  # noqa: E402
-from bitsr.train import recipe  # noqa: E402
+from bitsr.cli.main import main
+from bitsr.eval.complexity import Count, count, packed_layers, packed_radius
+from bitsr.eval.net_complexity import CountError, as_published, layers
+from bitsr.methods.literature import METHODS
+from bitsr.nets import NETS
+from bitsr.nets.srresnet import EDSR, SRResNet
+from bitsr.pack.emit import pack
+from bitsr.train import recipe
 
 
 def of(make, *args, **kw) -> Count:

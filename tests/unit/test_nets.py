@@ -9,18 +9,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn  # noqa: E402
-from torch._dynamo.testing import CompileCounter  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch.nn import functional as F
 
-from bitsr.imresize import imresize  # noqa: E402
-from bitsr.layers.ops import ByParts  # noqa: E402
-from bitsr.nets import NETS  # noqa: E402
-from bitsr.nets.msrresnet import BINARIZED, MSRResNet  # noqa: E402
-from bitsr.nets.rcan import RCAN, VARIANTS, WIRINGS  # noqa: E402
-from bitsr.nets.rdn import RDN  # noqa: E402
-from bitsr.nets.srresnet import SRResNet  # noqa: E402
-from bitsr.nets.upsamplers import TAILS, consistency, interpolation, steps  # noqa: E402
+from bitsr.imresize import imresize
+from bitsr.layers.ops import ByParts
+from bitsr.nets import NETS
+from bitsr.nets.msrresnet import BINARIZED, MSRResNet
+from bitsr.nets.rcan import RCAN, VARIANTS, WIRINGS
+from bitsr.nets.rdn import RDN
+from bitsr.nets.srresnet import SRResNet
+from bitsr.nets.upsamplers import TAILS, consistency, interpolation, steps
 
 
 def settled(net: nn.Module) -> nn.Module:

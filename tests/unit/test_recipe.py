@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pydantic")
 
-from bitsr.methods.literature import METHODS  # noqa: E402
-from bitsr.train import recipe as recipes  # noqa: E402
-from bitsr.train.recipe import RecipeError, load  # noqa: E402
+from bitsr.methods.literature import METHODS
+from bitsr.train import recipe as recipes
+from bitsr.train.recipe import RecipeError, load
 
 MINIMAL = """
 scale = 4

@@ -13,17 +13,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("pydantic", reason="recipes need pydantic")
 
-from test_pack import q, scene  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
+from test_pack import q, scene
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from bitsr import reference  # noqa: E402
-from bitsr.engine import Engine, isas  # noqa: E402
-from bitsr.pack.emit import pack  # noqa: E402
-from bitsr.symmetry import ORIENTATIONS, times, turned  # noqa: E402
-from bitsr.train import checkpoint, recipe  # noqa: E402
-from bitsr.train.equivariance import Symmetry, shaped  # noqa: E402
-from bitsr.upscaler import Upscaler  # noqa: E402
+from bitsr import reference
+from bitsr.engine import Engine, isas
+from bitsr.pack.emit import pack
+from bitsr.symmetry import ORIENTATIONS, times, turned
+from bitsr.train import checkpoint, recipe
+from bitsr.train.equivariance import Symmetry, shaped
+from bitsr.upscaler import Upscaler
 
 HOUSE: dict[str, Any] = {"method": "house", "options": {"maps": True, "norm": True, "slope": 1.0}}
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
