@@ -11,7 +11,6 @@ from lightning_fabric import Fabric
 
 from bitsr.train import recipe
 from bitsr.train import run as loop
-from bitsr.train.fast.winograd import Conv3x3
 
 from . import machine
 

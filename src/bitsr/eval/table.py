@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..engine import Engine
-from ..methods.literature import METHODS
+from ..methods import METHODS
 from ..model_file import Packed
-from ..pack.emit import LUMA, PackError, pack_checkpoint
+from ..pack import PackError, pack_checkpoint
+from ..pack.fold import LUMA
 from ..source import kind
 from ..train import run as loop
 from ..train.checkpoint import load_net

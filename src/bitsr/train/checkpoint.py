@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from ..layers.binarizers import BinaryConv2d, WeightBinaryConv2d
+from ..layers.convs import BinaryConv2d, WeightBinaryConv2d
 from . import official
 from . import recipe as recipes
 

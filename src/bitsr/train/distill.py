@@ -14,9 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..symmetry import sum_over_turns
+from ..symmetry import sum_over_orientations
 from . import checkpoint, data, recipe
-from .fast.winograd import Conv3x3
 
 TOLD_EVERY = 60.0
 """Seconds between two lines that tell how far a teacher is."""
@@ -51,14 +50,12 @@ def by_torch(net: nn.Module, device: torch.device) -> Callable[[NDArray[np.float
         return sr.cpu().numpy().astype(np.float64)
 
     turns = getattr(net, "order", 1) == 8
-    return run if turns else lambda y: sum_over_turns(run, y) / 8
+    return run if turns else lambda y: sum_over_orientations(run, y) / 8
 
 
 def _trained(path: Path, device: torch.device) -> _Teacher:
     net, facts = checkpoint.load_net(path)
     net.to(device)
-    for module in net.modules():
-        module.training = isinstance(module, Conv3x3)  # by the products of training: three times as fast
     return _Teacher(recipe.net_name(path), int(facts["recipe"]["scale"]), by_torch(net, device))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..symmetry import ORIENTATIONS, turned
+from ..symmetry import ORIENTATIONS, expand_symmetric
 from .equivariance import flat, shaped
 
 MOMENTUM = 0.95
@@ -35,7 +35,7 @@ def orthogonalised(x: Tensor) -> Tensor:
     return (_root(gram / size) * size.rsqrt()).to(x.dtype) @ x
 
 
-def orthogonalised_turns(x: Tensor) -> Tensor:
+def orthogonalised_tied(x: Tensor) -> Tensor:
     """(L, 8 F, N) -> (L, F, N): the rows of the first orientation of ``orthogonalised`` x, whose rows come in fields of
     the eight orientations of ``turns`` and are tied over them.
 
@@ -157,10 +157,10 @@ class Muon(torch.optim.Adam):
         """(L, O, k k I) -> the same: x orthogonalised, times ``size``; of tied filters bit for bit alike."""
         if not self.turns:
             return orthogonalised(x) * size
-        own = orthogonalised_turns(x) * size
+        own = orthogonalised_tied(x) * size
         if shape not in self.places:
             o, i, *k = shape
-            places = turned(np.arange(o // 8 * x.shape[2], dtype=np.int32).reshape(o // 8, *k, i))
+            places = expand_symmetric(np.arange(o // 8 * x.shape[2], dtype=np.int32).reshape(o // 8, *k, i))
             self.places[shape] = torch.from_numpy(places.ravel()).to(x.device)
         return own.flatten(1).index_select(1, self.places[shape]).view_as(x)
 

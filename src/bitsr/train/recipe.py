@@ -29,7 +29,7 @@ from pydantic import (
 from torch import nn
 
 from ..folders import RECIPES
-from ..layers.binarizers import BinaryConv2d
+from ..layers.convs import BinaryConv2d
 from ..nets import NETS
 from .equivariance import Symmetry
 from .losses import LOSSES, PYRAMIDS

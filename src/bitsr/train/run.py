@@ -29,12 +29,12 @@ from lightning_fabric import Fabric  # before any torch.compile, whose arguments
 from torch import Tensor, nn
 
 from ..folders import data_folder
-from ..layers.binarizers import BinaryConv2d
-from ..layers.ops import ByParts, Eager
-from ..methods.literature import FloatBlock
+from ..layers.convs import BinaryConv2d
+from ..layers.ops import CompiledBlocks, TorchOps
+from ..nets.blocks import FloatBlock
 from . import checkpoint, data
 from .distill import teach
-from .fast.winograd import Conv3x3
+from .fast import accelerate
 from .gan import Adversary
 from .losses import LOSSES, PYRAMIDS
 from .muon import Muon
@@ -224,7 +224,7 @@ def over_devices(fabric: Fabric, x: Tensor, op: str) -> float:
 class Walked(nn.Module):
     """A net whose forward walks with g."""
 
-    def __init__(self, net: nn.Module, g: Eager) -> None:
+    def __init__(self, net: nn.Module, g: TorchOps) -> None:
         super().__init__()
         self.net, self.g = net, g
 
@@ -266,11 +266,7 @@ class Trainer:
             if "progress" in module._buffers:
                 module.progress = self.progress
         self.frozen = False
-        for module in self.net.modules():
-            if isinstance(module, BinaryConv2d):
-                module.int8 = t.int8 and not self.cuda
-            if isinstance(module, (BinaryConv2d, Conv3x3)):
-                module.halved = t.precision == "half" and self.cuda
+        accelerate(self.net, device, int8=t.int8, half=t.precision == "half")
         self.symmetry = symmetry(recipe, self.net)
         self.parameters = list(
             self.net.named_parameters()
@@ -288,8 +284,8 @@ class Trainer:
         self.loose = [(n, p) for n, p in self.parameters if p in loose]
         compiled = t.compiled(self.cuda)
         model = Pyramid(self.net) if t.loss in PYRAMIDS else self.net
-        if compiled and getattr(model, "parted", False):
-            model = Walked(self.net, ByParts())
+        if compiled and getattr(model, "has_repeated_blocks", False):
+            model = Walked(self.net, CompiledBlocks())
         elif compiled:
             model = cast(nn.Module, torch.compile(model))
         self.model, self.optimiser = fabric.setup(model, adam)

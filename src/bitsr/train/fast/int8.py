@@ -49,16 +49,16 @@ def _patches(x: Tensor, k: int) -> Tensor:
 
 # Inductor takes every four-dimensional tensor for (N, C, H, W): operations on (N, H, W, C) would be fed transposed.
 @torch.library.custom_op("bitsr::int8_conv", mutates_args=())
-def int8_conv(x: Tensor, w: Tensor, turned: bool) -> Tensor:
+def int8_conv(x: Tensor, w: Tensor, transposed: bool) -> Tensor:
     """x: (N, C, H, W) int8, w: (O, C, k, k) int8, each -1, 0 or 1 -> (N, O, H, W) int32, zero padding k // 2.
 
-    turned: the transpose, x of O channels to C. Results are channels_last.
+    transposed: the transposed convolution, from O channels to C. Results are channels_last.
     """
     x, w = x.contiguous(memory_format=LAST), w.contiguous(memory_format=LAST)
     (n, _, h, width), (o, c, k, _) = x.shape, w.shape
-    out = _empty(x, (n, c if turned else o, h, width))
-    if not native("sign_conv", (x, w, out), n, h, width, c, o, k, turned):
-        w = w.flip(2, 3).transpose(0, 1) if turned else w
+    out = _empty(x, (n, c if transposed else o, h, width))
+    if not native("sign_conv", (x, w, out), n, h, width, c, o, k, transposed):
+        w = w.flip(2, 3).transpose(0, 1) if transposed else w
         products = torch.ops.aten._int_mm(
             _patches(x, k), w.permute(2, 3, 1, 0).reshape(-1, len(w)).contiguous()
         )
@@ -86,8 +86,8 @@ def _empty(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 @int8_conv.register_fake
-def _(x: Tensor, w: Tensor, turned: bool) -> Tensor:
-    return _empty(x, (len(x), w.shape[1] if turned else len(w), *x.shape[2:]))
+def _(x: Tensor, w: Tensor, transposed: bool) -> Tensor:
+    return _empty(x, (len(x), w.shape[1] if transposed else len(w), *x.shape[2:]))
 
 
 @int8_conv_weight.register_fake
