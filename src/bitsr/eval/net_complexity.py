@@ -176,15 +176,15 @@ def describe(source: str) -> str:
 
     Raises CountError, CheckpointError, RecipeError or OSError.
     """
-    from ..train import checkpoint, recipe  # counting alone needs neither
+    from ..train import build, checkpoint, legacy, recipe  # counting alone needs none of them
 
     if kind(source) == "checkpoint":
         net, facts = checkpoint.load_net(source)
-        wanted = recipe.parse(facts.pop("recipe"), source)
+        wanted = legacy.parse(facts.pop("recipe"), source)
     else:
         wanted, facts = recipe.load(source), {}
         with torch.device("meta"):
-            net = recipe.build(wanted)
+            net = build.build(wanted)
     rows, radius = layers(net)
     about = {
         "net": wanted.net.name,

@@ -27,8 +27,10 @@ from ..model_file import Packed
 from ..pack.emit import LUMA, PackError, pack_checkpoint
 from ..source import kind
 from ..train import run as loop
+from ..train.build import build
 from ..train.checkpoint import load_net
-from ..train.recipe import Recipe, build, load, parse
+from ..train.legacy import parse
+from ..train.recipe import Recipe, load
 from ..upscaler import find
 from .complexity import LR_SIZE, Layer, count, packed_layers
 from .evaluate import evaluate, find_set

@@ -35,8 +35,7 @@ from ..layers.ops import Activation, Eager, Net, Walk, activate
 from ..methods.literature import unpackable
 from ..model_file import Op, Packed
 from ..symmetry import turned
-from ..train import data
-from ..train import recipe as recipes
+from ..train import data, legacy
 from ..train.checkpoint import load_net
 
 LUMA = 128  # int16 luma is round(LUMA * (Y - 127.5))
@@ -736,10 +735,10 @@ def pack_checkpoint(
     root, folder = (Path(pictures), ".") if pictures else (data_folder(), "valid")
     (files,) = data.find_pairs(root, [folder], "valid", net.scale)
     pairs = data.load_pairs(files, net.scale)
-    middles = [_middle(*pairs.picture(i), net.scale) for i in range(len(pairs))]
+    middles = [_middle(*pairs.image(i), net.scale) for i in range(len(pairs))]
     about = {k: json.dumps(v) for k, v in facts.items()}
     if "recipe" in facts:
-        about["objective"] = recipes.parse(facts["recipe"], str(checkpoint)).objective
+        about["objective"] = legacy.parse(facts["recipe"], str(checkpoint)).objective
     packed = pack(net, [lr for lr, _ in middles], name, about)
     results = check(net, packed, middles)
     worst = max(abs(a - b) for a, b in results)
