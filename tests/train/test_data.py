@@ -120,7 +120,7 @@ def test_lr_is_the_protocols(tmp_path: Path) -> None:
     1/256."""
     rgb = picture(tmp_path / "a.png", 31, 22)
     pairs = load_pairs([(tmp_path / "a.png", None)], 3, tmp_path / "cache")
-    lr, hr = pairs.picture(0)
+    lr, hr = pairs.image(0)
     cropped = rgb[:30, :21]
     assert lr.shape == (10, 7) and hr.shape == (30, 21)
     np.testing.assert_allclose(hr.numpy(), rgb_to_y(cropped), atol=1 / 512 + 1e-5)
@@ -140,7 +140,7 @@ def test_shrunk_pictures_come_behind_their_own(tmp_path: Path) -> None:
     pairs = load_pairs(found, 2, cache, shrink=[0.7])
     assert len(pairs) == 4
     for mine, other in enumerate([0, 2, 1, 2]):
-        for a, b in zip(pairs.picture(mine), plain.picture(other), strict=True):
+        for a, b in zip(pairs.image(mine), plain.image(other), strict=True):
             assert torch.equal(a, b)
     assert len(load_pairs(found, 2, cache)) == 2  # in the cache beside them
     with pytest.raises(DataError, match=r"a.png: too small for scale 2"):
@@ -187,7 +187,7 @@ def test_turned_pictures_come_last(tmp_path: Path) -> None:
     pairs = load_pairs([(tmp_path / "a.png", None)], 2, cache, shrink=[0.5], turned=[(30.0, 0.7)])
     assert len(pairs) == 3
     for mine, same in ((0, 0), (2, 1)):
-        for a, b in zip(pairs.picture(mine), plain.picture(same), strict=True):
+        for a, b in zip(pairs.image(mine), plain.image(same), strict=True):
             assert torch.equal(a, b)
 
 
