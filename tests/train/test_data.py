@@ -327,6 +327,6 @@ def test_crops_are_uniform_over_places() -> None:
     assert all(abs(count - expected) < 5 * expected**0.5 for count in counts)
 
 
-def test_crop_larger_than_every_picture() -> None:
+def test_crop_larger_than_every_image() -> None:
     with pytest.raises(DataError, match=r"crop of 20 pixels.*data\.patch"):
         Crops(coordinates([(9, 40)], 2), 10, 1, seed=0)
