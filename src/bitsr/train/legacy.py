@@ -54,16 +54,18 @@ WEIGHTS = {
     "layer": "dorefa",
 }
 """Binarizers, and their names in the literature."""
-BINARIZERS_GONE = ("blocked", "wide")
-METHODS_GONE = ("scales",)
 SKIP_PATHS = {False: "none", True: "bicubic", "consistent": "back-projection"}
-"""Of the argument ``base``."""
+"""Values of the argument ``base``, which is ``skip_path`` today."""
 HOUSE = {"slope": 0.1, "inner": 0.9, "thresholds": True, "maps": False, "norm": False}
 """Defaults of the method "house"."""
 BITSR = {"slope": 1.0, "inner": False, "thresholds": True, "maps": 8, "norm": True}
-"""What the method "bitsr" does without options."""
-OPTIONS = {"maps": "scale_maps"}
-"""Options of methods, and their names today."""
+"""What the method "bitsr" does, in the words of "house"."""
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "srresnet": {"tail": "light"},
+    "rcan": {"variant": "e2fif", "wiring": "corrected"},
+    "rdn": {"variant": "e2fif"},
+}
+"""Arguments with which a net is as in E2FIF; with others it is NAME-ablation today."""
 
 
 def upgrade(table: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -82,10 +84,15 @@ def upgrade(table: Mapping[str, Any], name: str) -> dict[str, Any]:
             if (value := found.pop(key)) not in gone[key]:
                 raise RecipeError(f"{name}: {section}.{key} = {value!r} is no longer supported")
     net = _section(out, "net")
-    method = None
-    if isinstance(net.get("args"), dict):
-        method = net["args"].get("method")
-        net["args"] = _arguments(net["args"], method, name)
+    args = net.get("args")
+    method = args.get("method") if isinstance(args, dict) else None
+    if isinstance(args, dict):
+        net["args"] = _arguments(args, method, name)
+        usual = ABLATIONS.get(net.get("name", ""), {})
+        if any(net["args"].get(key, value) != value for key, value in usual.items()):
+            net["name"] += "-ablation"
+        else:
+            net["args"] = {k: v for k, v in net["args"].items() if k not in usual}
     stages = _section(out, "train").get("stages")
     for stage in stages if isinstance(stages, list) else ():
         if isinstance(stage, dict) and isinstance(stage.get("args"), dict):
@@ -104,23 +111,33 @@ def _section(table: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _arguments(args: dict[str, Any], method: Any, name: str) -> dict[str, Any]:
     """Arguments of a net, of its recipe or of one of its stages. method: that of the recipe."""
+
+    def gone(key: str, value: Any) -> RecipeError:
+        return RecipeError(f"{name}: net.args.{key} = {value!r} is no longer supported")
+
     out = dict(args)
-    for key, names in (("act", ACTIVATIONS), ("weight", WEIGHTS)):
+    for key, names, old in (("act", ACTIVATIONS, ("blocked", "wide")), ("weight", WEIGHTS, ())):
         if key in out:
-            if out[key] in BINARIZERS_GONE:
-                raise RecipeError(f"{name}: net.args.{key} = {out[key]!r} is no longer supported")
+            if out[key] in old:
+                raise gone(key, out[key])
             out[key] = names.get(out[key], out[key])
     if "base" in out and out["base"] in SKIP_PATHS:
         out["skip_path"] = SKIP_PATHS[out.pop("base")]
-    if method in METHODS_GONE:
-        raise RecipeError(f"{name}: net.args.method = {method!r} is no longer supported")
+    if out.pop("mean", 127.5) != 127.5:
+        raise gone("mean", args["mean"])
+    if method == "scales":
+        raise gone("method", method)
     options = dict(out.pop("options", None) or {})
     if method == "house":
-        if out.get("method") == "house":
+        if "method" in out:
             out["method"] = "bitsr"
             options = {**HOUSE, **options}
-        options = {key: value for key, value in options.items() if value != BITSR.get(key)}
-    options = {OPTIONS.get(key, key): value for key, value in options.items()}
+        for key, value in options.items():
+            if key in BITSR and value != BITSR[key] and out.get("binarized") != "none":
+                raise gone(f"options.{key}", value)
+        options = {key: value for key, value in options.items() if key not in BITSR}
+    if method == "xnor" and "maps" in options:
+        options["scale_map"] = options.pop("maps")
     return {**out, "options": options} if options else out
 
 
