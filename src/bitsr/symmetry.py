@@ -18,8 +18,8 @@ ORIENTATIONS: tuple[Matrix, ...] = (
     (1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, 1), (-1, 0, 0, -1),
     (0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0),
 )  # fmt: skip
-"""Matrices (a, b, c, d) on offsets (y, x): the identity; left and right, then top and bottom changed;
-both; these four transposed. The first 2, 4 and 8 are groups."""
+"""Matrices (a, b, c, d) on offsets (y, x): the identity; left and right, then top and bottom
+changed; both; these four transposed. The first 2, 4 and 8 are groups."""
 
 
 def times(m: Matrix, n: Matrix) -> Matrix:
@@ -38,7 +38,8 @@ def points(side: int, m: Matrix) -> NDArray[np.int64]:
 
 
 def fields(channels: int, order: int, m: Matrix) -> NDArray[np.int64]:
-    """(channels,): where ``m``, one of the first ``order``, takes each channel of fields of so many."""
+    """(channels,): where ``m``, one of the first ``order``, takes each channel of fields of so
+    many."""
     moved = np.array([ORIENTATIONS.index(times(m, n)) for n in ORIENTATIONS[:order]])
     return (np.arange(0, channels, order)[:, None] + moved).ravel()
 

@@ -13,6 +13,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from bitsr.train import checkpoint, recipe
 from bitsr.train import distill as module
+from bitsr.train.build import build
 from bitsr.train.data import DataError, Pairs, find_pairs, load_pairs
 from bitsr.train.distill import by_torch, teach
 
@@ -42,7 +43,7 @@ def pictures(taught: Pairs) -> list[np.ndarray]:
     """Y of what was taught."""
     assert taught.taught is not None
     as_hr = Pairs(taught.taught, taught.lr, taught.sizes, 2)
-    return [as_hr.picture(i)[1].numpy() for i in range(len(taught))]
+    return [as_hr.image(i)[1].numpy() for i in range(len(taught))]
 
 
 def test_packed_teachers_make_the_mean_of_their_pictures(
@@ -62,7 +63,7 @@ def test_packed_teachers_make_the_mean_of_their_pictures(
     nets = {turning.name: (turning.engine, False), other.name: (other.engine, True)}
     each = [pictures(by(name)) for name in nets]
     for i, shown in enumerate(pictures(taught)):
-        lr = pairs.picture(i)[0].numpy().astype(np.float64)
+        lr = pairs.image(i)[0].numpy().astype(np.float64)
         for alone, net in zip(each, nets.values(), strict=True):
             np.testing.assert_allclose(alone[i], upscale(net[0], lr, net[1]).clip(0, 255), atol=0.51 / 256)
         np.testing.assert_allclose(shown, (each[0][i] + each[1][i]) / 2, atol=0.51 / 256)
@@ -88,7 +89,7 @@ def test_a_checkpoint_teaches_what_its_net_makes(
         "train": {"iterations": 1, "lr": 1.0},
     }
     torch.manual_seed(symmetry)
-    net = recipe.build(recipe.parse(table, "test"))
+    net = build(recipe.parse(table, "test"))
     facts = {"recipe": table, "stage": 0, "iteration": 1, "psnr": 0.0}
     checkpoint.save(tmp_path / "net.pt", {"net": net.state_dict(), **facts})
     checkpoint.export_latent(tmp_path / "net.latent.safetensors", {"net": net.state_dict(), **facts})
@@ -96,7 +97,7 @@ def test_a_checkpoint_teaches_what_its_net_makes(
     net.eval()
     taught = by(tmp_path / "net.pt")
     for i, shown in enumerate(pictures(taught)):
-        lr = pairs.picture(i)[0]
+        lr = pairs.image(i)[0]
         with torch.no_grad():
             turns = [
                 torch.rot90(net(torch.rot90(lr, k)[None, None].contiguous())[0, 0], -k) for k in range(4)

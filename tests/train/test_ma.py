@@ -28,6 +28,9 @@ from bitsr.train import checkpoint, data, recipe
 from bitsr.train import gan as adversarial
 from bitsr.train import losses as loss
 from bitsr.train import run as loop
+from bitsr.train.build import build
+from bitsr.train.log import Log
+from bitsr.train.trainer import Trainer
 
 SMALL: dict[str, dict[str, Any]] = {
     "ledig-srresnet": {"channels": 16, "blocks": 2},
@@ -92,7 +95,7 @@ def test_trains_packs_and_runs(tmp_path: Path, name: str, scale: int) -> None:
     """Two steps, a checkpoint, packed bits: the same on every path as the reference, and close to the float net."""
     losses = {"lapsrn": "charbonnier-pyramid", "ledig-srresnet": "mse"}
     r = make(name, scale, loss=losses[name])
-    before = recipe.build(r).state_dict()
+    before = build(r).state_dict()
     assert loop.train(r, tmp_path, device="cpu").complete
     net, _ = checkpoint.load_net(tmp_path / "latent.safetensors")
     assert sum(not torch.equal(v, before[k]) for k, v in net.state_dict().items()) > 0.8 * len(before)
@@ -166,10 +169,10 @@ def gan(**settings: Any) -> recipe.Recipe:
     return make("ledig-srresnet", 2, loss="mse", adversarial={"channels": 4, **settings}, log_every=1)
 
 
-def trainer(r: recipe.Recipe) -> loop.Trainer:
+def trainer(r: recipe.Recipe) -> Trainer:
     torch.manual_seed(0)
     pairs = data.load_pairs(data.find_pairs(data_folder(), ["auto"], "train", 2)[0], 2)
-    return loop.Trainer(Fabric(accelerator="cpu"), r, recipe.build(r), data.Crops(pairs, 8, 2, seed=0))
+    return Trainer(Fabric(accelerator="cpu"), r, build(r), data.Crops(pairs, 8, 2, seed=0))
 
 
 def test_the_discriminator_learns_and_the_net_from_it() -> None:
@@ -271,7 +274,7 @@ def test_a_resumed_adversarial_run_is_the_same(tmp_path: Path) -> None:
     for key in ("net", "average", "optimiser", "adversary"):
         torch.testing.assert_close(whole[key], cut[key], rtol=0, atol=0)
     rows = [
-        [(row["loss"], row["loss_d"]) for row in loop.Log(tmp_path / run, 3, "").rows()]
+        [(row["loss"], row["loss_d"]) for row in Log(tmp_path / run, 3, "").rows()]
         for run in ("whole", "cut")
     ]
     assert rows[0] == rows[1] and len(rows[0]) == 3 and all(float(d) > 0 for _, d in rows[0])

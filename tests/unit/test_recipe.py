@@ -12,6 +12,7 @@ pytest.importorskip("pydantic")
 
 from bitsr.methods.literature import METHODS
 from bitsr.train import recipe as recipes
+from bitsr.train.build import build
 from bitsr.train.recipe import RecipeError, load
 
 MINIMAL = """
@@ -37,7 +38,7 @@ def test_packaged(name: str) -> None:
     recipe = load(name)
     assert recipe.source
     with torch.device("meta"):  # the shapes alone
-        net = recipes.build(recipe)
+        net = build(recipe)
     assert sum(p.numel() for p in net.parameters()) > 0
 
 
@@ -58,7 +59,7 @@ def test_published_settings() -> None:
 
 def test_two_stages_share_their_keys() -> None:
     r = load("e2fif-srresnet-x4-two-stage", ["net.args.channels=4", "net.args.blocks=1"])
-    first, second = (recipes.build(r, stage) for stage in r.stages)
+    first, second = (build(r, stage) for stage in r.stages)
     assert first.state_dict().keys() == second.state_dict().keys()
     assert [m.weight_mode for m in first.modules() if hasattr(m, "weight_mode")] == ["float"] * 2
     assert [m.weight_mode for m in second.modules() if hasattr(m, "weight_mode")] == ["identity"] * 2

@@ -29,8 +29,8 @@ class CountError(BitsrError):
 
 @dataclass(frozen=True)
 class Size:
-    """A value: channels, pixels for each LR pixel (each way), and the LR pixels to each side that one
-    pixel depends on."""
+    """A value: channels, pixels for each LR pixel (each way), and the LR pixels to each side that
+    one pixel depends on."""
 
     channels: int
     rate: int = 1
@@ -38,7 +38,8 @@ class Size:
 
 
 def _tensors(source: Any) -> Iterator[Tensor]:
-    """The trained tensors in an argument of an operation: a module's, itself, or those of a tuple."""
+    """The trained tensors in an argument of an operation: a module's, itself, or those of a
+    tuple."""
     if isinstance(source, nn.Module):
         yield from source.parameters()
     elif isinstance(source, Tensor):
@@ -129,7 +130,8 @@ class Layers(Ops[Size]):
 
 
 def _chain(ops: Layers, net: nn.Sequential, x: Size) -> Size:
-    """The operations of a plain chain, such as ``nets.small``: an activation belongs to the convolution before it."""
+    """The operations of a plain chain, such as ``nets.small``: an activation belongs to the
+    convolution before it."""
     modules = list(net.named_children())
     for (name, module), following in zip(modules, [m for _, m in modules[1:]] + [None], strict=True):
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -161,9 +163,11 @@ def layers(net: nn.Module) -> tuple[list[Layer], float]:
 
 
 def as_published(rows: Iterable[Layer], colours: int) -> list[Layer]:
-    """The rows of a net as its paper counts it, with so many colours where ``head`` reads and ``tail`` writes.
+    """The rows of a net as its paper counts it, with so many colours where ``head`` reads and
+    ``tail`` writes.
 
-    ``base`` is left out: it is interpolation, which we run as a convolution and papers do not count.
+    ``base`` is left out: it is interpolation, which we run as a convolution and papers do not
+    count.
     """
     times = {"head": {"cin"}, "tail": {"cout", "others"}}
     return [
@@ -174,19 +178,20 @@ def as_published(rows: Iterable[Layer], colours: int) -> list[Layer]:
 
 
 def describe(source: str) -> str:
-    """What ``bitsr info`` prints of a checkpoint or a recipe: facts, estimated size and ``report`` (Markdown).
+    """What ``bitsr info`` prints of a checkpoint or a recipe: facts, estimated size and ``report``
+    (Markdown).
 
     Raises CountError, CheckpointError, RecipeError or OSError.
     """
-    from ..train import checkpoint, recipe  # counting alone needs neither
+    from ..train import build, checkpoint, legacy, recipe  # counting alone needs none of them
 
     if kind(source) == "checkpoint":
         net, facts = checkpoint.load_net(source)
-        wanted = recipe.parse(facts.pop("recipe"), source)
+        wanted = legacy.parse(facts.pop("recipe"), source)
     else:
         wanted, facts = recipe.load(source), {}
         with torch.device("meta"):
-            net = recipe.build(wanted)
+            net = build.build(wanted)
     rows, radius = layers(net)
     about = {
         "net": wanted.net.name,

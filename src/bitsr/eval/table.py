@@ -28,8 +28,10 @@ from ..pack import PackError, pack_checkpoint
 from ..pack.fold import LUMA
 from ..source import kind
 from ..train import run as loop
+from ..train.build import build
 from ..train.checkpoint import load_net
-from ..train.recipe import Recipe, build, load, parse
+from ..train.legacy import parse
+from ..train.recipe import Recipe, load
 from ..upscaler import find
 from .complexity import LR_SIZE, Layer, count, packed_layers
 from .evaluate import evaluate, find_set

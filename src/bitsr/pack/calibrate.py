@@ -80,7 +80,8 @@ class Calibrator(Ops[Value]):
             self._parent[high] = low
 
     def _make(self, x: Tensor, floor: Floats | float = 0.0, together: int | None = None) -> Value:
-        """together: how many channels, one after another, share a unit; default those of a field."""
+        """together: how many channels, one after another, share a unit; default those of a
+        field."""
         largest = to_numpy(x.abs().amax(dim=(0, 2, 3)))
         self.largest = max(self.largest, float(np.nan_to_num(largest, nan=np.inf).max()))
         if self._next == len(self._values):  # the first image

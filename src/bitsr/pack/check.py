@@ -16,8 +16,7 @@ from torch import Tensor
 from ..folders import data_folder
 from ..layers.ops import Net
 from ..model_file import Packed
-from ..train import data
-from ..train import recipe as recipes
+from ..train import data, legacy
 from ..train.checkpoint import load_net
 from ..train.fast import accelerated
 from .emit import pack
@@ -89,10 +88,10 @@ def pack_checkpoint(
     root, folder = (Path(pictures), ".") if pictures else (data_folder(), "valid")
     (files,) = data.find_pairs(root, [folder], "valid", net.scale)
     pairs = data.load_pairs(files, net.scale)
-    middles = [_middle(*pairs.picture(i), net.scale) for i in range(len(pairs))]
+    middles = [_middle(*pairs.image(i), net.scale) for i in range(len(pairs))]
     about = {k: json.dumps(v) for k, v in facts.items()}
     if "recipe" in facts:
-        about["objective"] = recipes.parse(facts["recipe"], str(checkpoint)).objective
+        about["objective"] = legacy.parse(facts["recipe"], str(checkpoint)).objective
     packed = pack(net, [lr for lr, _ in middles], name, about)
     results = check(net, packed, middles)
     worst = max(abs(a - b) for a, b in results)

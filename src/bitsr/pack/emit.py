@@ -305,9 +305,9 @@ def pack(
 ) -> Packed:
     """Pack a trained net. calibration: LR luma planes (h, w), Y in [0, 255], at least one.
 
-    The metadata say, besides what is given, ``symmetry``: "8" for a net that is equivariant to flips
-    and transposition, else "1"; and ``radius``: how many LR pixels to each side an SR pixel depends
-    on, if not on all. Raises PackError when the net has no packed form (see the message).
+    The metadata say, besides what is given, ``symmetry``: "8" for a net that is equivariant to
+    flips and transposition, else "1"; and ``radius``: how many LR pixels to each side an SR pixel
+    depends on, if not on all. Raises PackError when the net has no packed form (see the message).
     """
     if not calibration:
         raise PackError("packing needs at least one calibration image")
