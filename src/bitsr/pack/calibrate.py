@@ -212,7 +212,7 @@ class Calibrator(Ops[Value]):
         self._see(f"{name}.hidden", float(hidden.abs().max()))
         return self._joined(TORCH.attend(name, down, up, slope, x.tensor), x, np.zeros(1))
 
-    def torch_only(self, f: Callable[..., Tensor], x: Value, *args: Any, whole: bool = False) -> Value:
+    def torch_only(self, f: Callable[..., Tensor], x: Value, *args: Any) -> Value:
         raise PackError(f"the engine has no operation for {f.__name__}")
 
     def concat(self, parts: Sequence[Value]) -> Value:
