@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..folders import data_folder, picture_files
 from ..imresize import imresize
-from ..symmetry import sum_over_turns
+from ..symmetry import sum_over_orientations
 from .metrics import PROTOCOLS, Protocol, rgb_to_y, to_8bit
 
 HR_FOLDERS = ("", "HR", "GTmod12", "GT", "original")
@@ -80,7 +80,7 @@ def upscale(net: Net, y: NDArray[np.float64], self_ensemble: bool) -> NDArray[np
     q = np.ascontiguousarray(to_q(y))
     if not self_ensemble:
         return net.run(q) / 128.0 + 127.5
-    return sum_over_turns(net.run, q) / (8 * 128.0) + 127.5
+    return sum_over_orientations(net.run, q) / (8 * 128.0) + 127.5
 
 
 @dataclass(frozen=True)
