@@ -1,5 +1,7 @@
-"""Small float nets: what a user would take instead of a binary one. They run in PyTorch and have no
-packed form."""
+"""Small float nets: what a user would take instead of a binary one.
+
+They run in PyTorch and have no packed form.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """A net as an ONNX file: the float simulation, for runtimes that know no bits.
- The file computes what torch computes in evaluation mode: signs as +-1 in float32, sign(0) = +1
+
+The file computes what torch computes in evaluation mode: signs as +-1 in float32, sign(0) = +1
 (comparison and selection; ONNX's Sign gives 0 there), weights binarized beforehand. Batch, height
 and width are free. It is neither small nor fast; the packed file is.
 """
