@@ -575,8 +575,9 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("optimiser", ["adam", "muon"])
 @pytest.mark.parametrize("binarized", ["body", "none"])
 def test_an_iteration_waits_for_no_device(optimiser: str, binarized: str) -> None:
-    """Nothing in a step of the recipes of bitsr, teachers and all, is read: a GPU is never idle for it, and a CUDA graph
-    holds it."""
+    """Nothing in a step of the recipes of bitsr, teachers and all, is read.
+
+    So a GPU is never idle for it, and a CUDA graph holds it."""
     sets = [f"net.args.binarized={binarized}", f"train.optimiser={optimiser}", "net.args.blocks=1"]
     r = recipe.load("bitsr-m-x4", [*sets, "data.patch=8", "data.batch=2", "train.compile=false"])
     fabric = Fabric(accelerator="cpu", devices=1)
