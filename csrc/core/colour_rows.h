@@ -1,22 +1,26 @@
-// Colour around the luma net: pixels to luma, and SR luma plus bicubic chroma back to pixels.
+// The arithmetic of colour around the luma net: pixels to luma, and SR luma plus bicubic chroma back to pixels.
 //
 // With L = 0.299 R + 0.587 G + 0.114 B the studio luma of the nets is Y = 16 + 219/255 L (8-bit levels), and
 // the chroma planes of BT.601 are multiples of R - L and B - L. So
 //   R' = L' + up(R - L)    B' = L' + up(B - L)    G' = L' - (0.299 up(R - L) + 0.114 up(B - L)) / 0.587
-// where L' is the SR luma and up() the bicubic; no YCbCr picture is ever rounded on the way. Equal R, G and B
+// where L' is the SR luma and up() the bicubic; no YCbCr image is ever rounded on the way. Equal R, G and B
 // have differences of exactly 0, so grey stays grey; the taps sum to exactly 1, so flat chroma stays flat.
 //
 // up() is Keys' cubic (a = -0.5) at half-pixel centres with symmetric reflection: one LR row is widened when it
 // is first needed, four widened rows are kept, and each SR row is one weighted sum of them. Plain loops on
 // contiguous rows: the compiler makes the SIMD, and integers make every build give the same bytes.
+//
+// This file is compiled twice on x86-64, plainly (colour.cpp) and with AVX2 (colour_avx2.cpp). All of it has internal
+// linkage, so neither build's code can stand in for the other's.
 
+#pragma once
+
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
 #include <memory>
 #include <type_traits>
-
-#include "bitsr.h"
 
 namespace {
 
@@ -295,61 +299,17 @@ int merge(const void* lr, int channels, int h, int w, int first, int scale, cons
   return 0;
 }
 
-#if defined(__x86_64__) || defined(_M_X64)
-#define BITSR_COLOUR_X86
-#endif
-
 }  // namespace
 
 namespace bitsr {
 
-// One build of the arithmetic above. This file is compiled twice on x86-64, plainly and with AVX2
-// (colour_avx2.cpp); everything above has internal linkage, so neither build's code can stand in for the other's.
+// One build of the arithmetic above.
 struct Colour {
   void (*luma8)(const void*, int, size_t, int16_t*);
   void (*luma16)(const void*, int, size_t, int16_t*);
   int (*merge8)(const void*, int, int, int, int, int, const int16_t*, int, int, void*, char*, size_t);
   int (*merge16)(const void*, int, int, int, int, int, const int16_t*, int, int, void*, char*, size_t);
 };
-
-#ifdef BITSR_COLOUR_AVX2
 extern const Colour colour_avx2;
-const Colour colour_avx2 = {luma<Depth8>, luma<Depth16>, merge<Depth8>, merge<Depth16>};
+
 }  // namespace bitsr
-#else
-static const Colour colour_base = {luma<Depth8>, luma<Depth16>, merge<Depth8>, merge<Depth16>};
-#ifdef BITSR_COLOUR_X86
-extern const Colour colour_avx2;
-static const Colour& colour() { return __builtin_cpu_supports("avx2") ? colour_avx2 : colour_base; }
-#else
-static const Colour& colour() { return colour_base; }
-#endif
-}  // namespace bitsr
-
-static bool shape_ok(int depth, int channels) { return (depth == 8 || depth == 16) && channels >= 1 && channels <= 4; }
-
-int bitsr_luma(const void* pixels, int depth, int channels, size_t n, int16_t* q) {
-  if (!pixels || !q || !shape_ok(depth, channels)) return -1;
-  const bitsr::Colour& c = bitsr::colour();
-  (depth == 8 ? c.luma8 : c.luma16)(pixels, channels, n, q);
-  return 0;
-}
-
-int bitsr_merge(const void* lr, int depth, int channels, int h, int w, int first, int rows, int scale, const int16_t* q,
-                int y, int n, void* out, char* err, size_t err_cap) {
-  if (!q || !out || !shape_ok(depth, channels) || (!lr && channels > 1))
-    return fail(err, err_cap, "impossible pixel format");
-  if (h < 1 || w < 1 || scale < 1 || scale > MAX_SCALE || h > INT32_MAX / scale || w > INT32_MAX / scale)
-    return fail(err, err_cap, "impossible picture size or scale");
-  if (y < 0 || n < 0 || n > h * scale - y) return fail(err, err_cap, "rows outside the picture");
-  if (first < 0 || rows < 0 || rows > h - first) return fail(err, err_cap, "LR rows outside the picture");
-  if (n == 0) return 0;
-  // Two LR rows above and below: what the taps of any phase reach, folded at the picture's edges.
-  for (int64_t i = int64_t(y) / scale - 2; channels > 1 && i <= int64_t(y + n - 1) / scale + 2; i++) {
-    const int at = reflect(i, h);
-    if (at < first || at >= first + rows) return fail(err, err_cap, "LR rows missing from the window");
-  }
-  const bitsr::Colour& c = bitsr::colour();
-  return (depth == 8 ? c.merge8 : c.merge16)(lr, channels, h, w, first, scale, q, y, n, out, err, err_cap);
-}
-#endif

@@ -1,66 +1,71 @@
-/* A model as the engine runs it: tensors checked, operations planned. HACKING.md has the file format. */
+/* A model as the engine runs it: tensors checked, operations planned. docs/model-file.md has the
+ * file format. */
 #pragma once
 
-#include <cstdio>
-#include <exception>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
 #include "bitsr.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace bitsr {
 
-/* What an operation makes: rows of `channels` int16 at `rate` rows (and columns) an LR pixel, or of bits, or of
- * bytes. */
+struct OperationType; /* ops.h */
+
+/* What a pixel of a buffer is made of: int16 values, bits, or bytes. */
+enum class Cells { values, bits, bytes };
+
+/* What an operation makes: rows of `channels` cells, `rate` rows (and columns) an LR pixel. */
 struct Buffer {
   std::string name;
-  bool bits = false, bytes = false;
-  bool maps = false; /* MAPS maps: values without padding, which only bconv (as its map) and add read */
+  Cells cells = Cells::values;
+  bool scale_maps = false; /* MAPS scale maps: values without padding, which only bconv and add read */
   int channels = 0;
   int rate = 1;
-  int producer = -1; /* operation; -1: the LR luma that the caller feeds */
-  int storage = -1;  /* index in Model::storages */
-  bool values() const { return !bits && !bytes; }
-  int cell() const { return bits ? 8 : bytes ? 1 : 2; } /* bytes; stride: cells of a pixel */
-  int stride() const {
-    if (maps) return channels;
-    if (bytes) return round_up(channels, 4);
-    return bits ? round_up(channels, 64) / 64 : channels == 1 ? 1 : round_up(channels, 64);
+  int producer = -1; /* operation; UNUSED: none any more */
+  int storage = -1;  /* index in Model::storages; -1: none, the rows are the caller's */
+  bool values() const { return cells == Cells::values; }
+  int cell() const { /* bytes */
+    return cells == Cells::bits ? 8 : cells == Cells::bytes ? 1 : 2;
+  }
+  int stride() const { /* cells of a pixel */
+    if (scale_maps) return channels;
+    if (cells == Cells::bytes) return round_up(channels, 4);
+    if (cells == Cells::bits) return round_up(channels, 64) / 64;
+    return channels == 1 ? 1 : round_up(channels, 64);
   }
 };
-
-enum class Kind { input, conv, sign, bconv, map, quant, qconv, add, concat, repeat, pool, attend, shuffle };
-
-/* Channel attention of C channels through H: see gate() in ops.cpp. */
-struct Attend {
-  int channels = 0, hidden = 0, down_shift = 1, up_shift = 1;
-  Array<int16_t> down, slope, up; /* (H, C), (H), (C, H) */
-  Array<int32_t> down_bias, up_bias;
-};
+constexpr int UNUSED = -2;
 
 struct Operation {
-  Kind kind = Kind::input;
-  std::string name;
-  std::vector<int> inputs; /* buffers: conv {x}, sign {x}, bconv {bits[, skip][, map]}, map {x}, quant {x},
-                              qconv {bytes[, skip]}, add {a, b}, concat {bits, ...}, repeat {x}, pool {x}, attend {x},
-                              shuffle {x} */
-  int skip = -1, map = -1; /* buffers, which are inputs too; -1: none */
-  int output = -1;         /* buffer; bconv: -1 when only its bits are wanted */
-  int bits = -1;           /* bconv: buffer of the sign fused into it */
-  int side = 0;            /* pixels to each side that the first input is read at */
-  int radius = 0;          /* the same in LR rows, rounded up */
-  int delay = 0;           /* rows that it is behind the input (see ops.cpp) */
-  int level = 0;           /* poolings that lie before it on its longest way from the input */
-  Conv conv;
-  Bconv bconv;
-  Map size; /* map */
-  Quant quant;
-  Qconv qconv;
-  Array<int16_t> threshold; /* sign */
-  Attend attend;            /* pool; the attend that reads its gate is the next operation */
+  const OperationType* type = nullptr;
+  std::string name;               /* of its tensors */
+  std::shared_ptr<void> settings; /* its shifts and weights: a type of its own, see ops.h */
+  std::vector<int> inputs;        /* buffers; those after the first are read a row at a time */
+  int skip = -1, map = -1;        /* buffers, which are inputs too; -1: none */
+  int output = -1;                /* buffer; -1: a bconv of which only the bits are wanted */
+  int bits = -1;                  /* buffer of the sign fused into a bconv */
+  int gate = -1;                  /* the pooling that must be done with the whole image first; -1: none */
+  int side = 0;                   /* pixels to each side that the first input is read at */
+  int radius = 0;                 /* the same in LR rows, rounded up */
+  int delay = 0;                  /* rows that it is behind the input (see stream.cpp) */
+  int level = 0;                  /* poolings that lie before it on its longest way from the input */
+
+  template <class T>
+  T& add_settings() {
+    settings = std::make_shared<T>();
+    return get<T>();
+  }
+  template <class T>
+  T& get() {
+    return *static_cast<T*>(settings.get());
+  }
+  template <class T>
+  const T& get() const {
+    return *static_cast<const T*>(settings.get());
+  }
 };
 
 /* Rows of one or more buffers (a chain of in-place operations) kept in a ring. */
@@ -70,21 +75,21 @@ struct Storage {
   int writer = 0;                                   /* first operation that writes it */
   std::vector<int> readers; /* operations that must be done with a row before it is written anew */
   int rows = 0;             /* LR rows between the writer and the last reader: the ring holds them and a pass */
-  bool whole = false;       /* read at a later level than written: it holds the whole picture */
+  bool whole = false;       /* read at a later level than written: it holds the whole image */
   int memory = 0;           /* index in Model::memories */
   std::vector<int> before;  /* operations that must be done with a row of the storage that had its memory before */
 };
 
-/* LR rows that one pass may take all operations further (see ops.cpp). */
+/* LR rows that one pass may take all operations further (see stream.cpp). */
 constexpr int MAX_PASS = 64;
 
-/* Of storages that hold the whole picture, one may follow another in its memory. */
+/* Of storages that hold the whole image, one may follow another in its memory. */
 struct Memory {
   int storage = 0; /* the last one in it */
   int level = 0;   /* the last at which that one is read */
 };
 
-/* A stream without a picture, or null; ops.cpp knows its type. */
+/* A stream without an image, or null; stream.cpp knows its type. */
 struct Stop {
   void operator()(bitsr_stream* stream) const;
 };
@@ -92,42 +97,21 @@ using Idle = std::unique_ptr<bitsr_stream, Stop>;
 
 struct Model {
   const Kernels* kernels = nullptr;
-  int scale = 0, radius = 0; /* radius -1: the whole picture */
+  int scale = 0, radius = 0; /* radius -1: the whole image */
   int lag = 0;               /* LR rows that must follow a row before its SR rows are complete */
   std::vector<Buffer> buffers;
   std::vector<Operation> operations;    /* operations[0] is the input */
   std::vector<std::vector<int>> levels; /* the operations of each level */
   std::vector<Storage> storages;
   std::vector<Memory> memories;
-  mutable Idle idle; /* the last stream that was closed, for a picture of the same size */
+  mutable Idle idle; /* the last stream that was closed, for an image of the same size */
   mutable std::mutex idle_mutex;
+
+  Buffer& buffer(int i) { return buffers[size_t(i)]; }
+  const Buffer& buffer(int i) const { return buffers[size_t(i)]; }
+  Operation& operation(int i) { return operations[size_t(i)]; }
+  const Operation& operation(int i) const { return operations[size_t(i)]; }
 };
-
-/* Throws std::runtime_error with one line, or std::bad_alloc. */
-void open_model(Model& model, const uint8_t* bytes, size_t n, const Kernels* kernels);
-
-/* f(), or `otherwise` with one line in err: no exception crosses the C ABI. */
-template <class R, class F>
-R guarded(R otherwise, char* err, size_t cap, F f) {
-  const char* why = "no memory";
-  std::string text;
-  try {
-    return f();
-  } catch (const std::bad_alloc&) {
-  } catch (const std::exception& e) {
-    try {
-      text = e.what();
-      why = text.c_str();
-    } catch (const std::bad_alloc&) {
-    }
-  }
-  if (err && cap) {
-    std::snprintf(err, cap, "%s", why);
-    for (char* c = err; *c; c++) /* names come from the file: no line breaks, no escapes for a terminal */
-      if (*c < ' ' || *c > '~') *c = '?';
-  }
-  return otherwise;
-}
 
 }  // namespace bitsr
 

@@ -1,7 +1,7 @@
 /* A row in chunks of columns: what the paths with a fast count share. */
 #pragma once
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace bitsr {
 

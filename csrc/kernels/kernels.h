@@ -1,72 +1,24 @@
-/* The kernels of one path (ISA): what they compute, and the list of paths.
+/* The kernels of one path (ISA): what they compute, and how a path is found.
  *
- * To add a path: write bconv_NAME.cpp with a `const Kernels NAME_kernels`, name it in PATHS (best first) and
- * in CMakeLists.txt with its flags. Tests and bench loop over the list.
+ * To add a path NAME: write kernels/NAME/{bconv,qconv,rows}.cpp with the functions that DECLARE_PATH lists below, in
+ * namespace bitsr::NAME; declare it at the end of this file, name it in PATHS (paths.cpp, best first), say in
+ * common/cpu.h what it needs, and give CMakeLists.txt its flags. Tests and bench loop over the list.
+ *
+ * All functions here are static: common/array.h tells why.
  */
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-#include <memory>
-#include <new>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
-/* This header is compiled with the flags of every path. A function of it that were emitted as a shared symbol could be
- * linked in the form of the best path and run on a CPU without it: so free functions are static, members inlined. */
-#if defined(_MSC_VER)
-#define BITSR_INLINE __forceinline
-#else
-#define BITSR_INLINE inline __attribute__((always_inline))
-#endif
+#include "common/array.h"
 
 namespace bitsr {
 
-/* 64-byte aligned array of zeros, no byte longer than asked for (so that AddressSanitizer sees every overrun);
- * never throws: data() is null when there is no memory. */
-template <class T>
-class Array {
- public:
-  Array() = default;
-  BITSR_INLINE bool resize(size_t n) {
-    data_.reset();
-    size_ = 0;
-    if (n > SIZE_MAX / sizeof(T)) return false;
-    data_.reset(static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64), std::nothrow)));
-    if (!data_) return false;
-#if defined(__linux__)
-    /* The rings of a wide picture are more small pages than a TLB holds. */
-    const uintptr_t page = size_t(2) << 20, from = reinterpret_cast<uintptr_t>(data_.get()) + page - 1;
-    const uintptr_t first = from - from % page, last = reinterpret_cast<uintptr_t>(data_.get() + n);
-    if (first + page <= last)
-      madvise(reinterpret_cast<void*>(first), last - first - (last - first) % page, MADV_HUGEPAGE);
-#endif
-    std::memset(data_.get(), 0, n * sizeof(T));
-    size_ = n;
-    return true;
-  }
-  BITSR_INLINE T* data() { return data_.get(); }
-  BITSR_INLINE const T* data() const { return data_.get(); }
-  BITSR_INLINE size_t size() const { return size_; }
-  BITSR_INLINE T& operator[](size_t i) { return data_.get()[i]; }
-  BITSR_INLINE const T& operator[](size_t i) const { return data_.get()[i]; }
-
- private:
-  struct Free {
-    void operator()(T* p) const { ::operator delete(p, std::align_val_t(64)); }
-  };
-  std::unique_ptr<T, Free> data_;
-  size_t size_ = 0;
-};
-
 static constexpr int16_t sat16(int32_t v) { return int16_t(v < -32768 ? -32768 : v > 32767 ? 32767 : v); }
-/* Rounding high-half product; b is never -32768 (checked when a model is opened), so nothing saturates. */
+/* Rounding high-half product; b is never -32768 (checked when a model is opened): nothing
+ * saturates. */
 static constexpr int16_t mulh(int16_t a, int16_t b) { return int16_t((int32_t(a) * b + 0x4000) >> 15); }
 static constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-/* Maps of a layer that has several. Channels of a vector start at a multiple of it, so that a pixel's maps, repeated,
+/* Scale maps of a layer that has several. Channels of a vector start at a multiple of it, so that a pixel's maps, repeated,
  * are its factors. A power of two. */
 constexpr int MAPS = 8;
 
@@ -119,16 +71,16 @@ static constexpr int border(bool top, bool bottom, bool left, bool right) {
 }
 
 /* One output row. rows[i] points at column 0 of the input rows y-1, y, y+1 (k = 1: only rows[1]); columns -1
- * and w can be read and are zero; a row outside the picture is a row of zeros. */
+ * and w can be read and are zero; a row outside the image is a row of zeros. */
 struct BconvRow : EpilogueRow {
   const uint64_t* rows[3];
   int w;
-  bool top, bottom;  /* row y-1 / y+1 lies outside the picture */
+  bool top, bottom;  /* row y-1 / y+1 lies outside the image */
   uint64_t* scratch; /* SCRATCH words of this thread, 64-byte aligned */
 };
 
 /* int16 convolution, k odd up to MAX_K: out = sat(shift(bias + sum w * x, s)), sums modulo 2^32. Its slope, if it has
- * one, comes in a pass of its own (prelu_row in ops.cpp): one input channel makes few of these, and no path repeats it.
+ * one, comes in a pass of its own (prelu_row in rows.h): one input channel makes few of these, and no path repeats it.
  * A patch is k runs of `run` contiguous int16, one an input row: k pixels, padding and all, or of a plane k + 1 values,
  * the last of which has no weight. Weights lie in one of two orders, see at():
  *   lanes (ceil(cout / 16), k * run / 2, 16, 2)      two taps of 16 filters side by side
@@ -139,7 +91,7 @@ struct Conv {
   int k = 3, cin = 0, cout = 0, shift = 1;
   int run = 0;       /* even */
   bool dots = false; /* the order of the weights */
-  bool edge = false; /* outside the picture lies the nearest pixel, not 0; only where cin = 1 */
+  bool edge = false; /* outside the image lies the nearest pixel, not 0; only where cin = 1 */
   Array<int16_t> weight;
   Array<int32_t> bias;  /* round_up(cout, 16) */
   Array<int16_t> slope; /* the output's stride, or empty */
@@ -157,9 +109,10 @@ struct ConvRow {
   int out_stride;
 };
 
-/* Sizes of a pixel: out[j] = sat(shift(sum w[j] |x|, s)), |x| at most 32767, sums modulo 2^32; maps of them, 1 or MAPS.
+/* Scale maps of an image: out[j] = sat(shift(sum w[j] |x|, s)) of each pixel, |x| at most 32767, sums modulo 2^32; maps:
+ * how many, 1 or MAPS.
  * weight: (stride / 64, maps, 64), a pixel of x having stride = round_up(channels, 64). */
-struct Map {
+struct ScaleMap {
   int shift = 1, maps = 1, stride = 0;
   Array<int16_t> weight;
 };
@@ -177,7 +130,7 @@ struct Quant {
  *   acc = bias[c] + sum w * byte = sum w * q + the half of rounding     exact in 32 bits (checked)
  *   a = sat(acc >> right), or sat(acc << left)
  *
- * and the epilogue of a. The bytes being q + 128, bias has -128 * sum w; taps outside the picture read 128.
+ * and the epilogue of a. The bytes being q + 128, bias has -128 * sum w; taps outside the image read 128.
  * Weights lie in one of two orders, see at():
  *   lanes (ceil(cout / 16), k * run / 4, 16, 4)                      four channels of 16 filters side by side
  *   dots  (round_up(cout, 4), k, round_up(run, DOT))                 fewer than 16 filters, one after another
@@ -197,15 +150,12 @@ struct Qconv : Epilogue {
 };
 
 /* One output row. rows[i] points at column 0 of input row y - k / 2 + i; k / 2 columns to each side can be read, and
- * DOT bytes beyond them; what lies outside the picture is 128. out and skip have cout_pad values a pixel. */
+ * DOT bytes beyond them; what lies outside the image is 128. out and skip have cout_pad values a pixel. */
 struct QconvRow : EpilogueRow {
   const uint8_t* rows[MAX_K];
   int w;
   uint64_t* scratch; /* SCRATCH words of this thread, 64-byte aligned */
 };
-
-struct Signs;    /* signs.h */
-struct Winograd; /* winograd.h */
 
 struct Kernels {
   const char* name;
@@ -213,11 +163,9 @@ struct Kernels {
   bool (*prepare)(Bconv&); /* fills packed; false: no memory */
   void (*bconv)(const Bconv&, const BconvRow&);
   void (*conv)(const Conv&, const ConvRow&);
-  void (*map)(const Map&, const int16_t* x, int w, int16_t* out);
+  void (*scale_map)(const ScaleMap&, const int16_t* x, int w, int16_t* out);
   void (*quant)(const Quant&, const int16_t* x, int w, uint8_t* out);
   void (*qconv)(const Qconv&, const QconvRow&);
-  const Signs* signs;       /* training's products, or null */
-  const Winograd* winograd; /* training's float convolutions, or null */
 };
 
 /* Rows are cut into chunks of CHUNK columns, whose intermediates (SCRATCH words of 64 bits, any path) stay in L1. */
@@ -225,16 +173,21 @@ constexpr int CHUNK = 32;
 constexpr size_t SCRATCH = 1024;
 static_assert(MAX_K * (CHUNK + MAX_K) * sizeof(int16_t) <= SCRATCH * 8, "scratch is too small for a plane's rows");
 
-extern const Kernels scalar_kernels;
-#if defined(__x86_64__) || defined(_M_X64)
-extern const Kernels avx2_kernels, avx512_kernels;
-#define BITSR_PATHS &avx512_kernels, &avx2_kernels, &scalar_kernels
-#elif defined(__aarch64__)
-extern const Kernels neon_kernels;
-#define BITSR_PATHS &neon_kernels, &scalar_kernels
-#else
-#define BITSR_PATHS &scalar_kernels
-#endif
+/* The functions of the paths, defined in kernels/NAME/. */
+#define DECLARE_PATH(NAME)                                               \
+  namespace NAME {                                                       \
+  bool prepare(Bconv&);                                                  \
+  void bconv(const Bconv&, const BconvRow&);                             \
+  void conv(const Conv&, const ConvRow&);                                \
+  void scale_map(const ScaleMap&, const int16_t* x, int w, int16_t* out); \
+  void quant(const Quant&, const int16_t* x, int w, uint8_t* out);       \
+  void qconv(const Qconv&, const QconvRow&);                             \
+  }
+DECLARE_PATH(avx512)
+DECLARE_PATH(avx2)
+DECLARE_PATH(neon)
+DECLARE_PATH(scalar)
+#undef DECLARE_PATH
 
 /* The i-th path this CPU can run, best first; null past the end. */
 const Kernels* path(int i);
@@ -258,6 +211,9 @@ static inline uint8_t quantise(const Quant& op, int c, int16_t x) {
   const int v = mulh(x, op.mul[c]);
   const int q = op.shift ? (v + (1 << (op.shift - 1))) >> op.shift : v;
   return uint8_t((q < -op.top ? -op.top : q > op.top ? op.top : q) + 128);
+}
+static inline void quant_plane(const Quant& op, const int16_t* x, int w, uint8_t* out) {
+  for (int i = 0; i < w; i++) out[4 * i] = quantise(op, 0, x[i]);
 }
 /* One sum of an int16 convolution, and of an int8 one as `a`. */
 static inline int16_t narrow(const Conv& op, int c, uint32_t acc) {

@@ -1,22 +1,9 @@
-/* What the paths of the int8 convolution share. */
+/* A row of the int8 convolution in chunks of columns: what its paths share. */
 #pragma once
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace bitsr {
-
-void scalar_quant(const Quant&, const int16_t* x, int w, uint8_t* out);
-void scalar_qconv(const Qconv&, const QconvRow&);
-void avx2_quant(const Quant&, const int16_t* x, int w, uint8_t* out);
-void avx2_qconv(const Qconv&, const QconvRow&);
-void avx512_quant(const Quant&, const int16_t* x, int w, uint8_t* out);
-void avx512_qconv(const Qconv&, const QconvRow&);
-void neon_quant(const Quant&, const int16_t* x, int w, uint8_t* out);
-void neon_qconv(const Qconv&, const QconvRow&);
-
-static inline void quant_plane(const Quant& op, const int16_t* x, int w, uint8_t* out) {
-  for (int i = 0; i < w; i++) out[4 * i] = quantise(op, 0, x[i]);
-}
 
 /* Columns at a time; a multiple of the pixels that any path takes at once. */
 constexpr int QCHUNK = 48;

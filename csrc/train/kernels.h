@@ -1,15 +1,15 @@
-/* What the paths of training share (signs.cpp): products of bytes with signs, and what stands around them. */
+/* The kernels of one path (ISA) for training: products of bytes with signs, and the loops around them. */
 #pragma once
 
-#include "kernels.h"
+#include "common/array.h"
 
-namespace bitsr {
+namespace bitsr::train {
 
 /* Most steps of one call of dot: sums of two products of a byte, 64 of them, fit 16 bits. */
 constexpr int STEPS = 64;
 static_assert(STEPS * 2 * 255 <= 32767, "16-bit sums overflow");
 
-/* What a unit with so many maps, 1 or 8, needs of them: see Signs. */
+/* What a unit with so many maps, 1 or 8, needs of them: see TrainKernels. */
 struct MapLoops {
   /* out = sums, in 16 bits; u = sizes sums: sum += u, square += u^2 */
   void (*collect)(const int32_t* sums, const float* sizes, int pixels, int c, int16_t* out, float* sum, float* square);
@@ -29,10 +29,10 @@ struct MapLoops {
                 float* gx, float* g_threshold, float* g_v);
 };
 
-/* The loops over `pixels` pixels of c channels, c a multiple of 64, are those of a unit (bitsr_unit in bitsr.h); what
+/* The loops over `pixels` pixels of c channels, c a multiple of 64, are those of a unit (bitsr_unit in bitsr_train.h); what
  * has no pixel in its name has c values, and sums are added to. sizes and g_sizes have the maps of a pixel side by
  * side; the size of channel c is that of map c % maps. */
-struct Signs {
+struct TrainKernels {
   int lanes; /* of dot: 32 or 64 */
 
   /* out[r][lane] += sum over i < 4 * steps of a[r * stride + i] * w[i / 4][lane][i % 4], r < rows, lane < lanes.
@@ -49,6 +49,6 @@ struct Signs {
   BITSR_INLINE const MapLoops& with(int maps) const { return maps == 8 ? eight : one; }
 };
 
-extern const Signs avx2_signs, avx512_signs;
+extern const TrainKernels avx2_kernels, avx512_kernels;
 
-}  // namespace bitsr
+}  // namespace bitsr::train

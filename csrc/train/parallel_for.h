@@ -7,14 +7,14 @@
 #include <thread>
 #include <vector>
 
-#include "kernels.h"
+#include "common/array.h"
 
-namespace bitsr {
+namespace bitsr::train {
 namespace {
 
 /* work(from, to, part) over [0, n), each thread a part. Throws where a part did. */
 template <class Work>
-void share(int n, int threads, Work work) {
+void parallel_for(int n, int threads, Work work) {
   threads = threads < n ? std::max(threads, 1) : n;
   std::atomic<bool> failed{false};
   const auto part = [&](int i) {
@@ -38,9 +38,9 @@ void share(int n, int threads, Work work) {
 
 /* Grows, and is kept by each thread that trains: the next layer is as large. */
 template <class T>
-T* keep(Array<T>& array, size_t n) {
+T* grown(Array<T>& array, size_t n) {
   return array.size() >= n || array.resize(n) ? array.data() : nullptr;
 }
 
 }  // namespace
-}  // namespace bitsr
+}  // namespace bitsr::train

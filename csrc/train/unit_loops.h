@@ -1,14 +1,15 @@
-/* The loops of Signs over channels, for any width of vector. The path defines F and I, vectors of float and int32 of
+/* The loops of TrainKernels over channels, for any width of vector. The path defines F and I, vectors of float and int32 of
  * one width, and
  * - I nearest(F): rounded, halves to even
  * - F shorts(const int16_t*)
  * - void store_shorts(int16_t*, I), void store_bytes(uint8_t*, I): their low bits
- * All is static: see kernels.h. */
+ * All is static: see common/array.h. */
 #pragma once
 
-#include "lanes.h"
+#include "train/kernels.h"
+#include "train/vectors.h"
 
-namespace bitsr {
+namespace bitsr::train {
 namespace {
 
 inline I load(const int32_t* p) {
@@ -163,4 +164,4 @@ template <int MAPS>
 constexpr MapLoops LOOPS = {collect<MAPS>, finish<MAPS>, correlate<MAPS>, descend<MAPS>, enter<MAPS>};
 
 }  // namespace
-}  // namespace bitsr
+}  // namespace bitsr::train

@@ -1,9 +1,9 @@
-/* Loads and stores of the vector of float, F, that the path has defined. All is static: see kernels.h. */
+/* Loads and stores of the vector of float, F, that the path has defined. All is static: see common/array.h. */
 #pragma once
 
 #include <cstring>
 
-namespace bitsr {
+namespace bitsr::train {
 namespace {
 
 constexpr int LANES = sizeof(F) / sizeof(float);
@@ -17,4 +17,4 @@ inline void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
 inline F all(float v) { return v - F{}; } /* not +, which would make 0 of -0, and so stay in the code */
 
 }  // namespace
-}  // namespace bitsr
+}  // namespace bitsr::train

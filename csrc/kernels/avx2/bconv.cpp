@@ -11,39 +11,16 @@
  * At four a cycle 158 cycles, 233 MAC/cycle; the 288 vpshufb alone take 144 at two a cycle (Zen, Intel from Ice
  * Lake) and 288 at one (before). Loads a nibble: 2 of weights for P pixels, its own offset and its table.
  * Reached on Zen 4: 222 cycles, 166 MAC/cycle (the carry-save form 113): adds take turns on the two shuffle ports.
- * The carry-save form (bconv_avx512.cpp) takes 880: AVX2 has neither its popcounts nor its ternary logic.
+ * The carry-save form (avx512/bconv.cpp) takes 880: AVX2 has neither its popcounts nor its ternary logic.
  */
-#include "chunks.h"
-#include "epilogue_avx2.h"
-#include "qconv.h"
-#include "signs.h"
-#include "winograd.h"
+#include "kernels/avx2/epilogue.h"
+#include "kernels/bconv_chunks.h"
 
-namespace bitsr {
+namespace bitsr::avx2 {
 namespace {
-
-bool available() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi2");
-}
 
 /* 32 filters as bytes, so that the even bytes are 16 channels in order, and the odd ones the next 16. */
 constexpr int channel_of(int byte) { return byte / 32 * 32 + byte % 2 * 16 + byte % 32 / 2; }
-
-/* packed, in bytes: (cout_pad / 64, words, k * k, 16 nibbles, 64 filters). */
-bool prepare(Bconv& op) {
-  const int taps = op.k * op.k;
-  if (!op.packed.resize(2 * op.weight.size())) return false;
-  auto* out = reinterpret_cast<uint8_t*>(op.packed.data());
-  for (int block = 0; block < op.cout_pad; block += 64)
-    for (int word = 0; word < op.words; word++)
-      for (int tap = 0; tap < taps; tap++)
-        for (int nibble = 0; nibble < 16; nibble++)
-          for (int byte = 0; byte < 64; byte++) {
-            const size_t filter = size_t(block + channel_of(byte));
-            *out++ = op.weight[(filter * taps + tap) * op.words + word] >> (4 * nibble) & 15;
-          }
-  return true;
-}
 
 /* TABLES[16 a + w] = popcount(a ^ w). */
 struct Tables {
@@ -127,6 +104,24 @@ __attribute__((noinline)) void finish(const Bconv& op, const BconvRow& row, cons
   });
 }
 
+}  // namespace
+
+/* packed, in bytes: (cout_pad / 64, words, k * k, 16 nibbles, 64 filters). */
+bool prepare(Bconv& op) {
+  const int taps = op.k * op.k;
+  if (!op.packed.resize(2 * op.weight.size())) return false;
+  auto* out = reinterpret_cast<uint8_t*>(op.packed.data());
+  for (int block = 0; block < op.cout_pad; block += 64)
+    for (int word = 0; word < op.words; word++)
+      for (int tap = 0; tap < taps; tap++)
+        for (int nibble = 0; nibble < 16; nibble++)
+          for (int byte = 0; byte < 64; byte++) {
+            const size_t filter = size_t(block + channel_of(byte));
+            *out++ = op.weight[(filter * taps + tap) * op.words + word] >> (4 * nibble) & 15;
+          }
+  return true;
+}
+
 void bconv(const Bconv& op, const BconvRow& row) {
   const size_t step = size_t(op.k * op.k) * 32;
   chunks<Nibbles>(
@@ -140,141 +135,4 @@ void bconv(const Bconv& op, const BconvRow& row) {
       });
 }
 
-template <int P>
-inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
-  const __m128i s = _mm_cvtsi32_si128(op.shift);
-  for (int block = 0; block < op.cout; block += 16) {
-    V acc[P][2];
-    const V* w = reinterpret_cast<const V*>(op.weight.data() + size_t(block) * op.k * op.run);
-#pragma GCC unroll 8
-    for (int p = 0; p < P; p++)
-      for (int h = 0; h < 2; h++)
-        acc[p][h] = _mm256_add_epi32(_mm256_load_si256(reinterpret_cast<const V*>(op.bias.data() + block + 8 * h)),
-                                     _mm256_set1_epi32(1 << (op.shift - 1)));
-    for (int dy = 0; dy < op.k; dy++) {
-      const int16_t* a = row.rows[dy] + size_t(x) * row.step;
-      for (int i = 0; i < op.run; i += 2, w += 2)
-#pragma GCC unroll 8
-        for (int p = 0; p < P; p++) {
-          int32_t pair;
-          std::memcpy(&pair, a + size_t(p) * row.step + i, 4);
-          const V v = _mm256_set1_epi32(pair);
-          acc[p][0] = _mm256_add_epi32(acc[p][0], _mm256_madd_epi16(v, w[0]));
-          acc[p][1] = _mm256_add_epi32(acc[p][1], _mm256_madd_epi16(v, w[1]));
-        }
-    }
-    const int n = op.cout - block < 16 ? op.cout - block : 16;
-    for (int p = 0; p < P; p++) {
-      const V v = _mm256_permute4x64_epi64(
-          _mm256_packs_epi32(_mm256_sra_epi32(acc[p][0], s), _mm256_sra_epi32(acc[p][1], s)), 0xD8);
-      alignas(32) int16_t lanes[16];
-      _mm256_store_si256(reinterpret_cast<V*>(lanes), v);
-      std::memcpy(row.out + size_t(x + p) * row.out_stride + block, lanes, size_t(n) * 2);
-    }
-  }
-}
-
-/* P pixels of one output at once: a weight vector is loaded once for P dot products. */
-template <int P>
-inline void dot_pixels(const Conv& op, const ConvRow& row, int x) {
-  V acc[P] = {};
-  const V* w = reinterpret_cast<const V*>(op.weight.data());
-  for (int dy = 0; dy < op.k; dy++) {
-    const int16_t* a = row.rows[dy] + size_t(x) * row.step;
-    for (int i = 0; i < op.run; i += 16, w++)
-#pragma GCC unroll 4
-      for (int p = 0; p < P; p++)
-        acc[p] = _mm256_add_epi32(
-            acc[p],
-            _mm256_madd_epi16(_mm256_loadu_si256(reinterpret_cast<const V*>(a + size_t(p) * row.step + i)), *w));
-  }
-  for (int p = 0; p < P; p++) {
-    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(acc[p]), _mm256_extracti128_si256(acc[p], 1));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
-    row.out[size_t(x + p) * row.out_stride] = narrow(op, 0, uint32_t(_mm_cvtsi128_si32(sum)));
-  }
-}
-
-void conv(const Conv& op, const ConvRow& row) {
-  int x = 0;
-  if (op.dots) {
-    for (; x + 4 <= row.w; x += 4) dot_pixels<4>(op, row, x);
-    for (; x < row.w; x++) dot_pixels<1>(op, row, x);
-    return;
-  }
-  for (; x + 6 <= row.w; x += 6) conv_pixels<6>(op, row, x);
-  for (; x < row.w; x++) conv_pixels<1>(op, row, x);
-}
-
-/* Sizes of 16 values. */
-inline V sizes(V v) { return _mm256_max_epi16(v, _mm256_subs_epi16(_mm256_setzero_si256(), v)); }
-
-/* acc (+)= the 8 sums of two of 64 channels, for each map: 32 x vpmaddwd, 8 for the sizes, 32 adds or 24. */
-template <bool FIRST>
-inline __attribute__((always_inline)) void add_maps(const int16_t* x, const V* w, V* acc) {
-  V a[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) a[i] = sizes(reinterpret_cast<const V*>(x)[i]);
-#pragma GCC unroll 8
-  for (int j = 0; j < MAPS; j++) {
-    const V sum = _mm256_add_epi32(
-        _mm256_add_epi32(_mm256_madd_epi16(a[0], w[4 * j]), _mm256_madd_epi16(a[1], w[4 * j + 1])),
-        _mm256_add_epi32(_mm256_madd_epi16(a[2], w[4 * j + 2]), _mm256_madd_epi16(a[3], w[4 * j + 3])));
-    acc[j] = FIRST ? sum : _mm256_add_epi32(acc[j], sum);
-  }
-}
-
-/* The sums of the maps are added up across the lanes as a matrix of 8 x 8 is transposed: 7 adds of two halves. A pixel
- * of 64 channels takes 86 instructions. */
-void maps(const Map& op, const int16_t* x, int w, int16_t* out) {
-  const __m128i s = _mm_cvtsi32_si128(op.shift);
-  const V half = _mm256_set1_epi32(1 << (op.shift - 1)), *weight = reinterpret_cast<const V*>(op.weight.data());
-  for (int i = 0; i < w; i++, x += op.stride, out += MAPS) {
-    V acc[MAPS];
-    add_maps<true>(x, weight, acc);
-    for (int block = 1; block < op.stride / 64; block++)
-      add_maps<false>(x + 64 * block, weight + 4 * MAPS * block, acc);
-    V four[2]; /* maps 4 k .. 4 k + 3 of the lower channels, then of the higher */
-#pragma GCC unroll 2
-    for (int k = 0; k < 2; k++)
-      four[k] = _mm256_hadd_epi32(_mm256_hadd_epi32(acc[4 * k], acc[4 * k + 1]),
-                                  _mm256_hadd_epi32(acc[4 * k + 2], acc[4 * k + 3]));
-    const V sum = _mm256_add_epi32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
-                                   _mm256_permute2x128_si256(four[0], four[1], 0x31));
-    const V v = _mm256_sra_epi32(_mm256_add_epi32(sum, half), s);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
-                     _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
-  }
-}
-
-/* Four pixels at a time: 4 vectors each, whose 8 sums of two are added up across the lanes together. */
-void map(const Map& op, const int16_t* x, int w, int16_t* out) {
-  if (op.maps > 1) return maps(op, x, w, out);
-  const size_t stride = size_t(op.stride);
-  const V zero = _mm256_setzero_si256();
-  const __m128i s = _mm_cvtsi32_si128(op.shift), half = _mm_set1_epi32(1 << (op.shift - 1));
-  const V* weight = reinterpret_cast<const V*>(op.weight.data());
-  for (int i = 0; i < w; i += 4) {
-    V acc[4];
-#pragma GCC unroll 4
-    for (int p = 0; p < 4; p++) {
-      const V* v = reinterpret_cast<const V*>(x + size_t(i + p < w ? i + p : w - 1) * stride);
-      acc[p] = zero;
-      for (size_t c = 0; c < stride / 16; c++)
-        acc[p] = _mm256_add_epi32(acc[p], _mm256_madd_epi16(sizes(v[c]), weight[c]));
-    }
-    const V sums = _mm256_hadd_epi32(_mm256_hadd_epi32(acc[0], acc[1]), _mm256_hadd_epi32(acc[2], acc[3]));
-    const __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    const __m128i v = _mm_sra_epi32(_mm_add_epi32(sum, half), s);
-    const int64_t four = _mm_cvtsi128_si64(_mm_packs_epi32(v, v));
-    std::memcpy(out + i, &four, size_t(w - i < 4 ? w - i : 4) * 2);
-  }
-}
-
-}  // namespace
-
-const Kernels avx2_kernels = {"avx2", available,  prepare,    bconv,       conv,
-                              map,    avx2_quant, avx2_qconv, &avx2_signs, &avx2_winograd};
-
-}  // namespace bitsr
+}  // namespace bitsr::avx2

@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace bitsr {
 
@@ -56,4 +56,4 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
 
 }  // namespace bitsr
 
-#include "epilogue.h"
+#include "kernels/epilogue_instances.h"

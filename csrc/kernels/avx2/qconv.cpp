@@ -10,10 +10,10 @@
  * registers: 6 broadcasts and 2 vectors of weights for 24 instructions. AVX-VNNI is left out: CPUs that have it without
  * AVX-512 could do 32 MAC in one instruction.
  */
-#include "epilogue_avx2.h"
-#include "qconv.h"
+#include "kernels/avx2/epilogue.h"
+#include "kernels/qconv_chunks.h"
 
-namespace bitsr {
+namespace bitsr::avx2 {
 namespace {
 
 /* 16 sums to int16, in order (narrow in kernels.h). */
@@ -190,7 +190,7 @@ __attribute__((noinline)) void dots_chunk(const Qconv& op, const QconvRow& row, 
 
 }  // namespace
 
-void avx2_qconv(const Qconv& op, const QconvRow& row) {
+void qconv(const Qconv& op, const QconvRow& row) {
   qconv_chunks(
       op, row,
       [&](int x, int n, int filter, int, int16_t (*sums)[64]) {
@@ -203,29 +203,4 @@ void avx2_qconv(const Qconv& op, const QconvRow& row) {
       });
 }
 
-void avx2_quant(const Quant& op, const int16_t* x, int w, uint8_t* out) {
-  if (op.channels == 1) return quant_plane(op, x, w, out);
-  const V top = _mm256_set1_epi16(int16_t(op.top)), bottom = _mm256_set1_epi16(int16_t(-op.top));
-  const V down = _mm256_set1_epi16(int16_t(1 << (15 - op.shift) % 15)); /* mulh by 2^(15-s) is the shift by s */
-  const int stride = op.stride();
-  for (int i = 0; i < w; i++, x += op.mul.size(), out += stride)
-    for (int c = 0; c < stride; c += 32) {
-      const auto half = [&](int at) {
-        V r = _mm256_mulhrs_epi16(_mm256_load_si256(reinterpret_cast<const V*>(x + at)),
-                                  _mm256_load_si256(reinterpret_cast<const V*>(op.mul.data() + at)));
-        if (op.shift) r = _mm256_mulhrs_epi16(r, down);
-        return _mm256_min_epi16(_mm256_max_epi16(r, bottom), top);
-      };
-      alignas(32) uint8_t lanes[32];
-      const V packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(half(c), half(c + 16)), 0xD8);
-      const V bytes = _mm256_xor_si256(packed, _mm256_set1_epi8(-128));
-      if (stride - c >= 32) {
-        _mm256_storeu_si256(reinterpret_cast<V*>(out + c), bytes);
-      } else {
-        _mm256_store_si256(reinterpret_cast<V*>(lanes), bytes);
-        std::memcpy(out + c, lanes, size_t(stride - c));
-      }
-    }
-}
-
-}  // namespace bitsr
+}  // namespace bitsr::avx2

@@ -9,11 +9,11 @@
  * or 4 of four. k = 9, 64 -> 1: 81 products, 81 loads and 3 instructions of the transposed sum a pixel.
  * Reached on Zen 4: 60 MAC/cycle, 50 in that tail.
  */
-#include "epilogue_avx512.h"
-#include "qconv.h"
-#include "vnni.h"
+#include "kernels/avx512/epilogue.h"
+#include "kernels/qconv_chunks.h"
+#include "common/vnni.h"
 
-namespace bitsr {
+namespace bitsr::avx512 {
 namespace {
 
 /* 16 sums to int16 (narrow in kernels.h). */
@@ -140,7 +140,7 @@ __attribute__((noinline)) void dots_chunk(const Qconv& op, const QconvRow& row, 
 
 }  // namespace
 
-void avx512_qconv(const Qconv& op, const QconvRow& row) {
+void qconv(const Qconv& op, const QconvRow& row) {
   qconv_chunks(
       op, row,
       [&](int x, int n, int filter, int filters, int16_t (*sums)[64]) {
@@ -154,21 +154,4 @@ void avx512_qconv(const Qconv& op, const QconvRow& row) {
       });
 }
 
-/* 64 channels: 2 loads, 4 multiplications, 4 to clip, 2 to pack, 2 to turn the sign, 2 stores: 7 cycles a pixel. */
-void avx512_quant(const Quant& op, const int16_t* x, int w, uint8_t* out) {
-  if (op.channels == 1) return quant_plane(op, x, w, out);
-  const V top = _mm512_set1_epi16(int16_t(op.top)), bottom = _mm512_set1_epi16(int16_t(-op.top));
-  const V down = _mm512_set1_epi16(int16_t(1 << (15 - op.shift) % 15)); /* mulh by 2^(15-s) is the shift by s */
-  const int stride = op.stride();
-  for (int i = 0; i < w; i++, x += op.mul.size(), out += stride)
-    for (int c = 0; c < stride; c += 32) {
-      V r = _mm512_mulhrs_epi16(_mm512_load_si512(x + c), _mm512_load_si512(op.mul.data() + c));
-      if (op.shift) r = _mm512_mulhrs_epi16(r, down);
-      r = _mm512_min_epi16(_mm512_max_epi16(r, bottom), top);
-      const __m256i bytes = _mm256_xor_si256(_mm512_cvtepi16_epi8(r), _mm256_set1_epi8(-128));
-      const int n = stride - c;
-      _mm256_mask_storeu_epi8(out + c, n < 32 ? (1u << n) - 1 : ~0u, bytes);
-    }
-}
-
-}  // namespace bitsr
+}  // namespace bitsr::avx512

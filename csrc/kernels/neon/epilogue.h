@@ -1,8 +1,8 @@
 /* The epilogue (kernels.h) in NEON. */
 #pragma once
 
-#include "kernels.h"
-#include "neon.h"
+#include "kernels/kernels.h"
+#include "kernels/neon/bits.h"
 
 namespace bitsr {
 
@@ -43,4 +43,4 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
 
 }  // namespace bitsr
 
-#include "epilogue.h"
+#include "kernels/epilogue_instances.h"

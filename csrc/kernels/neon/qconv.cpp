@@ -7,10 +7,10 @@
  * planes through the binary kernel (8 passes, 157 / 8) would do for 1-bit weights what this does for all. Four pixels
  * share each load of weights; their 16 sums of 16 bits stay in registers.
  */
-#include "epilogue_neon.h"
-#include "qconv.h"
+#include "kernels/neon/epilogue.h"
+#include "kernels/qconv_chunks.h"
 
-namespace bitsr {
+namespace bitsr::neon {
 namespace {
 
 /* 4 sums to int16 (narrow in kernels.h). */
@@ -118,7 +118,7 @@ inline __attribute__((always_inline)) int32x4_t dots(const Qconv& op, const Qcon
 
 }  // namespace
 
-void neon_qconv(const Qconv& op, const QconvRow& row) {
+void qconv(const Qconv& op, const QconvRow& row) {
   qconv_chunks(
       op, row,
       [&](int x, int n, int filter, int, int16_t (*sums)[64]) {
@@ -134,26 +134,4 @@ void neon_qconv(const Qconv& op, const QconvRow& row) {
       });
 }
 
-void neon_quant(const Quant& op, const int16_t* x, int w, uint8_t* out) {
-  if (op.channels == 1) return quant_plane(op, x, w, out);
-  const int16x8_t top = vdupq_n_s16(int16_t(op.top)), bottom = vdupq_n_s16(int16_t(-op.top));
-  const int16x8_t down = vdupq_n_s16(int16_t(-op.shift));
-  const int stride = op.stride();
-  for (int i = 0; i < w; i++, x += op.mul.size(), out += stride)
-    for (int c = 0; c < stride; c += 16) {
-      const auto half = [&](int at) {
-        const int16x8_t r = vrshlq_s16(vqrdmulhq_s16(vld1q_s16(x + at), vld1q_s16(op.mul.data() + at)), down);
-        return vmovn_s16(vminq_s16(vmaxq_s16(r, bottom), top));
-      };
-      const uint8x16_t bytes = veorq_u8(vreinterpretq_u8_s8(vcombine_s8(half(c), half(c + 8))), vdupq_n_u8(128));
-      if (stride - c >= 16) {
-        vst1q_u8(out + c, bytes);
-      } else {
-        uint8_t lanes[16];
-        vst1q_u8(lanes, bytes);
-        std::memcpy(out + c, lanes, size_t(stride - c));
-      }
-    }
-}
-
-}  // namespace bitsr
+}  // namespace bitsr::neon

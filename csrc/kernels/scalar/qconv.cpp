@@ -1,15 +1,9 @@
 /* Plain C++: the reference of the other paths' int8 convolution. */
-#include "qconv.h"
+#include "kernels/kernels.h"
 
-namespace bitsr {
+namespace bitsr::scalar {
 
-void scalar_quant(const Quant& op, const int16_t* x, int w, uint8_t* out) {
-  if (op.channels == 1) return quant_plane(op, x, w, out);
-  for (int i = 0; i < w; i++, x += op.mul.size(), out += op.stride())
-    for (int c = 0; c < op.channels; c++) out[c] = quantise(op, c, x[c]);
-}
-
-void scalar_qconv(const Qconv& op, const QconvRow& row) {
+void qconv(const Qconv& op, const QconvRow& row) {
   for (int x = 0; x < row.w; x++)
     for (int c = 0; c < op.cout; c++) {
       uint32_t acc = uint32_t(op.bias[c]);
@@ -22,4 +16,4 @@ void scalar_qconv(const Qconv& op, const QconvRow& row) {
     }
 }
 
-}  // namespace bitsr
+}  // namespace bitsr::scalar

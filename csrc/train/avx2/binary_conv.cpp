@@ -7,9 +7,11 @@
  */
 #include <immintrin.h>
 
-#include "signs.h"
+#include <cstring>
 
-namespace bitsr {
+#include "train/kernels.h"
+
+namespace bitsr::train {
 namespace {
 
 using V = __m256i;
@@ -77,12 +79,12 @@ void dot(const uint8_t* a, size_t stride, int rows, const int8_t* w, int steps, 
 }
 
 }  // namespace
-}  // namespace bitsr
+}  // namespace bitsr::train
 
-#include "signs_loops.h"
+#include "train/unit_loops.h"
 
-namespace bitsr {
+namespace bitsr::train {
 
-const Signs avx2_signs = {32, dot, measure, binarize, round, LOOPS<1>, LOOPS<8>};
+const TrainKernels avx2_kernels = {32, dot, measure, binarize, round, LOOPS<1>, LOOPS<8>};
 
-}  // namespace bitsr
+}  // namespace bitsr::train

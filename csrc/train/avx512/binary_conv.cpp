@@ -6,10 +6,12 @@
  */
 #include <immintrin.h>
 
-#include "signs.h"
-#include "vnni.h"
+#include <cstring>
 
-namespace bitsr {
+#include "common/vnni.h"
+#include "train/kernels.h"
+
+namespace bitsr::train {
 namespace {
 
 using V = __m512i;
@@ -63,12 +65,12 @@ void dot(const uint8_t* a, size_t stride, int rows, const int8_t* w, int steps, 
 }
 
 }  // namespace
-}  // namespace bitsr
+}  // namespace bitsr::train
 
-#include "signs_loops.h"
+#include "train/unit_loops.h"
 
-namespace bitsr {
+namespace bitsr::train {
 
-const Signs avx512_signs = {64, dot, measure, binarize, round, LOOPS<1>, LOOPS<8>};
+const TrainKernels avx512_kernels = {64, dot, measure, binarize, round, LOOPS<1>, LOOPS<8>};
 
-}  // namespace bitsr
+}  // namespace bitsr::train
