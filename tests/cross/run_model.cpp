@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "bitsr.h"
+#include "bitsr_train.h"
 
 namespace {
 
@@ -170,7 +171,7 @@ void train_job(std::istream& line) {
   for (int8_t& v : g) v = int8_t(next());
   for (int8_t& v : s) v = next() % 2 ? 1 : -1;
   for (int8_t& v : b) v = next() % 2 ? 1 : -1;
-  std::vector<int32_t> y(pixels * o), turned(pixels * c), weight(weights);
+  std::vector<int32_t> y(pixels * o), transposed(pixels * c), weight(weights);
   for (size_t p = 0; p < pixels; p++)
     for (int tap = 0; tap < k * k; tap++) {
       const int row = int(p / w % h) + tap / k - k / 2, column = int(p % w) + tap % k - k / 2;
@@ -180,17 +181,17 @@ void train_job(std::istream& line) {
         for (int j = 0; j < c; j++) {
           const size_t at = (size_t(i) * k * k + tap) * c + j;
           y[p * o + i] += x[q * c + j] * b[at];
-          turned[q * c + j] += g[p * o + i] * b[at];
+          transposed[q * c + j] += g[p * o + i] * b[at];
           weight[at] += g[p * o + i] * s[q * c + j];
         }
     }
   for (int i = 0; const char* isa = bitsr_isa(i); i++) {
-    std::vector<int32_t> y_(y.size()), turned_(turned.size()), weight_(weights);
+    std::vector<int32_t> y_(y.size()), transposed_(transposed.size()), weight_(weights);
     if (bitsr_sign_conv(x.data(), b.data(), y_.data(), n, h, w, c, o, k, 0, threads, isa)) continue;
-    if (bitsr_sign_conv(g.data(), b.data(), turned_.data(), n, h, w, c, o, k, 1, threads, isa) ||
+    if (bitsr_sign_conv(g.data(), b.data(), transposed_.data(), n, h, w, c, o, k, 1, threads, isa) ||
         bitsr_sign_conv_weight(s.data(), g.data(), weight_.data(), n, h, w, c, o, k, threads, isa))
       fail("to do a gradient");
-    if (y_ != y || turned_ != turned || weight_ != weight) fail(std::string("to sum rightly by ") + isa);
+    if (y_ != y || transposed_ != transposed || weight_ != weight) fail(std::string("to sum rightly by ") + isa);
     std::vector<float> noise(std::max(pixels * c, weights));
     for (float& v : noise) v = float(next()) / 32768 - 1;
     for (int maps : {1, 8})
