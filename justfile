@@ -2,7 +2,7 @@
 test:
     pytest
 format:
-    ruff format . && ruff check --fix . && clang-format -i csrc/*.cpp csrc/*.h
+    ruff format . && ruff check --fix . && git ls-files "csrc/**" "fuzz/*.cpp" "tests/cross/*.cpp" | xargs clang-format -i
 check:
     ruff format --check . && ruff check . && pyright
 cards:

@@ -23,8 +23,8 @@
 
 namespace bitsr {
 
-/* 64-byte aligned array of zeros, no byte longer than asked for (so that AddressSanitizer sees every overrun);
- * never throws: data() is null when there is no memory. */
+/* 64-byte aligned array of zeros, no byte longer than asked for (so that AddressSanitizer sees
+ * every overrun); never throws: data() is null when there is no memory. */
 template <class T>
 class Array {
  public:
@@ -37,7 +37,8 @@ class Array {
     if (!data_) return false;
 #if defined(__linux__)
     /* The rings of a wide image are more small pages than a TLB holds. */
-    const uintptr_t page = size_t(2) << 20, from = reinterpret_cast<uintptr_t>(data_.get()) + page - 1;
+    const uintptr_t page = size_t(2) << 20,
+                    from = reinterpret_cast<uintptr_t>(data_.get()) + page - 1;
     const uintptr_t first = from - from % page, last = reinterpret_cast<uintptr_t>(data_.get() + n);
     if (first + page <= last)
       madvise(reinterpret_cast<void*>(first), last - first - (last - first) % page, MADV_HUGEPAGE);

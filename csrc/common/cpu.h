@@ -13,7 +13,8 @@ static inline bool avx512() {
          __builtin_cpu_supports("bmi2");
 }
 static inline bool avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi2");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt") &&
+         __builtin_cpu_supports("bmi2");
 }
 static inline bool scalar() { return __builtin_cpu_supports("popcnt"); }
 #else

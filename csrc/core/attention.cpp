@@ -21,7 +21,8 @@ int16_t sigmoid(int16_t z) {
   struct Table {
     int at[513];
     Table() {
-      for (int i = 0; i <= 512; i++) at[i] = int(std::lround(32767 / (1 + std::exp(-(128 * i - 32768) / 2048.0))));
+      for (int i = 0; i <= 512; i++)
+        at[i] = int(std::lround(32767 / (1 + std::exp(-(128 * i - 32768) / 2048.0))));
     }
   };
   static const Table table;
@@ -33,7 +34,8 @@ int16_t sigmoid(int16_t z) {
 
 Gate::Gate(const Attention& attention) : a_(attention) {
   const size_t padded = size_t(round_up(a_.channels, 64));
-  if (!sums_.resize(padded) || !mean_.resize(padded) || !gate_.resize(padded) || !hidden_.resize(size_t(a_.hidden)))
+  if (!sums_.resize(padded) || !mean_.resize(padded) || !gate_.resize(padded) ||
+      !hidden_.resize(size_t(a_.hidden)))
     throw std::bad_alloc();
 }
 
@@ -60,14 +62,14 @@ void Gate::make(int64_t pixels) {
   }
   for (int i = 0; i < a_.hidden; i++) {
     const size_t at = size_t(i);
-    const int16_t v =
-        neuron(a_.down.data() + at * size_t(a_.channels), mean_.data(), a_.channels, a_.down_bias[at], a_.down_shift);
+    const int16_t v = neuron(a_.down.data() + at * size_t(a_.channels), mean_.data(), a_.channels,
+                             a_.down_bias[at], a_.down_shift);
     hidden_[at] = v < 0 ? mulh(v, a_.slope[at]) : v;
   }
   for (int c = 0; c < a_.channels; c++) {
     const size_t at = size_t(c);
-    gate_[at] =
-        sigmoid(neuron(a_.up.data() + at * size_t(a_.hidden), hidden_.data(), a_.hidden, a_.up_bias[at], a_.up_shift));
+    gate_[at] = sigmoid(neuron(a_.up.data() + at * size_t(a_.hidden), hidden_.data(), a_.hidden,
+                               a_.up_bias[at], a_.up_shift));
   }
   done_.store(true, std::memory_order_release);
 }

@@ -8,7 +8,8 @@
 
 namespace bitsr {
 
-/* Attention of C channels through H: mean over the image, a layer to H with PReLU, a layer to C, a sigmoid. */
+/* Attention of C channels through H: mean over the image, a layer to H with PReLU, a layer to C, a
+ * sigmoid. */
 struct Attention {
   int channels = 0, hidden = 0, down_shift = 1, up_shift = 1;
   Array<int16_t> down, slope, up; /* (H, C), (H), (C, H) */

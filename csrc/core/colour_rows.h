@@ -1,17 +1,21 @@
-// The arithmetic of colour around the luma net: pixels to luma, and SR luma plus bicubic chroma back to pixels.
+// The arithmetic of colour around the luma net: pixels to luma, and SR luma plus bicubic chroma
+// back to pixels.
 //
-// With L = 0.299 R + 0.587 G + 0.114 B the studio luma of the nets is Y = 16 + 219/255 L (8-bit levels), and
-// the chroma planes of BT.601 are multiples of R - L and B - L. So
-//   R' = L' + up(R - L)    B' = L' + up(B - L)    G' = L' - (0.299 up(R - L) + 0.114 up(B - L)) / 0.587
-// where L' is the SR luma and up() the bicubic; no YCbCr image is ever rounded on the way. Equal R, G and B
-// have differences of exactly 0, so grey stays grey; the taps sum to exactly 1, so flat chroma stays flat.
+// With L = 0.299 R + 0.587 G + 0.114 B the studio luma of the nets is Y = 16 + 219/255 L (8-bit
+// levels), and the chroma planes of BT.601 are multiples of R - L and B - L. So
+//   R' = L' + up(R - L)    B' = L' + up(B - L)    G' = L' - (0.299 up(R - L) + 0.114 up(B - L)) /
+//   0.587
+// where L' is the SR luma and up() the bicubic; no YCbCr image is ever rounded on the way. Equal R,
+// G and B have differences of exactly 0, so grey stays grey; the taps sum to exactly 1, so flat
+// chroma stays flat.
 //
-// up() is Keys' cubic (a = -0.5) at half-pixel centres with symmetric reflection: one LR row is widened when it
-// is first needed, four widened rows are kept, and each SR row is one weighted sum of them. Plain loops on
-// contiguous rows: the compiler makes the SIMD, and integers make every build give the same bytes.
+// up() is Keys' cubic (a = -0.5) at half-pixel centres with symmetric reflection: one LR row is
+// widened when it is first needed, four widened rows are kept, and each SR row is one weighted sum
+// of them. Plain loops on contiguous rows: the compiler makes the SIMD, and integers make every
+// build give the same bytes.
 //
-// This file is compiled twice on x86-64, plainly (colour.cpp) and with AVX2 (colour_avx2.cpp). All of it has internal
-// linkage, so neither build's code can stand in for the other's.
+// This file is compiled twice on x86-64, plainly (colour.cpp) and with AVX2 (colour_avx2.cpp). All
+// of it has internal linkage, so neither build's code can stand in for the other's.
 
 #pragma once
 
@@ -26,19 +30,21 @@ namespace {
 
 constexpr int MAX_SCALE = 16;
 
-// 8 bit: differences in 1/32 level are int16 (|R - L| <= 226, twice 1.25 by the kernel's overshoot) and 14-bit
-// taps sum in int32. 16 bit: 1/64 level in int32, 20-bit taps sum in int64.
+// 8 bit: differences in 1/32 level are int16 (|R - L| <= 226, twice 1.25 by the kernel's overshoot)
+// and 14-bit taps sum in int32. 16 bit: 1/64 level in int32, 20-bit taps sum in int64.
 struct Depth8 {
   using Pixel = uint8_t;
   using Diff = int16_t;
   using Sum = int32_t;
-  static constexpr int FRAC = 5, TAP_BITS = 14, LUMA_BITS = 16, GREEN_BITS = 15, MAX = 255, LEVEL = 1;
+  static constexpr int FRAC = 5, TAP_BITS = 14, LUMA_BITS = 16, GREEN_BITS = 15, MAX = 255,
+                       LEVEL = 1;
 };
 struct Depth16 {
   using Pixel = uint16_t;
   using Diff = int32_t;
   using Sum = int64_t;
-  static constexpr int FRAC = 6, TAP_BITS = 20, LUMA_BITS = 20, GREEN_BITS = 20, MAX = 65535, LEVEL = 257;
+  static constexpr int FRAC = 6, TAP_BITS = 20, LUMA_BITS = 20, GREEN_BITS = 20, MAX = 65535,
+                       LEVEL = 257;
 };
 
 int fail(char* err, size_t cap, const char* text) {
@@ -56,7 +62,8 @@ constexpr T round_div(T a, T b) {
   return floor_div<T>(2 * a + b, 2 * b);
 }
 
-// q = round(128 (Y - 127.5)) = round(128 * 219/255 * L) - 14272, exactly: 128 * 219 / 255000 = 1168 / 10625.
+// q = round(128 (Y - 127.5)) = round(128 * 219/255 * L) - 14272, exactly: 128 * 219 / 255000 = 1168
+// / 10625.
 template <class D, int STEP>
 void luma_row(const typename D::Pixel* __restrict px, size_t n, int16_t* __restrict q) {
   using Sum = typename D::Sum;
@@ -90,9 +97,10 @@ int reflect(int64_t i, int n) {
   return int(i < n ? i : period - 1 - i);
 }
 
-// The first tap's LR offset of phase p, and the four taps in units of 2^-bits; they sum to 2^bits. An SR sample
-// s i + p lies at LR i + t + (p < s/2 ? -1 : 0) with t = ((2p + 1) / 2s + 1/2) mod 1; over the common
-// denominator (2s)^3 the taps are whole numbers (twice them, for Keys' halves), so nothing here is floating.
+// The first tap's LR offset of phase p, and the four taps in units of 2^-bits; they sum to 2^bits.
+// An SR sample s i + p lies at LR i + t + (p < s/2 ? -1 : 0) with t = ((2p + 1) / 2s + 1/2) mod 1;
+// over the common denominator (2s)^3 the taps are whole numbers (twice them, for Keys' halves), so
+// nothing here is floating.
 struct Phase {
   int first;
   int64_t tap[4];
@@ -139,8 +147,8 @@ class Merger {
       for (int k = 0; k < 4; k++) tap_[p][k] = Tap(f.tap[k]);
     }
     if (!planes_) return true;
-    memory_.reset(
-        static_cast<Diff*>(std::malloc(((5 * wide_ + size_t(w) + 2 * PAD) * size_t(planes_)) * sizeof(Diff))));
+    memory_.reset(static_cast<Diff*>(
+        std::malloc(((5 * wide_ + size_t(w) + 2 * PAD) * size_t(planes_)) * sizeof(Diff))));
     for (int64_t& row : kept_) row = std::numeric_limits<int64_t>::min();
     return memory_ != nullptr;
   }
@@ -152,8 +160,9 @@ class Merger {
     if (planes_) {
       for (int k = 0; k < 4; k++) widen(top + k);
       for (int plane = 0; plane < planes_; plane++) {
-        blend(slot(top) + plane * wide_, slot(top + 1) + plane * wide_, slot(top + 2) + plane * wide_,
-              slot(top + 3) + plane * wide_, tap_[p], d + plane * wide_);
+        blend(slot(top) + plane * wide_, slot(top + 1) + plane * wide_,
+              slot(top + 2) + plane * wide_, slot(top + 3) + plane * wide_, tap_[p],
+              d + plane * wide_);
       }
     }
     switch (channels_) {
@@ -173,7 +182,9 @@ class Merger {
     void operator()(Diff* p) const { std::free(p); }
   };
 
-  Diff* slot(int64_t row) const { return memory_.get() + size_t(planes_) * wide_ * size_t(((row % 4) + 4) % 4); }
+  Diff* slot(int64_t row) const {
+    return memory_.get() + size_t(planes_) * wide_ * size_t(((row % 4) + 4) % 4);
+  }
 
   // Differences of one LR row, widened by the scale, into the row's slot.
   void widen(int64_t row) {
@@ -193,7 +204,8 @@ class Merger {
     }
     if (channels_ % 2 == 0) {
       Diff* alpha = narrow + pitch * (planes_ - 1);
-      for (int i = 0; i < w_; i++) alpha[i] = Diff(Sum(px[channels_ * i + channels_ - 1]) << D::FRAC);
+      for (int i = 0; i < w_; i++)
+        alpha[i] = Diff(Sum(px[channels_ * i + channels_ - 1]) << D::FRAC);
     }
     for (int plane = 0; plane < planes_; plane++) {
       Diff* x = narrow + pitch * plane;
@@ -231,8 +243,8 @@ class Merger {
     }
   }
 
-  void blend(const Diff* __restrict a, const Diff* __restrict b, const Diff* __restrict c, const Diff* __restrict e,
-             const Tap* t, Diff* __restrict out) const {
+  void blend(const Diff* __restrict a, const Diff* __restrict b, const Diff* __restrict c,
+             const Diff* __restrict e, const Tap* t, Diff* __restrict out) const {
     const Tap t0 = t[0], t1 = t[1], t2 = t[2], t3 = t[3];
     for (size_t i = 0; i < wide_; i++) {
       const Sum sum = Sum(t0) * a[i] + Sum(t1) * b[i] + Sum(t2) * c[i] + Sum(t3) * e[i];
@@ -254,7 +266,8 @@ class Merger {
   }
 
   template <int STEP>
-  void grey(const int16_t* __restrict q, const Diff* __restrict alpha, Pixel* __restrict out) const {
+  void grey(const int16_t* __restrict q, const Diff* __restrict alpha,
+            Pixel* __restrict out) const {
     for (size_t i = 0; i < wide_; i++) {
       out[STEP * i] = pixel(level(q[i]));
       if (STEP == 2) out[STEP * i + 1] = pixel(alpha[i]);
@@ -289,10 +302,11 @@ class Merger {
 };
 
 template <class D>
-int merge(const void* lr, int channels, int h, int w, int first, int scale, const int16_t* q, int y, int n, void* out,
-          char* err, size_t cap) {
+int merge(const void* lr, int channels, int h, int w, int first, int scale, const int16_t* q, int y,
+          int n, void* out, char* err, size_t cap) {
   Merger<D> merger;
-  if (!merger.init(lr, channels, h, w, first, scale)) return fail(err, cap, "no memory for the chroma rows");
+  if (!merger.init(lr, channels, h, w, first, scale))
+    return fail(err, cap, "no memory for the chroma rows");
   const size_t wide = size_t(w) * scale;
   auto* to = static_cast<typename D::Pixel*>(out);
   for (int i = 0; i < n; i++) merger.row(q + i * wide, y + i, to + i * wide * channels);
@@ -307,8 +321,10 @@ namespace bitsr {
 struct Colour {
   void (*luma8)(const void*, int, size_t, int16_t*);
   void (*luma16)(const void*, int, size_t, int16_t*);
-  int (*merge8)(const void*, int, int, int, int, int, const int16_t*, int, int, void*, char*, size_t);
-  int (*merge16)(const void*, int, int, int, int, int, const int16_t*, int, int, void*, char*, size_t);
+  int (*merge8)(const void*, int, int, int, int, int, const int16_t*, int, int, void*, char*,
+                size_t);
+  int (*merge16)(const void*, int, int, int, int, int, const int16_t*, int, int, void*, char*,
+                 size_t);
 };
 extern const Colour colour_avx2;
 

@@ -28,7 +28,8 @@ R guarded(R otherwise, char* err, size_t cap, F f) {
   }
   if (err && cap) {
     std::snprintf(err, cap, "%s", why);
-    for (char* c = err; *c; c++) /* names come from the file: no line breaks, no escapes for a terminal */
+    for (char* c = err; *c;
+         c++) /* names come from the file: no line breaks, no escapes for a terminal */
       if (*c < ' ' || *c > '~') *c = '?';
   }
   return otherwise;

@@ -1,4 +1,4 @@
-/* The model file: its operations are loaded line by line with nothing taken on trust, then planned. */
+/* The model file: operations are loaded line by line, nothing taken on trust, then planned. */
 #include "core/load.h"
 
 #include <memory>
@@ -9,9 +9,9 @@
 namespace bitsr {
 namespace {
 
-/* A few bytes can ask for much memory: operations may share tensors, and channels are padded. A model may take
- * OPEN_FLOOR bytes and OPEN_FACTOR times its file. Real nets stay far below: E2FIF-SRResNet x4 takes 2.6 times its
- * file. */
+/* A few bytes can ask for much memory: operations may share tensors, and channels are padded. A
+ * model may take OPEN_FLOOR bytes and OPEN_FACTOR times its file. Real nets stay far below:
+ * E2FIF-SRResNet x4 takes 2.6 times its file. */
 constexpr uint64_t OPEN_FLOOR = 64u << 20, OPEN_FACTOR = 8;
 constexpr size_t MAX_WORDS = 16; /* of an operation's line */
 
@@ -37,7 +37,8 @@ void load_operation(Loader& loader, const std::vector<std::string>& words) {
   }
   for (; used < words.size(); used++) line.add(words[used]);
   if (in.cells != type.reads) fail("operation '" + line.kind + "' reads the wrong kind of buffer");
-  if (in.scale_maps && !type.reads_scale_maps) fail("operation '" + line.kind + "' reads several maps");
+  if (in.scale_maps && !type.reads_scale_maps)
+    fail("operation '" + line.kind + "' reads several maps");
   type.load(loader, line, op);
   line.done();
   op.radius = (op.side + in.rate - 1) / in.rate;
@@ -49,7 +50,8 @@ void load_operations(Loader& loader) {
   const auto text = loader.file.metadata.find("ops");
   if (text == loader.file.metadata.end()) fail("no operations in the metadata");
   std::istringstream lines(text->second);
-  lines.exceptions(std::ios::badbit); /* else a word that finds no memory is a word that is not there */
+  /* Else a word that finds no memory is a word that is not there. */
+  lines.exceptions(std::ios::badbit);
   for (std::string line; std::getline(lines, line);) {
     std::istringstream stream(line);
     stream.exceptions(std::ios::badbit);
@@ -72,7 +74,8 @@ void load_operations(Loader& loader) {
 void Line::add(const std::string& argument) {
   const size_t eq = argument.find('=');
   if (eq == std::string::npos) fail("operation '" + kind + "' has an argument without '='");
-  if (!keys_.emplace(argument.substr(0, eq), argument.substr(eq + 1)).second) fail("an argument is given twice");
+  if (!keys_.emplace(argument.substr(0, eq), argument.substr(eq + 1)).second)
+    fail("an argument is given twice");
 }
 
 std::string Line::take(const char* key) {
@@ -84,8 +87,9 @@ std::string Line::take(const char* key) {
 
 int Line::number_of(const std::string& text, int low, int high, const char* what) {
   int v = 0;
-  if (text.empty() || text.size() > 6 || text.find_first_not_of("0123456789") != std::string::npos ||
-      (v = std::stoi(text)) < low || v > high)
+  if (text.empty() || text.size() > 6 ||
+      text.find_first_not_of("0123456789") != std::string::npos || (v = std::stoi(text)) < low ||
+      v > high)
     fail(std::string(what) + " is out of range");
   return v;
 }
@@ -97,12 +101,14 @@ int Line::number_or(const char* key, int otherwise, int low, int high, const cha
 
 void Line::done() const {
   if (!keys_.empty())
-    fail("operation '" + kind + "' has an unknown argument '" + keys_.begin()->first.substr(0, 40) + "'");
+    fail("operation '" + kind + "' has an unknown argument '" + keys_.begin()->first.substr(0, 40) +
+         "'");
 }
 
 /* ---- tensors ---- */
 
-const Tensor* Loader::find(const std::string& name, const char* dtype, const std::vector<uint64_t>& shape) const {
+const Tensor* Loader::find(const std::string& name, const char* dtype,
+                           const std::vector<uint64_t>& shape) const {
   const auto it = file.tensors.find(name);
   if (it == file.tensors.end()) return nullptr;
   if (it->second.dtype != dtype) fail("tensor " + name + " has the wrong type");
@@ -110,7 +116,8 @@ const Tensor* Loader::find(const std::string& name, const char* dtype, const std
   return &it->second;
 }
 
-const Tensor& Loader::need(const std::string& name, const char* dtype, const std::vector<uint64_t>& shape) const {
+const Tensor& Loader::need(const std::string& name, const char* dtype,
+                           const std::vector<uint64_t>& shape) const {
   const Tensor* t = find(name, dtype, shape);
   if (!t) fail("tensor " + name + " is missing");
   return *t;
@@ -122,7 +129,8 @@ const std::vector<uint64_t>& Loader::shape_of(const std::string& name) const {
   return it->second.shape;
 }
 
-void Loader::channel_values(Array<int16_t>& out, const Tensor& t, int padded, const std::string& name) {
+void Loader::channel_values(Array<int16_t>& out, const Tensor& t, int padded,
+                            const std::string& name) {
   budget.allocate(out, size_t(padded));
   std::memcpy(out.data(), t.data, t.bytes);
   for (size_t i = 0; i < out.size(); i++)
@@ -140,7 +148,8 @@ int Loader::buffer(const std::string& name) const {
 int Loader::make(const std::string& name, Cells cells, int channels, int rate) {
   for (const Buffer& b : model.buffers)
     if (b.name == name) fail("'" + name.substr(0, 40) + "' is made twice");
-  if (channels < 1 || channels > MAX_CHANNELS) fail("an operation makes an impossible number of channels");
+  if (channels < 1 || channels > MAX_CHANNELS)
+    fail("an operation makes an impossible number of channels");
   if (rate < 1 || rate > MAX_SCALE) fail("an operation makes an impossible scale");
   Buffer b;
   b.name = name;
@@ -152,7 +161,8 @@ int Loader::make(const std::string& name, Cells cells, int channels, int rate) {
   return int(model.buffers.size()) - 1;
 }
 
-int Loader::add_input(Operation& op, const std::string& name, int channels, int rate, bool scale_maps) const {
+int Loader::add_input(Operation& op, const std::string& name, int channels, int rate,
+                      bool scale_maps) const {
   if (name.empty()) return -1;
   const int input = buffer(name);
   const Buffer& b = model.buffer(input);
@@ -169,7 +179,8 @@ void open_model(Model& model, const uint8_t* bytes, size_t n, const Kernels* ker
   const auto format = file.metadata.find("format");
   if (format == file.metadata.end()) fail("not a .bsr file: no format in the metadata");
   if (format->second != "bitsr 1")
-    fail("format '" + format->second.substr(0, 20) + "' is not one that this version reads (bitsr 1)");
+    fail("format '" + format->second.substr(0, 20) +
+         "' is not one that this version reads (bitsr 1)");
   model.kernels = kernels;
   Loader loader{model, file, Budget(OPEN_FLOOR + OPEN_FACTOR * uint64_t(n))};
   load_operations(loader);
@@ -183,7 +194,8 @@ extern "C" {
 bitsr_model* bitsr_model_open(const void* bytes, size_t n, const char* isa, char* err, size_t cap) {
   return bitsr::guarded<bitsr_model*>(nullptr, err, cap, [&]() -> bitsr_model* {
     const bitsr::Kernels* kernels = isa ? bitsr::path(isa) : bitsr::path(0);
-    if (!kernels) bitsr::fail(isa ? "this CPU has no path of that name" : "this CPU has no path at all");
+    if (!kernels)
+      bitsr::fail(isa ? "this CPU has no path of that name" : "this CPU has no path at all");
     std::unique_ptr<bitsr_model> model(new bitsr_model());
     bitsr::open_model(*model, static_cast<const uint8_t*>(bytes), n, kernels);
     return model.release();

@@ -1,4 +1,5 @@
-/* What an operation has at hand while it is loaded: its line, the tensors of the file, the buffers so far. */
+/* What an operation has at hand while it is loaded: its line, the tensors of the file, the buffers
+ * so far. */
 #pragma once
 
 #include <cstring>
@@ -43,7 +44,9 @@ class Line {
   /* The value of a key, taken out of the line; empty: it is not there. */
   std::string take(const char* key);
   /* The same as a number from low to high; fails as `what`. */
-  int number(const char* key, int low, int high, const char* what) { return number_of(take(key), low, high, what); }
+  int number(const char* key, int low, int high, const char* what) {
+    return number_of(take(key), low, high, what);
+  }
   int number_or(const char* key, int otherwise, int low, int high, const char* what);
   /* Fails where a key is left. */
   void done() const;
@@ -61,8 +64,10 @@ struct Loader {
 
   /* ---- tensors of the file, checked against what an operation needs ---- */
 
-  const Tensor* find(const std::string& name, const char* dtype, const std::vector<uint64_t>& shape) const;
-  const Tensor& need(const std::string& name, const char* dtype, const std::vector<uint64_t>& shape) const;
+  const Tensor* find(const std::string& name, const char* dtype,
+                     const std::vector<uint64_t>& shape) const;
+  const Tensor& need(const std::string& name, const char* dtype,
+                     const std::vector<uint64_t>& shape) const;
   const std::vector<uint64_t>& shape_of(const std::string& name) const;
   /* int16 a channel, zero in the padding; -32768 would break mulh. */
   void channel_values(Array<int16_t>& out, const Tensor& t, int padded, const std::string& name);
@@ -80,13 +85,14 @@ struct Loader {
   /* A new one, made by the operation that is being loaded. */
   int make(const std::string& name, Cells cells, int channels, int rate);
   /* A further input by name, of that shape; -1 where the name is empty. */
-  int add_input(Operation& op, const std::string& name, int channels, int rate, bool scale_maps = false) const;
+  int add_input(Operation& op, const std::string& name, int channels, int rate,
+                bool scale_maps = false) const;
 };
 
 /* Throws std::runtime_error with one line, or std::bad_alloc. */
 void open_model(Model& model, const uint8_t* bytes, size_t n, const Kernels* kernels);
 
-/* From loaded operations to what a stream needs: plan.cpp. file_bytes: the size of the model file. */
+/* From loaded operations to what a stream needs: plan.cpp. file_bytes: size of the model file. */
 void plan(Loader& loader, uint64_t file_bytes);
 
 }  // namespace bitsr

@@ -21,15 +21,14 @@ enum class Cells { values, bits, bytes };
 struct Buffer {
   std::string name;
   Cells cells = Cells::values;
-  bool scale_maps = false; /* MAPS scale maps: values without padding, which only bconv and add read */
+  /* MAPS scale maps: values without padding, which only bconv and add read. */
+  bool scale_maps = false;
   int channels = 0;
   int rate = 1;
   int producer = -1; /* operation; UNUSED: none any more */
   int storage = -1;  /* index in Model::storages; -1: none, the rows are the caller's */
   bool values() const { return cells == Cells::values; }
-  int cell() const { /* bytes */
-    return cells == Cells::bits ? 8 : cells == Cells::bytes ? 1 : 2;
-  }
+  int cell() const { /* bytes */ return cells == Cells::bits ? 8 : cells == Cells::bytes ? 1 : 2; }
   int stride() const { /* cells of a pixel */
     if (scale_maps) return channels;
     if (cells == Cells::bytes) return round_up(channels, 4);
@@ -47,11 +46,11 @@ struct Operation {
   int skip = -1, map = -1;        /* buffers, which are inputs too; -1: none */
   int output = -1;                /* buffer; -1: a bconv of which only the bits are wanted */
   int bits = -1;                  /* buffer of the sign fused into a bconv */
-  int gate = -1;                  /* the pooling that must be done with the whole image first; -1: none */
-  int side = 0;                   /* pixels to each side that the first input is read at */
-  int radius = 0;                 /* the same in LR rows, rounded up */
-  int delay = 0;                  /* rows that it is behind the input (see stream.cpp) */
-  int level = 0;                  /* poolings that lie before it on its longest way from the input */
+  int gate = -1;  /* the pooling that must be done with the whole image first; -1: none */
+  int side = 0;   /* pixels to each side that the first input is read at */
+  int radius = 0; /* the same in LR rows, rounded up */
+  int delay = 0;  /* rows that it is behind the input (see stream.cpp) */
+  int level = 0;  /* poolings that lie before it on its longest way from the input */
 
   template <class T>
   T& add_settings() {
@@ -71,13 +70,16 @@ struct Operation {
 /* Rows of one or more buffers (a chain of in-place operations) kept in a ring. */
 struct Storage {
   int cell = 0, channels = 0, stride = 0, rate = 1; /* as of its buffers */
-  int margin = 1;                                   /* columns of zeros (as bytes 128) to each side of a row */
-  int writer = 0;                                   /* first operation that writes it */
-  std::vector<int> readers; /* operations that must be done with a row before it is written anew */
-  int rows = 0;             /* LR rows between the writer and the last reader: the ring holds them and a pass */
-  bool whole = false;       /* read at a later level than written: it holds the whole image */
-  int memory = 0;           /* index in Model::memories */
-  std::vector<int> before;  /* operations that must be done with a row of the storage that had its memory before */
+  int margin = 1; /* columns of zeros (as bytes 128) to each side of a row */
+  int writer = 0; /* first operation that writes it */
+  /* Operations that must be done with a row before it is written anew. */
+  std::vector<int> readers;
+  /* LR rows between the writer and the last reader: the ring holds them and a pass. */
+  int rows = 0;
+  bool whole = false; /* read at a later level than written: it holds the whole image */
+  int memory = 0;     /* index in Model::memories */
+  /* Operations that must be done with a row of the storage that had its memory before. */
+  std::vector<int> before;
 };
 
 /* LR rows that one pass may take all operations further (see stream.cpp). */

@@ -6,14 +6,17 @@
 namespace bitsr {
 namespace {
 
-const OperationType* const OPERATIONS[] = {&CONV, &SIGN, &BCONV,  &SCALE_MAP, &QUANT, &QCONV,
+const OperationType* const OPERATIONS[] = {&CONV, &SIGN,   &BCONV,  &SCALE_MAP, &QUANT,  &QCONV,
                                            &ADD,  &CONCAT, &REPEAT, &ATTEND,    &SHUFFLE};
 
-void unknown(Loader&, Line& line, Operation&) { fail("unknown operation '" + line.kind.substr(0, 40) + "'"); }
+void unknown(Loader&, Line& line, Operation&) {
+  fail("unknown operation '" + line.kind.substr(0, 40) + "'");
+}
 const OperationType UNKNOWN = {"", Cells::values, Named::no, 1, unknown, nullptr};
 
 void feed(Rows& rows, const Operation& op, int y, uint64_t*) {
-  std::memcpy(rows.values(op.output, y), rows.lr + size_t(y - rows.lr_base) * size_t(rows.w), size_t(rows.w) * 2);
+  std::memcpy(rows.values(op.output, y), rows.lr + size_t(y - rows.lr_base) * size_t(rows.w),
+              size_t(rows.w) * 2);
 }
 
 }  // namespace
@@ -40,8 +43,8 @@ void add_input_operation(Model& model) {
 }
 
 void check_kernel(const std::vector<uint64_t>& shape, const std::string& name, uint64_t largest) {
-  if (shape.size() != 4 || shape[0] < 1 || shape[0] > MAX_CHANNELS || shape[1] != shape[2] || shape[1] % 2 != 1 ||
-      shape[1] > largest)
+  if (shape.size() != 4 || shape[0] < 1 || shape[0] > MAX_CHANNELS || shape[1] != shape[2] ||
+      shape[1] % 2 != 1 || shape[1] > largest)
     fail("tensor " + name + " has an impossible shape");
 }
 
@@ -49,7 +52,8 @@ void load_epilogue(Loader& loader, Epilogue& e, const std::string& name, int cou
   const std::vector<uint64_t> channels = {uint64_t(cout)};
   const auto values = [&](Array<int16_t>& out, const char* suffix, bool required) {
     const std::string tensor = name + suffix;
-    const Tensor* t = required ? &loader.need(tensor, "I16", channels) : loader.find(tensor, "I16", channels);
+    const Tensor* t =
+        required ? &loader.need(tensor, "I16", channels) : loader.find(tensor, "I16", channels);
     if (t) loader.channel_values(out, *t, e.cout_pad, tensor);
     return t != nullptr;
   };
@@ -68,11 +72,13 @@ void prepare_epilogue(Loader& loader, Epilogue& e) {
                                           &e.slope, &e.threshold, &e.slope_add};
   for (int c = 0; c < e.cout_pad; c++)
     for (int i = 0; i < VALUES; i++)
-      if (arrays[i]->size()) e.values[size_t((c / 64 * VALUES + i) * 64 + c % 64)] = (*arrays[i])[size_t(c)];
+      if (arrays[i]->size())
+        e.values[size_t((c / 64 * VALUES + i) * 64 + c % 64)] = (*arrays[i])[size_t(c)];
 }
 
 int orientations_of(const std::string& text, const Buffer& in) {
-  const int n = text.empty() ? 1 : Line::number_of(text, ORIENTATIONS, ORIENTATIONS, "a number of turns");
+  const int n =
+      text.empty() ? 1 : Line::number_of(text, ORIENTATIONS, ORIENTATIONS, "a number of turns");
   if (n > 1 && in.channels % n) fail("what turns reads fields of 8 channels");
   return n;
 }

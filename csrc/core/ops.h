@@ -21,19 +21,21 @@ struct OperationType {
 
   /* Parses its keys, checks and loads its tensors, makes its buffer. */
   void (*load)(Loader&, Line&, Operation&);
-  /* Row y of its first input, whose rows are `rows.width(op)` pixels long; of a shuffle several rows come of it. */
+  /* Row y of its first input, whose rows are `rows.width(op)` pixels long; of a shuffle several
+   * rows come of it. */
   void (*run)(Rows& rows, const Operation& op, int y, uint64_t* scratch);
 
   /* What is made of loaded weights once the signs are fused; null: nothing. */
   void (*prepare)(Loader&, Operation&) = nullptr;
-  /* The first of the inputs in whose memory it may work, when nobody else needs that one any more. */
+  /* The first of the inputs in whose memory it may work once nobody else needs that one. */
   int in_place_from = NONE;
   bool reads_scale_maps = false; /* its first input may be several of them */
   /* State of one image; null: none. See attention.h. */
   std::unique_ptr<Gate> (*gate)(const Operation&) = nullptr;
 };
 
-extern const OperationType INPUT, CONV, SIGN, BCONV, SCALE_MAP, QUANT, QCONV, ADD, CONCAT, REPEAT, POOL, ATTEND, SHUFFLE;
+extern const OperationType INPUT, CONV, SIGN, BCONV, SCALE_MAP, QUANT, QCONV, ADD, CONCAT, REPEAT,
+    POOL, ATTEND, SHUFFLE;
 
 /* The one of that word; of an unknown word one that fails to load. */
 const OperationType& operation_type(const std::string& word);
@@ -56,7 +58,8 @@ void load_epilogue(Loader& loader, Epilogue& e, const std::string& name, int cou
 /* The values of 64 channels side by side, for the kernels. */
 void prepare_epilogue(Loader& loader, Epilogue& e);
 
-/* The key turns=: orientations that stored weights stand for, 1 or ORIENTATIONS, which `in` must be fields of. */
+/* The key turns=: orientations that stored weights stand for, 1 or ORIENTATIONS, which `in` must be
+ * fields of. */
 int orientations_of(const std::string& text, const Buffer& in);
 
 }  // namespace bitsr

@@ -6,9 +6,9 @@
 namespace bitsr {
 namespace {
 
-/* The rows in flight of a model may take COLUMN_FLOOR bytes and COLUMN_FACTOR times its file for each LR column. Of a
- * net with channel attention each LR pixel may keep PIXEL_MOST. Real nets stay far below: E2FIF-SRResNet x4 takes
- * 0.1 times its file a column. */
+/* The rows in flight of a model may take COLUMN_FLOOR bytes and COLUMN_FACTOR times its file for
+ * each LR column. Of a net with channel attention each LR pixel may keep PIXEL_MOST. Real nets stay
+ * far below: E2FIF-SRResNet x4 takes 0.1 times its file a column. */
 constexpr uint64_t COLUMN_FLOOR = 5u << 20, COLUMN_FACTOR = 4, PIXEL_MOST = 64u << 10;
 
 std::vector<int> readers_of(const Model& m, int buffer) {
@@ -19,12 +19,13 @@ std::vector<int> readers_of(const Model& m, int buffer) {
   return out;
 }
 
-/* Whether nobody reads what op reads once op has begun with a row of it: a pooling or a map that it waits for is
- * done. */
+/* Whether nobody reads what op reads once op has begun with a row of it: a pooling or a map that it
+ * waits for is done. */
 bool only_reader(const Model& m, const Operation& op, int input) {
   for (const int i : readers_of(m, input)) {
     const Operation& reader = m.operation(i);
-    const bool waited = i == op.gate || (op.map >= 0 && reader.type == &SCALE_MAP && reader.output == op.map);
+    const bool waited =
+        i == op.gate || (op.map >= 0 && reader.type == &SCALE_MAP && reader.output == op.map);
     if (&reader != &op && !waited) return false;
   }
   return true;
@@ -76,24 +77,26 @@ void find_delays(Model& m) {
     }
   }
   m.levels.resize(size_t(m.operations.back().level) + 1);
-  for (size_t i = 0; i < m.operations.size(); i++) m.levels[size_t(m.operations[i].level)].push_back(int(i));
+  for (size_t i = 0; i < m.operations.size(); i++)
+    m.levels[size_t(m.operations[i].level)].push_back(int(i));
   m.radius = m.levels.size() > 1 ? -1 : int(reach.back() + 0.999);
   m.lag = m.operations.back().delay;
 }
 
-/* An operation works in place on its skip (or on what it adds to, or attends to once it is pooled) when nobody else
- * reads it then and its pixels are as long. */
+/* An operation works in place on its skip (or on what it adds to, or attends to once it is pooled)
+ * when nobody else reads it then and its pixels are as long. */
 void find_storages(Model& m) {
   for (size_t i = 0; i < m.buffers.size(); i++) {
     Buffer& b = m.buffers[i];
-    if (b.producer == UNUSED || i + 1 == m.buffers.size()) continue; /* unused, or straight into the caller's rows */
+    if (b.producer == UNUSED || i + 1 == m.buffers.size())
+      continue; /* unused, or straight into the caller's rows */
     const Operation& op = m.operation(b.producer);
     const int from = op.type->in_place_from;
     if (b.cells != Cells::bits && from != NONE)
       for (size_t j = size_t(from); j < op.inputs.size(); j++) {
         const Buffer& source = m.buffer(op.inputs[j]);
-        if (source.storage >= 0 && source.producer > 0 && only_reader(m, op, op.inputs[j]) && b.storage < 0 &&
-            source.channels > 1 && source.stride() == b.stride())
+        if (source.storage >= 0 && source.producer > 0 && only_reader(m, op, op.inputs[j]) &&
+            b.storage < 0 && source.channels > 1 && source.stride() == b.stride())
           b.storage = source.storage;
       }
     if (b.storage < 0) {
@@ -131,8 +134,9 @@ void find_memories(Model& m) {
     if (s.whole)
       for (size_t k = 0; k < m.memories.size(); k++) {
         const Storage& old = m.storages[size_t(m.memories[k].storage)];
-        if (old.whole && m.memories[k].level < writer.level && old.cell == s.cell && old.channels == s.channels &&
-            old.stride == s.stride && old.rate == s.rate && old.margin == s.margin) {
+        if (old.whole && m.memories[k].level < writer.level && old.cell == s.cell &&
+            old.channels == s.channels && old.stride == s.stride && old.rate == s.rate &&
+            old.margin == s.margin) {
           s.memory = int(k);
           s.before = old.readers;
           break;

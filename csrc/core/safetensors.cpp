@@ -87,13 +87,16 @@ class Json {
     for (int i = 0; i < 4; i++) {
       if (at_ == end_) fail("broken header: a string without end");
       const int c = *at_++;
-      const int d = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+      const int d = c >= '0' && c <= '9'                 ? c - '0'
+                    : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                         : -1;
       if (d < 0) fail("broken header: bad \\u escape");
       v = v * 16 + unsigned(d);
     }
     return v;
   }
-  /* Names are compared byte for byte and surrogates never occur in ours, so each unit is encoded by itself. */
+  /* Names are compared byte for byte and surrogates never occur in ours, so each unit is encoded by
+   * itself. */
   static void utf8(std::string& out, unsigned u) {
     if (u < 0x80) {
       out += char(u);
@@ -111,9 +114,9 @@ class Json {
 };
 
 size_t size_of(const std::string& dtype) {
-  static const std::pair<const char*, size_t> sizes[] = {{"U64", 8}, {"I64", 8}, {"F64", 8}, {"I32", 4}, {"U32", 4},
-                                                         {"F32", 4}, {"I16", 2}, {"U16", 2}, {"F16", 2}, {"BF16", 2},
-                                                         {"I8", 1},  {"U8", 1},  {"BOOL", 1}};
+  static const std::pair<const char*, size_t> sizes[] = {
+      {"U64", 8}, {"I64", 8}, {"F64", 8},  {"I32", 4}, {"U32", 4}, {"F32", 4}, {"I16", 2},
+      {"U16", 2}, {"F16", 2}, {"BF16", 2}, {"I8", 1},  {"U8", 1},  {"BOOL", 1}};
   for (const auto& s : sizes)
     if (dtype == s.first) return s.second;
   fail("tensor of unknown type '" + dtype.substr(0, 16) + "'");
@@ -125,7 +128,8 @@ File parse_safetensors(const uint8_t* bytes, size_t n) {
   if (n < 8) fail("not a .bsr file: shorter than its length field");
   uint64_t header = 0;
   for (int i = 7; i >= 0; i--) header = header << 8 | bytes[i];
-  if (header > n - 8 || header > (64u << 20)) fail("not a .bsr file: the header is longer than the file");
+  if (header > n - 8 || header > (64u << 20))
+    fail("not a .bsr file: the header is longer than the file");
   const uint8_t* data = bytes + 8 + header;
   const uint64_t room = n - 8 - header;
   Json json(bytes + 8, data);
@@ -142,7 +146,8 @@ File parse_safetensors(const uint8_t* bytes, size_t n) {
         do {
           const std::string key = json.string();
           json.expect(':');
-          if (!file.metadata.emplace(key, json.string()).second) fail("broken header: metadata key twice");
+          if (!file.metadata.emplace(key, json.string()).second)
+            fail("broken header: metadata key twice");
         } while (json.take(','));
         json.expect('}');
         continue;
@@ -176,7 +181,8 @@ File parse_safetensors(const uint8_t* bytes, size_t n) {
       t.data = data + span[0];
       t.bytes = want;
       spans.emplace_back(span[0], span[1]);
-      if (!file.tensors.emplace(name, std::move(t)).second) fail("broken header: tensor named twice");
+      if (!file.tensors.emplace(name, std::move(t)).second)
+        fail("broken header: tensor named twice");
     } while (json.take(','));
     json.expect('}');
   }

@@ -20,8 +20,8 @@ struct File {
   std::map<std::string, std::string> metadata;
 };
 
-/* Its tensors point into `bytes`: each lies inside the file and is as long as its shape says, none overlap and nothing
- * is left over. Throws std::runtime_error with one line, or std::bad_alloc. */
+/* Its tensors point into `bytes`: each lies inside the file and is as long as its shape says, none
+ * overlap and nothing is left over. Throws std::runtime_error with one line, or std::bad_alloc. */
 File parse_safetensors(const uint8_t* bytes, size_t n);
 
 }  // namespace bitsr

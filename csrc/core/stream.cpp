@@ -1,19 +1,22 @@
 /* An image on its way through a model, a row at a time.
  *
- * A pass takes every operation a few rows further, one operation after the other, each behind its input by the rows
- * that it reads below its own. So an image runs depth first: what an operation makes is read in the same pass, while
- * it is in the cache; the memory grows with the width alone, and SR rows come out soon after their LR rows went in.
+ * A pass takes every operation a few rows further, one operation after the other, each behind its
+ * input by the rows that it reads below its own. So an image runs depth first: what an operation
+ * makes is read in the same pass, while it is in the cache; the memory grows with the width alone,
+ * and SR rows come out soon after their LR rows went in.
  *
- * The rows of a pass are dealt out to lanes, one a thread: neighbours to the same lane, and a row of the image to the
- * same lane in every operation, so that most of what a thread reads it has written itself. A lane's triples (pass,
- * operation, row) are taken in that order, each when it is ready: the rows it reads are made, and the readers of
- * the row it overwrites in a ring are done. A thread whose own lane is not ready helps out in another. Everything a row
- * needs comes earlier in the order of all lanes, so the first row that is not taken gets ready: no deadlock, no
- * barrier, and a thread that the system has put to sleep holds up what needs its row, nothing else. Threads are
- * started for a push and joined at its end: nothing to clean up at exit or after a fork.
+ * The rows of a pass are dealt out to lanes, one a thread: neighbours to the same lane, and a row
+ * of the image to the same lane in every operation, so that most of what a thread reads it has
+ * written itself. A lane's triples (pass, operation, row) are taken in that order, each when it is
+ * ready: the rows it reads are made, and the readers of the row it overwrites in a ring are done. A
+ * thread whose own lane is not ready helps out in another. Everything a row needs comes earlier in
+ * the order of all lanes, so the first row that is not taken gets ready: no deadlock, no barrier,
+ * and a thread that the system has put to sleep holds up what needs its row, nothing else. Threads
+ * are started for a push and joined at its end: nothing to clean up at exit or after a fork.
  *
- * Channel attention needs the whole image before its first row: a net with it is cut into levels, which a lane
- * takes one after the other. What is read at a later level than it is written is kept for the whole image.
+ * Channel attention needs the whole image before its first row: a net with it is cut into levels,
+ * which a lane takes one after the other. What is read at a later level than it is written is kept
+ * for the whole image.
  */
 #include "core/stream.h"
 
@@ -47,10 +50,11 @@ struct Span {
   int pass = 0, end = 0;
 };
 
-constexpr int LANE_ROWS = 8; /* fewer share more rows with the next lane, more do not fit its thread's cache */
+/* Fewer share more rows with the next lane, more do not fit its thread's cache. */
+constexpr int LANE_ROWS = 8;
 
-/* The rows y of each pass with first <= y % pass rows < end, and the next of them to take: the ticket counts its
- * triples (pass, operation, row) in a push, level after level. */
+/* The rows y of each pass with first <= y % pass rows < end, and the next of them to take: the
+ * ticket counts its triples (pass, operation, row) in a push, level after level. */
 struct alignas(64) Lane {
   int first = 0, end = 0;
   std::atomic<int64_t> ticket{0};
@@ -64,8 +68,9 @@ struct Progress {
 
 }  // namespace
 
-/* What the rows of one image may take while they are worked on: about 17 kB an LR column with two threads, so this is
- * far beyond real images, and nearer than the swap of a machine that is fed a lie. */
+/* What the rows of one image may take while they are worked on: about 17 kB an LR column with two
+ * threads, so this is far beyond real images, and nearer than the swap of a machine that is fed a
+ * lie. */
 constexpr size_t IN_FLIGHT_MOST = size_t(UINT32_MAX);
 
 void Rows::allocate(int pass) {
@@ -75,7 +80,8 @@ void Rows::allocate(int pass) {
     Ring ring;
     const bool bytes = s.cell == 1;
     ring.row_bytes =
-        (size_t(w) * size_t(s.rate) + 2 * size_t(s.margin)) * size_t(s.stride * s.cell) + (bytes ? DOT : 0) + 63;
+        (size_t(w) * size_t(s.rate) + 2 * size_t(s.margin)) * size_t(s.stride * s.cell) +
+        (bytes ? DOT : 0) + 63;
     ring.row_bytes -= ring.row_bytes % 64;
     ring.rows = (s.whole ? h : std::min(s.rows + pass, h)) * s.rate;
     if (!s.whole && ring.row_bytes > (IN_FLIGHT_MOST - in_flight) / size_t(ring.rows))
@@ -84,7 +90,8 @@ void Rows::allocate(int pass) {
     (bytes ? widest_bytes : widest) = std::max(bytes ? widest_bytes : widest, ring.row_bytes);
     Array<uint8_t>& memory = memories_[size_t(s.memory)];
     if (!memory.size()) {
-      if (ring.row_bytes > SIZE_MAX / 2 / size_t(ring.rows) || !memory.resize(ring.row_bytes * size_t(ring.rows)))
+      if (ring.row_bytes > SIZE_MAX / 2 / size_t(ring.rows) ||
+          !memory.resize(ring.row_bytes * size_t(ring.rows)))
         throw std::bad_alloc();
       if (bytes) std::memset(memory.data(), 128, memory.size());
     }
@@ -93,7 +100,8 @@ void Rows::allocate(int pass) {
   }
   if (!zeros_.resize(widest) || !zero_bytes_.resize(widest_bytes)) throw std::bad_alloc();
   if (widest_bytes) std::memset(zero_bytes_.data(), 128, widest_bytes);
-  for (const Operation& op : model.operations) gates_.push_back(op.type->gate ? op.type->gate(op) : nullptr);
+  for (const Operation& op : model.operations)
+    gates_.push_back(op.type->gate ? op.type->gate(op) : nullptr);
 }
 
 size_t Rows::memory_bytes() const {
@@ -104,9 +112,11 @@ size_t Rows::memory_bytes() const {
 
 class Stream : public Rows {
  public:
-  Stream(const Model& model, int h, int w, int threads, int pass) : Rows(model, h, w), asked_{threads, pass} {
+  Stream(const Model& model, int h, int w, int threads, int pass)
+      : Rows(model, h, w), asked_{threads, pass} {
     if (h < 1 || w < 1) fail("an empty picture");
-    if (w > INT_MAX / 64 / model.scale || h > INT_MAX / 2 / model.scale) fail("the picture is too large");
+    if (w > INT_MAX / 64 / model.scale || h > INT_MAX / 2 / model.scale)
+      fail("the picture is too large");
     if (threads < 1 || threads > 1024) fail("threads must be from 1 to 1024");
     if (pass < 0 || pass > h) fail("a pass must have from 1 to all rows");
     pass_ = pass ? pass : std::min(LANE_ROWS * threads, MAX_PASS);
@@ -136,8 +146,8 @@ class Stream : public Rows {
     begin();
   }
 
-  /* Go to the first row of an image of the same size. What the rings hold no longer matters: each row is made before
-   * it is read, and nobody writes their margins. */
+  /* Go to the first row of an image of the same size. What the rings hold no longer matters: each
+   * row is made before it is read, and nobody writes their margins. */
   void begin() {
     fed_ = 0;
     for (Progress& p : progress_) {
@@ -154,8 +164,12 @@ class Stream : public Rows {
   size_t bytes() const { return memory_bytes(); }
 
   /* LR rows [0, fed) complete how many rows of an operation? */
-  int limit(int fed) const { return fed == h ? h : model.levels.size() > 1 ? 0 : std::max(0, fed - model.lag); }
-  int ready(int n) const { return n < 0 || n > h - fed_ ? 0 : (limit(fed_ + n) - limit(fed_)) * model.scale; }
+  int limit(int fed) const {
+    return fed == h ? h : model.levels.size() > 1 ? 0 : std::max(0, fed - model.lag);
+  }
+  int ready(int n) const {
+    return n < 0 || n > h - fed_ ? 0 : (limit(fed_ + n) - limit(fed_)) * model.scale;
+  }
 
   int push(const int16_t* lr, int n, int16_t* out, int out_rows) {
     if (n < 0 || n > h - fed_) fail("more rows than the picture has");
@@ -168,7 +182,7 @@ class Stream : public Rows {
     this->out_base = limit(fed_);
     const int fed = fed_ + n, operations = int(model.operations.size());
 
-    /* Rows of each operation in this push: [from, to), from the rows that its inputs have by then. */
+    /* Rows of each operation in this push, [from, to): from those that its inputs have by then. */
     for (int i = 0; i < operations; i++) {
       const Operation& op = model.operation(i);
       from_[size_t(i)] = progress_[size_t(i)].next;
@@ -254,8 +268,8 @@ class Stream : public Rows {
       size_t level = 0;
       for (;; level++) {
         if (level == spans_.size()) return Taken::all;
-        const int64_t tickets =
-            int64_t(spans_[level].end - spans_[level].pass) * int64_t(model.levels[level].size()) * rows;
+        const int64_t tickets = int64_t(spans_[level].end - spans_[level].pass) *
+                                int64_t(model.levels[level].size()) * rows;
         if (at < tickets) break;
         at -= tickets;
       }
@@ -319,25 +333,28 @@ struct bitsr_stream : bitsr::Stream {
 
 void bitsr::Stop::operator()(bitsr_stream* stream) const { delete stream; }
 
-/* Bytes that a model keeps for its next image. New pages for the rings cost an image of 320x180 5 % of its time. */
+/* Bytes that a model keeps for its next image. New pages for the rings cost an image of 320x180 5 %
+ * of its time. */
 static constexpr size_t IDLE_MOST = 32u << 20;
 
 extern "C" {
 
-bitsr_stream* bitsr_stream_open(const bitsr_model* model, int h, int w, int threads, int pass, char* err, size_t cap) {
+bitsr_stream* bitsr_stream_open(const bitsr_model* model, int h, int w, int threads, int pass,
+                                char* err, size_t cap) {
   return bitsr::guarded<bitsr_stream*>(nullptr, err, cap, [&] {
     bitsr::Idle idle;
     {
       const std::lock_guard<std::mutex> lock(model->idle_mutex);
       idle.swap(model->idle);
     }
-    if (!idle || !idle->fits(h, w, threads, pass)) return new bitsr_stream(*model, h, w, threads, pass);
+    if (!idle || !idle->fits(h, w, threads, pass))
+      return new bitsr_stream(*model, h, w, threads, pass);
     idle->begin();
     return idle.release();
   });
 }
-int bitsr_stream_push(bitsr_stream* stream, const int16_t* lr, int n, int16_t* out, int out_rows, char* err,
-                      size_t cap) {
+int bitsr_stream_push(bitsr_stream* stream, const int16_t* lr, int n, int16_t* out, int out_rows,
+                      char* err, size_t cap) {
   return bitsr::guarded<int>(-1, err, cap, [&] { return stream->push(lr, n, out, out_rows); });
 }
 int bitsr_stream_ready(const bitsr_stream* stream, int n) { return stream->ready(n); }

@@ -6,16 +6,18 @@
 
 namespace bitsr {
 
-/* Matrices (a, b, c, d) on offsets (y, x); the first is the identity. Channel 8 f + i is field f in orientation i. */
+/* Matrices (a, b, c, d) on offsets (y, x); the first is the identity. Channel 8 f + i is field f in
+ * orientation i. */
 constexpr int ORIENTATIONS = 8;
-constexpr int MATRICES[ORIENTATIONS][4] = {{1, 0, 0, 1}, {1, 0, 0, -1}, {-1, 0, 0, 1}, {-1, 0, 0, -1},
-                                           {0, 1, 1, 0}, {0, 1, -1, 0}, {0, -1, 1, 0}, {0, -1, -1, 0}};
+constexpr int MATRICES[ORIENTATIONS][4] = {{1, 0, 0, 1},   {1, 0, 0, -1}, {-1, 0, 0, 1},
+                                           {-1, 0, 0, -1}, {0, 1, 1, 0},  {0, 1, -1, 0},
+                                           {0, -1, 1, 0},  {0, -1, -1, 0}};
 
 /* Where orientation i takes channel c. */
 static inline int oriented_channel(int i, int c) {
   const int *m = MATRICES[i], *n = MATRICES[c % ORIENTATIONS];
-  const int product[4] = {m[0] * n[0] + m[1] * n[2], m[0] * n[1] + m[1] * n[3], m[2] * n[0] + m[3] * n[2],
-                          m[2] * n[1] + m[3] * n[3]};
+  const int product[4] = {m[0] * n[0] + m[1] * n[2], m[0] * n[1] + m[1] * n[3],
+                          m[2] * n[0] + m[3] * n[2], m[2] * n[1] + m[3] * n[3]};
   int j = 0;
   while (std::memcmp(MATRICES[j], product, sizeof product)) j++;
   return c - c % ORIENTATIONS + j;

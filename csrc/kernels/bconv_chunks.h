@@ -12,12 +12,13 @@ struct ChunkScratch {
   alignas(64) Parts parts;
 };
 
-/* prepare(parts, word, x, n) makes the parts of n pixels from column x on; count(scratch, block, word, n) adds the
- * disagreements of 64 filters with one word of channels to scratch.counts (where word is 0, it sets them);
- * finish(counts, block, x, n, where) is the epilogue of pixels with the same taps missing. Counting and finishing in
- * loops of their own keeps each in registers. */
+/* prepare(parts, word, x, n) makes the parts of n pixels from column x on; count(scratch, block,
+ * word, n) adds the disagreements of 64 filters with one word of channels to scratch.counts (where
+ * word is 0, it sets them); finish(counts, block, x, n, where) is the epilogue of pixels with the
+ * same taps missing. Counting and finishing in loops of their own keeps each in registers. */
 template <class Parts, class Prepare, class Count, class Finish>
-static inline void chunks(const Bconv& op, const BconvRow& row, Prepare prepare, Count count, Finish finish) {
+static inline void chunks(const Bconv& op, const BconvRow& row, Prepare prepare, Count count,
+                          Finish finish) {
   static_assert(sizeof(ChunkScratch<Parts>) <= SCRATCH * 8, "scratch is too small");
   auto& s = *reinterpret_cast<ChunkScratch<Parts>*>(row.scratch);
   for (int x = 0; x < row.w; x += CHUNK) {

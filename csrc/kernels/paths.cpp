@@ -7,8 +7,9 @@
 
 namespace bitsr {
 
-#define PATH(NAME) \
-  { #NAME, cpu::NAME, NAME::prepare, NAME::bconv, NAME::conv, NAME::scale_map, NAME::quant, NAME::qconv }
+#define PATH(NAME)                                          \
+  {#NAME,      cpu::NAME,       NAME::prepare, NAME::bconv, \
+   NAME::conv, NAME::scale_map, NAME::quant,   NAME::qconv}
 static const Kernels PATHS[] = {
 #if defined(BITSR_X86_64)
     PATH(avx512),

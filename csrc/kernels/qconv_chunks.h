@@ -10,12 +10,13 @@ constexpr int QCHUNK = 48;
 static_assert(QCHUNK * 64 * sizeof(int16_t) <= SCRATCH * 8, "scratch is too small");
 
 /* A row in chunks of columns, whose sums (`a` of the epilogue) lie in scratch.
- *   some(x, n, filter, filters, sums)  the sums of up to `filters` filters for n pixels from column x on, as
- *                                      sums[i][filter % 64 ...]; returns of how many
+ *   some(x, n, filter, filters, sums)  the sums of up to `filters` filters for n pixels from column
+ *                                      x on, as sums[i][filter % 64 ...]; returns of how many
  *   plane(x, n, sums)                  those of the only filter
  *   finish(block, x, n, sums)          the epilogue of 64 channels */
 template <class Some, class Plane, class Finish>
-static inline void qconv_chunks(const Qconv& op, const QconvRow& row, Some some, Plane plane, Finish finish) {
+static inline void qconv_chunks(const Qconv& op, const QconvRow& row, Some some, Plane plane,
+                                Finish finish) {
   for (int x = 0; x < row.w; x += QCHUNK) {
     const int n = row.w - x < QCHUNK ? row.w - x : QCHUNK;
     if (op.cout == 1) {

@@ -1,4 +1,5 @@
-/* Rows of what needs no path of its own: plain loops, or the SIMD that every CPU of the platform has. */
+/* Rows of what needs no path of its own: plain loops, or the SIMD that every CPU of the platform
+ * has. */
 #pragma once
 
 #include <cstddef>
@@ -6,7 +7,8 @@
 
 namespace bitsr {
 
-/* bits (w, stride / 64): bit c of a pixel is x < threshold[c]. x: w pixels of `stride` channels, a multiple of 64. */
+/* bits (w, stride / 64): bit c of a pixel is x < threshold[c]. x: w pixels of `stride` channels, a
+ * multiple of 64. */
 void sign_row(const int16_t* x, const int16_t* threshold, uint64_t* bits, int w, int stride);
 
 /* out = sat(a + b), n values. */
@@ -16,7 +18,8 @@ void add_row(const int16_t* a, const int16_t* b, int16_t* out, size_t n);
 void interleave_row(const int16_t* x, int stride, int w, int s, int16_t* out);
 
 /* out (w, out_stride): channel c is channel c / times of x (w, stride). */
-void repeat_row(const int16_t* x, int16_t* out, int w, int channels, int times, int stride, int out_stride);
+void repeat_row(const int16_t* x, int16_t* out, int w, int channels, int times, int stride,
+                int out_stride);
 
 /* x = x < 0 ? mulh(x, slope) : x over a row of w pixels. */
 void prelu_row(int16_t* x, const int16_t* slope, int w, int stride);

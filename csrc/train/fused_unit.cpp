@@ -19,14 +19,17 @@ struct Batch {
 };
 
 /* The running ones, of which the variance is unbiased, are moved towards them. */
-Batch batch_of(double sum, double square, double n, float weight, float* running_mean, float* running_variance) {
+Batch batch_of(double sum, double square, double n, float weight, float* running_mean,
+               float* running_variance) {
   const double mean = sum / n, variance = std::max(square / n - mean * mean, 0.0);
   *running_mean += weight * (float(mean) - *running_mean);
-  *running_variance += weight * (float(n > 1 ? variance * n / (n - 1) : variance) - *running_variance);
+  *running_variance +=
+      weight * (float(n > 1 ? variance * n / (n - 1) : variance) - *running_variance);
   return {mean, variance};
 }
 
-/* A function of its own: bytes may alias anything, and in place the compiler would reload all else for each. */
+/* A function of its own: bytes may alias anything, and in place the compiler would reload all else
+ * for each. */
 void signs_of(const float* w, size_t n, int8_t* out) {
   for (size_t i = 0; i < n; i++) out[i] = w[i] >= 0 ? 1 : -1;
 }
@@ -55,8 +58,9 @@ struct Unit {
 
   size_t map(int row) const { return pixel(row) * size_t(u.maps); }
 
-  /* `each` values a channel, summed over all rows: add(row, sums, scratch) adds those of one, and may use scratch,
-   * int32 for each value of a row. Single precision within a row, double over rows and threads. */
+  /* `each` values a channel, summed over all rows: add(row, sums, scratch) adds those of one, and
+   * may use scratch, int32 for each value of a row. Single precision within a row, double over rows
+   * and threads. */
   template <class Add>
   std::vector<double> totals(int each, Add add) const {
     const size_t size = size_t(each) * size_t(u.c);
@@ -75,8 +79,9 @@ struct Unit {
     return all;
   }
 
-  /* The convolution by the signs of the weights, from inputs to outputs or, transposed, back: fill(row, to) writes a row of
-   * bytes, add as in `totals` finds the sums of the row in scratch. */
+  /* The convolution by the signs of the weights, from inputs to outputs or, transposed, back:
+   * fill(row, to) writes a row of bytes, add as in `totals` finds the sums of the row in scratch.
+   */
   template <class Fill, class Add>
   std::vector<double> convolve(bool transposed, int each, Fill fill, Add add) const {
     const int c = u.c;
@@ -105,29 +110,33 @@ struct Unit {
       path.measure(u.x + value(row), v.data(), u.maps, u.w, c, u.sizes + map(row), sums, sums + c);
     });
     for (int i = 0; i < c; i++) {
-      if (!u.running) batch_of(sum[i], sum[c + i], pixels(), u.norm_weight, u.norm_mean + i, u.norm_variance + i);
+      if (!u.running)
+        batch_of(sum[i], sum[c + i], pixels(), u.norm_weight, u.norm_mean + i, u.norm_variance + i);
       u.mean[i] = u.norm_mean[i];
       u.deviation[i] = std::sqrt(u.norm_variance[i] + u.norm_eps);
     }
     const std::vector<float> threshold = thresholds();
     sum = convolve(
-        false, 2, [&](int row, uint8_t* to) { path.binarize(u.x + value(row), threshold.data(), 128, u.w, c, to); },
+        false, 2,
+        [&](int row, uint8_t* to) {
+          path.binarize(u.x + value(row), threshold.data(), 128, u.w, c, to);
+        },
         [&](int row, float* sums, const int32_t* out) {
           loops.collect(out, u.sizes + map(row), u.w, c, u.sums + value(row), sums, sums + c);
         });
     std::vector<float> scale(c), shift(c);
     for (int i = 0; i < c; i++) {
-      const Batch batch = u.running
-                              ? Batch{u.bn_mean[i], u.bn_variance[i]}
-                              : batch_of(sum[i], sum[c + i], pixels(), u.bn_weight, u.bn_mean + i, u.bn_variance + i);
+      const Batch batch = u.running ? Batch{u.bn_mean[i], u.bn_variance[i]}
+                                    : batch_of(sum[i], sum[c + i], pixels(), u.bn_weight,
+                                               u.bn_mean + i, u.bn_variance + i);
       u.batch_mean[i] = float(batch.mean);
       u.batch_inverse[i] = float(1 / std::sqrt(batch.variance + u.bn_eps));
       scale[i] = u.scale[i] * u.batch_inverse[i];
       shift[i] = u.shift[i] - u.batch_mean[i] * scale[i];
     }
     parallel_for(rows(), u.threads, [&](int from, int to, int) {
-      loops.finish(u.sums + value(from), u.sizes + map(from), u.x + value(from), scale.data(), shift.data(),
-                   (to - from) * u.w, c, u.y + value(from));
+      loops.finish(u.sums + value(from), u.sizes + map(from), u.x + value(from), scale.data(),
+                   shift.data(), (to - from) * u.w, c, u.y + value(from));
     });
     return 0;
   }
@@ -140,12 +149,14 @@ struct Unit {
     if (!d || !g_sizes || !x || !q || !g_weight) return -1;
 
     std::vector<double> sum = totals(2, [&](int row, float* sums, int32_t*) {
-      loops.correlate(u.g + value(row), u.sums + value(row), u.sizes + map(row), u.w, c, sums, sums + c);
+      loops.correlate(u.g + value(row), u.sums + value(row), u.sizes + map(row), u.w, c, sums,
+                      sums + c);
     });
     std::vector<float> ca(c), cb(c), ce(c); /* d = a g + b u + e */
     for (int i = 0; i < c; i++) {
       const double inverse = u.batch_inverse[i], mean = u.batch_mean[i], a = u.scale[i] * inverse;
-      const double along = inverse * (sum[c + i] - mean * sum[i]), b = -a * inverse * along / pixels();
+      const double along = inverse * (sum[c + i] - mean * sum[i]),
+                   b = -a * inverse * along / pixels();
       u.g_shift[i] = float(sum[i]);
       u.g_scale[i] = float(along);
       ca[i] = float(a);
@@ -154,14 +165,16 @@ struct Unit {
     }
     std::vector<float> tops(size_t(c) * u.threads, 0.0f);
     parallel_for(rows(), u.threads, [&](int from, int to, int part) {
-      loops.descend(u.g + value(from), u.sums + value(from), u.sizes + map(from), ca.data(), cb.data(), ce.data(),
-                    (to - from) * u.w, c, d + value(from), &tops[size_t(c) * part], g_sizes + map(from));
+      loops.descend(u.g + value(from), u.sums + value(from), u.sizes + map(from), ca.data(),
+                    cb.data(), ce.data(), (to - from) * u.w, c, d + value(from),
+                    &tops[size_t(c) * part], g_sizes + map(from));
     });
     float top = 1e-30f;
     std::vector<float> step(c), finer(c);
     for (int i = 0; i < c; i++) {
       float most = 1e-30f;
-      for (int part = 0; part < u.threads; part++) most = std::max(most, tops[size_t(c) * part + i]);
+      for (int part = 0; part < u.threads; part++)
+        most = std::max(most, tops[size_t(c) * part + i]);
       top = std::max(top, most);
       step[i] = most / 127;
       finer[i] = 127 / most;
@@ -171,21 +184,25 @@ struct Unit {
     std::vector<float> inverse(c);
     for (int i = 0; i < c; i++) inverse[i] = 1 / u.deviation[i];
     sum = convolve(
-        true, 1 + u.maps, [&](int row, uint8_t* to) { path.round(d + value(row), coarse.data(), 128, u.w, c, to); },
+        true, 1 + u.maps,
+        [&](int row, uint8_t* to) { path.round(d + value(row), coarse.data(), 128, u.w, c, to); },
         [&](int row, float* sums, const int32_t* out) {
-          loops.enter(out, top / 127, u.x + value(row), u.g + value(row), g_sizes + map(row), u.mean, inverse.data(),
-                      u.threshold, u.size, u.w, c, u.gx + value(row), sums, sums + c);
+          loops.enter(out, top / 127, u.x + value(row), u.g + value(row), g_sizes + map(row),
+                      u.mean, inverse.data(), u.threshold, u.size, u.w, c, u.gx + value(row), sums,
+                      sums + c);
         });
     for (int i = 0; i < c; i++) u.g_threshold[i] = float(sum[i]);
     for (int i = 0; i < u.maps * c; i++) u.g_size[i] = float(sum[c + i]);
     parallel_for(rows(), u.threads, [&](int from, int to, int) {
-      path.round(d + value(from), finer.data(), 0, (to - from) * u.w, c, reinterpret_cast<uint8_t*>(q) + value(from));
+      path.round(d + value(from), finer.data(), 0, (to - from) * u.w, c,
+                 reinterpret_cast<uint8_t*>(q) + value(from));
       path.binarize(u.x + value(from), threshold.data(), 0, (to - from) * u.w, c,
                     reinterpret_cast<uint8_t*>(x) + value(from));
     });
     if (conv_weight(path, x, q, g_weight, line, c, c, u.k, u.threads)) return -1;
     for (int o = 0; o < c; o++)
-      for (size_t i = 0; i < taps(); i++) u.g_weight[o * taps() + i] = step[o] * float(g_weight[o * taps() + i]);
+      for (size_t i = 0; i < taps(); i++)
+        u.g_weight[o * taps() + i] = step[o] * float(g_weight[o * taps() + i]);
     return 0;
   }
 };
@@ -195,15 +212,20 @@ struct Unit {
 
 extern "C" int bitsr_unit_forward(const bitsr_unit* u, const char* isa) {
   using namespace bitsr::train;
-  if ((u->maps != 1 && u->maps != 8) || u->threads < 1 || u->k > 100 || int64_t(u->k) * u->k * u->c > 32767)
+  if ((u->maps != 1 && u->maps != 8) || u->threads < 1 || u->k > 100 ||
+      int64_t(u->k) * u->k * u->c > 32767)
     return -1; /* sums in 16 bits */
   return on_path(isa, u->n, u->h, u->w, u->c, u->c, u->k,
-                 [=](const TrainKernels& path, const PaddedLine& line) { return Unit{path, *u, line}.forward(); });
+                 [=](const TrainKernels& path, const PaddedLine& line) {
+                   return Unit{path, *u, line}.forward();
+                 });
 }
 
 extern "C" int bitsr_unit_backward(const bitsr_unit* u, const char* isa) {
   using namespace bitsr::train;
   if ((u->maps != 1 && u->maps != 8) || u->threads < 1) return -1;
   return on_path(isa, u->n, u->h, u->w, u->c, u->c, u->k,
-                 [=](const TrainKernels& path, const PaddedLine& line) { return Unit{path, *u, line}.backward(); });
+                 [=](const TrainKernels& path, const PaddedLine& line) {
+                   return Unit{path, *u, line}.backward();
+                 });
 }

@@ -1,4 +1,5 @@
-/* Loads and stores of the vector of float, F, that the path has defined. All is static: see common/array.h. */
+/* Loads and stores of the vector of float, F, that the path has defined. All is static: see
+ * common/array.h. */
 #pragma once
 
 #include <cstring>
@@ -14,7 +15,8 @@ inline F load(const float* p) {
   return v;
 }
 inline void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
-inline F all(float v) { return v - F{}; } /* not +, which would make 0 of -0, and so stay in the code */
+/* Not +, which would make 0 of -0, and so stay in the code. */
+inline F all(float v) { return v - F{}; }
 
 }  // namespace
 }  // namespace bitsr::train

@@ -8,7 +8,8 @@ namespace {
 void load(Loader& loader, Line& line, Operation& op) {
   const Buffer in = loader.model.buffer(op.inputs[0]);
   const Buffer& b = loader.model.buffer(op.inputs[1]);
-  if (!b.values() || b.channels != in.channels || b.rate != in.rate || b.scale_maps != in.scale_maps)
+  if (!b.values() || b.channels != in.channels || b.rate != in.rate ||
+      b.scale_maps != in.scale_maps)
     fail("the inputs of 'add' do not fit");
   op.output = loader.make(line.out, Cells::values, in.channels, in.rate);
   loader.model.buffers.back().scale_maps = in.scale_maps;

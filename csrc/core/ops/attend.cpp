@@ -1,5 +1,5 @@
-/* attend OUT IN NAME down=S up=S: channel attention. Two operations: one sums the channels of the whole image and
- * makes a gate of them, the other multiplies by it. */
+/* attend OUT IN NAME down=S up=S: channel attention. Two operations: one sums the channels of the
+ * whole image and makes a gate of them, the other multiplies by it. */
 #include "core/ops.h"
 #include "kernels/rows.h"
 
@@ -12,11 +12,13 @@ void load_weights(Loader& loader, Attention& a, const std::string& name, int cha
     fail("tensor " + name + ".down.weight has an impossible shape");
   a.channels = channels;
   a.hidden = int(shape[0]);
-  loader.budget.charge(uint64_t(round_up(channels, 64)) * (sizeof(int64_t) + 2 * sizeof(int16_t))); /* of a stream */
+  loader.budget.charge(uint64_t(round_up(channels, 64)) *
+                       (sizeof(int64_t) + 2 * sizeof(int16_t))); /* of a stream */
   const uint64_t c = uint64_t(channels), h = shape[0];
   loader.copy(a.down, loader.need(name + ".down.weight", "I16", {h, c}));
   loader.copy(a.down_bias, loader.need(name + ".down.bias", "I32", {h}));
-  loader.channel_values(a.slope, loader.need(name + ".slope", "I16", {h}), a.hidden, name + ".slope");
+  loader.channel_values(a.slope, loader.need(name + ".slope", "I16", {h}), a.hidden,
+                        name + ".slope");
   loader.copy(a.up, loader.need(name + ".up.weight", "I16", {c, h}));
   loader.copy(a.up_bias, loader.need(name + ".up.bias", "I32", {c}));
 }
@@ -37,7 +39,9 @@ void load(Loader& loader, Line& line, Operation& op) {
   op.output = loader.make(line.out, Cells::values, in.channels, in.rate);
 }
 
-std::unique_ptr<Gate> gate(const Operation& pool) { return std::make_unique<Gate>(pool.get<Attention>()); }
+std::unique_ptr<Gate> gate(const Operation& pool) {
+  return std::make_unique<Gate>(pool.get<Attention>());
+}
 
 void sum(Rows& rows, const Operation& pool, int y, uint64_t*) {
   const int h = rows.h * rows.model.buffer(pool.inputs[0]).rate;
@@ -52,7 +56,8 @@ void multiply(Rows& rows, const Operation& op, int y, uint64_t*) {
 
 }  // namespace
 
-const OperationType POOL = {"", Cells::values, Named::yes, 1, nullptr, sum, nullptr, NONE, false, gate};
+const OperationType POOL = {"",  Cells::values, Named::yes, 1,     nullptr,
+                            sum, nullptr,       NONE,       false, gate};
 const OperationType ATTEND = {"attend", Cells::values, Named::yes, 1, load, multiply, nullptr, 0};
 
 }  // namespace bitsr

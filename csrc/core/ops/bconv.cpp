@@ -15,10 +15,11 @@ void expand_symmetric(Bconv& b, int stored) {
     for (int c = 0; c < b.cin; c++) {
       const int to = oriented_channel(i, c);
       for (int tap = 0; tap < taps; tap++) {
-        const size_t from = size_t(tap * b.words + c / 64), at = size_t(oriented_tap(i, b.k, tap) * b.words + to / 64);
+        const size_t from = size_t(tap * b.words + c / 64),
+                     at = size_t(oriented_tap(i, b.k, tap) * b.words + to / 64);
         for (int f = 0; f < stored; f++)
-          b.weight[size_t(ORIENTATIONS * f + i) * filter + at] |= (first[size_t(f) * filter + from] >> (c % 64) & 1)
-                                                                  << (to % 64);
+          b.weight[size_t(ORIENTATIONS * f + i) * filter + at] |=
+              (first[size_t(f) * filter + from] >> (c % 64) & 1) << (to % 64);
       }
     }
 }
@@ -32,12 +33,12 @@ void load_base(Loader& loader, Bconv& b) {
       int sum = 0;
       for (int tap = 0; tap < taps; tap++) {
         const int dy = tap / b.k - b.k / 2, dx = tap % b.k - b.k / 2;
-        const bool missing =
-            (dy < 0 && where & 1) || (dy > 0 && where & 2) || (dx < 0 && where & 4) || (dx > 0 && where & 8);
+        const bool missing = (dy < 0 && where & 1) || (dy > 0 && where & 2) ||
+                             (dx < 0 && where & 4) || (dx > 0 && where & 8);
         int ones = 0;
         for (int i = 0; i < b.words; i++)
-          ones +=
-              __builtin_popcountll(b.weight[(size_t(c) * size_t(taps) + size_t(tap)) * size_t(b.words) + size_t(i)]);
+          ones += __builtin_popcountll(
+              b.weight[(size_t(c) * size_t(taps) + size_t(tap)) * size_t(b.words) + size_t(i)]);
         sum += missing ? 2 * ones : b.cin;
       }
       b.base[size_t(where * b.cout_pad + c)] = int16_t(sum * (1 << b.shift));
@@ -96,7 +97,8 @@ void prepare(Loader& loader, Operation& op) {
 
 void run(Rows& rows, const Operation& op, int y, uint64_t* scratch) {
   BconvRow row;
-  for (int i = 0; i < 3; i++) row.rows[i] = rows.bits(op.inputs[0], op.side || i == 1 ? y + i - 1 : -1);
+  for (int i = 0; i < 3; i++)
+    row.rows[i] = rows.bits(op.inputs[0], op.side || i == 1 ? y + i - 1 : -1);
   row.w = rows.width(op);
   row.top = y == 0;
   row.bottom = y == rows.h * rows.model.buffer(op.inputs[0]).rate - 1;

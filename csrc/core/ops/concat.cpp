@@ -9,7 +9,8 @@ void load(Loader& loader, Line& line, Operation& op) {
   int channels = 0;
   for (const int i : op.inputs) {
     const Buffer& b = loader.model.buffer(i);
-    if (b.cells != Cells::bits || b.rate != in.rate || channels % 64) fail("the inputs of 'concat' do not fit");
+    if (b.cells != Cells::bits || b.rate != in.rate || channels % 64)
+      fail("the inputs of 'concat' do not fit");
     channels += b.channels;
   }
   op.output = loader.make(line.out, Cells::bits, channels, in.rate);

@@ -21,7 +21,8 @@ void load_weights(Loader& loader, Operation& op, const Buffer& in) {
   const int stride = in.stride();
   c.run = round_up(c.k * stride, 2);
   c.dots = c.cout == 1 && stride > 1;
-  loader.budget.allocate(c.weight, (c.dots ? 1 : size_t(round_up(c.cout, 16))) * size_t(c.k * c.run));
+  loader.budget.allocate(c.weight,
+                         (c.dots ? 1 : size_t(round_up(c.cout, 16))) * size_t(c.k * c.run));
   loader.budget.allocate(c.bias, size_t(round_up(c.cout, 16)));
   std::memcpy(c.bias.data(), b.data, b.bytes);
   if (const Tensor* t = loader.find(op.name + ".slope", "I16", {shape[0]}))
@@ -30,7 +31,10 @@ void load_weights(Loader& loader, Operation& op, const Buffer& in) {
     for (int tap = 0; tap < c.k * c.k; tap++)
       for (int i = 0; i < c.cin; i++) {
         int16_t v;
-        std::memcpy(&v, w.data + 2 * ((size_t(o) * size_t(c.k * c.k) + size_t(tap)) * size_t(c.cin) + size_t(i)), 2);
+        std::memcpy(&v,
+                    w.data + 2 * ((size_t(o) * size_t(c.k * c.k) + size_t(tap)) * size_t(c.cin) +
+                                  size_t(i)),
+                    2);
         c.weight[c.at(o, tap / c.k, tap % c.k * stride + i)] = v;
       }
 }
@@ -47,7 +51,8 @@ void load(Loader& loader, Line& line, Operation& op) {
   op.output = loader.make(line.out, Cells::values, c.cout, in.rate);
 }
 
-/* The rows of a plane go through scratch: there they get the value behind their last run, and their edges. */
+/* The rows of a plane go through scratch: there they get the value behind their last run, and their
+ * edges. */
 void run_plane(Rows& rows, const Operation& op, int y, int w, ConvRow row, uint64_t* scratch) {
   constexpr int LONG = CHUNK + MAX_K;
   const Conv& c = op.get<Conv>();
@@ -80,7 +85,8 @@ void run(Rows& rows, const Operation& op, int y, uint64_t* scratch) {
   row.out_stride = rows.model.buffer(op.output).stride();
   row.step = stride;
   if (stride > 1) {
-    for (int i = 0; i < c.k; i++) row.rows[i] = rows.values(op.inputs[0], y + i - c.k / 2) - c.k / 2 * stride;
+    for (int i = 0; i < c.k; i++)
+      row.rows[i] = rows.values(op.inputs[0], y + i - c.k / 2) - c.k / 2 * stride;
     row.w = w;
     row.out = rows.values(op.output, y);
     rows.model.kernels->conv(c, row);

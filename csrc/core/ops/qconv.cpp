@@ -20,15 +20,18 @@ void load_weights(Loader& loader, Operation& op, const Buffer& in) {
   op.side = q.k / 2;
   const int taps = q.k * q.k, words = round_up(q.cin, 64) / 64;
   const bool ones = loader.file.tensors.at(name).dtype == "U64";
-  const Tensor& w = loader.need(name, ones ? "U64" : "I8", {shape[0], shape[1], shape[1], uint64_t(ones ? words : q.cin)});
+  const Tensor& w = loader.need(name, ones ? "U64" : "I8",
+                                {shape[0], shape[1], shape[1], uint64_t(ones ? words : q.cin)});
   if (q.left && q.right) fail(op.name + ": shifts both ways");
   if (int64_t(taps) * q.cin * 128 * (ones ? 1 : 127) + (1 << q.right) > INT32_MAX)
     fail(op.name + ": its sums do not fit 32 bits");
-  /* Few filters lie in the order that wastes fewer lanes; dots take them by fours, but a plane's alone. */
+  /* Few filters lie in the order that wastes fewer lanes; dots take them by fours, but a plane's
+   * alone. */
   const int filters = q.cout == 1 ? 1 : round_up(q.cout, 4);
-  q.dots = q.cout < 16 && int64_t(filters) * round_up(q.run, DOT) < int64_t(round_up(q.cout, 16)) * q.run;
+  q.dots = q.cout < 16 &&
+           int64_t(filters) * round_up(q.run, DOT) < int64_t(round_up(q.cout, 16)) * q.run;
   loader.budget.allocate(q.weight, q.dots ? size_t(filters * q.k) * size_t(round_up(q.run, DOT))
-                            : size_t(round_up(q.cout, 16)) * size_t(q.k * q.run));
+                                          : size_t(round_up(q.cout, 16)) * size_t(q.k * q.run));
   loader.budget.allocate(q.bias, size_t(round_up(q.cout, 16)));
   int single = 1, pair = 1; /* the largest weight, and sum of two neighbours */
   for (int c = 0; c < q.cout; c++) {

@@ -1,15 +1,18 @@
-/* map OUT IN NAME shift=S [maps=8] [turns=8]: scale maps, weighted sums of the sizes of a pixel's channels. */
+/* map OUT IN NAME shift=S [maps=8] [turns=8]: scale maps, weighted sums of the sizes of a pixel's
+ * channels. */
 #include "core/ops.h"
 #include "core/symmetry.h"
 
 namespace bitsr {
 namespace {
 
-void load_weights(Loader& loader, ScaleMap& map, const std::string& name, const Buffer& in, int orientations) {
+void load_weights(Loader& loader, ScaleMap& map, const std::string& name, const Buffer& in,
+                  int orientations) {
   const uint64_t channels = uint64_t(in.channels);
   if (orientations > map.maps) fail("one map does not turn");
   const int stored = map.maps / orientations;
-  const auto shape = stored > 1 ? std::vector<uint64_t>{MAPS, channels} : std::vector<uint64_t>{channels};
+  const auto shape =
+      stored > 1 ? std::vector<uint64_t>{MAPS, channels} : std::vector<uint64_t>{channels};
   const Tensor& w = loader.need(name, "I16", shape);
   map.stride = in.stride();
   loader.budget.allocate(map.weight, size_t(map.maps) * size_t(map.stride));

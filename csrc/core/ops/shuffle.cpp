@@ -1,4 +1,5 @@
-/* shuffle OUT IN scale=S: groups of S x S channels to S x S pixels. The last operation of a model makes `sr`. */
+/* shuffle OUT IN scale=S: groups of S x S channels to S x S pixels. The last operation of a model
+ * makes `sr`. */
 #include "core/ops.h"
 #include "kernels/rows.h"
 
@@ -18,10 +19,10 @@ void run(Rows& rows, const Operation& op, int y, uint64_t*) {
   const int w = rows.width(op), s = to.rate / in.rate, stride = in.stride();
   const int16_t* x = rows.values(op.inputs[0], y);
   for (int i = 0; i < s; i++) {
-    int16_t* out =
-        to.storage < 0
-            ? rows.out + (size_t(y - rows.out_base * in.rate) * size_t(s) + size_t(i)) * size_t(w) * size_t(s)
-            : rows.values(op.output, y * s + i);
+    int16_t* out = to.storage < 0
+                       ? rows.out + (size_t(y - rows.out_base * in.rate) * size_t(s) + size_t(i)) *
+                                        size_t(w) * size_t(s)
+                       : rows.values(op.output, y * s + i);
     if (to.channels == 1) {
       interleave_row(x + i * s, stride, w, s, out);
       continue;

@@ -9,9 +9,11 @@ namespace bitsr {
 
 using V = __m256i;
 
-/* 64 channels of n pixels from column `from` on; sums(i, q) gives `a` of 16 channels of pixel from + i. */
+/* 64 channels of n pixels from column `from` on; sums(i, q) gives `a` of 16 channels of pixel from
+ * + i. */
 template <bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
-static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op, const EpilogueRow& row, int block,
+static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op,
+                                                               const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
   const V zero = _mm256_setzero_si256();
   const auto leak = [zero](V v, V slope) {
@@ -20,19 +22,23 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
   const V* values = reinterpret_cast<const V*>(op.values.data()) + 4 * VALUES * block;
   const size_t stride = size_t(op.cout_pad);
   const bool several = op.maps > 1;
-  /* 32 channels at a time, so that their values stay in registers; copies, for stores to out might change the array. */
+  /* 32 channels at a time, so that their values stay in registers; copies, for stores to out might
+   * change the array. */
   for (int half = 0; half < 2; half++) {
     V v[VALUES][2];
 #pragma GCC unroll 7
-    for (int i = 0; i < VALUES; i++) v[i][0] = values[4 * i + 2 * half], v[i][1] = values[4 * i + 2 * half + 1];
+    for (int i = 0; i < VALUES; i++)
+      v[i][0] = values[4 * i + 2 * half], v[i][1] = values[4 * i + 2 * half + 1];
     const size_t at = size_t(from) * stride + 64 * size_t(block) + 32 * size_t(half);
     for (int i = 0; i < n; i++) {
-      const V* skip = row.skip ? reinterpret_cast<const V*>(row.skip + at + size_t(i) * stride) : nullptr;
+      const V* skip =
+          row.skip ? reinterpret_cast<const V*>(row.skip + at + size_t(i) * stride) : nullptr;
       V* out = row.out ? reinterpret_cast<V*>(row.out + at + size_t(i) * stride) : nullptr;
       V below[2], map = _mm256_setzero_si256();
       if (row.map)
-        map = several ? _mm256_broadcastsi128_si256(reinterpret_cast<const __m128i*>(row.map)[from + i])
-                      : _mm256_set1_epi16(row.map[from + i]);
+        map = several
+                  ? _mm256_broadcastsi128_si256(reinterpret_cast<const __m128i*>(row.map)[from + i])
+                  : _mm256_set1_epi16(row.map[from + i]);
 #pragma GCC unroll 2
       for (int q = 0; q < 2; q++) {
         V r = row.map ? _mm256_mulhrs_epi16(map, v[0][q]) : v[0][q];
@@ -47,7 +53,8 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
       if (row.bits) {
         const V bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(below[0], below[1]), 0xD8);
         const int32_t mask = _mm256_movemask_epi8(bytes);
-        auto* word = reinterpret_cast<char*>(row.bits + size_t(from + i) * (stride / 64) + size_t(block));
+        auto* word =
+            reinterpret_cast<char*>(row.bits + size_t(from + i) * (stride / 64) + size_t(block));
         std::memcpy(word + 4 * half, &mask, 4);
       }
     }

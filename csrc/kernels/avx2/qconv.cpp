@@ -1,14 +1,17 @@
 /* int8 convolution, AVX2.
  *
  * Budget, instructions on 256 bits for 32 MAC, beside the loads:
- *   small weights   vpmaddubsw + vpaddw                              = 2, 1152 a pixel of 64 -> 64 channels, 3x3
- *   other weights   2 (vpmaddwd + vpaddd) + 1 of the activations' halves + 0.75 of the weights'  = 5.75
- * vpmaddubsw takes the bytes as they are, but adds two products in 16 bits: of +-1 at most 510, so that 64 of its
- * results add up in 16 bits before they are widened (Qconv::pairs; 9 with 4-bit weights), while two products of 8-bit
- * weights do not even fit. At three instructions a cycle 48 MAC/cycle against 17 (44 and 20 on Zen 4); bit planes
- * through the binary kernel would be 8 passes of it, 110 / 8 = 14 MAC/cycle. Six pixels of 16 filters keep 12 sums in
- * registers: 6 broadcasts and 2 vectors of weights for 24 instructions. AVX-VNNI is left out: CPUs that have it without
- * AVX-512 could do 32 MAC in one instruction.
+ *   small weights   vpmaddubsw + vpaddw                                               = 2
+ *   other weights   2 (vpmaddwd + vpaddd) + 1 of the activations' halves
+ *                   + 0.75 of the weights'                                            = 5.75
+ * A pixel of 64 -> 64 channels, 3x3, takes 1152 with small weights. vpmaddubsw takes the bytes as
+ * they are, but adds two products in 16 bits: of +-1 at most 510, so that 64 of its results add up
+ * in 16 bits before they are widened (Qconv::pairs; 9 with 4-bit weights), while two products of
+ * 8-bit weights do not even fit. At three instructions a cycle 48 MAC/cycle against 17 (44 and 20
+ * on Zen 4); bit planes through the binary kernel would be 8 passes of it, 110 / 8 = 14 MAC/cycle.
+ * Six pixels of 16 filters keep 12 sums in registers: 6 broadcasts and 2 vectors of weights for 24
+ * instructions. AVX-VNNI is left out: CPUs that have it without AVX-512 could do 32 MAC in one
+ * instruction.
  */
 #include "kernels/avx2/epilogue.h"
 #include "kernels/qconv_chunks.h"
@@ -25,7 +28,8 @@ inline V narrow16(const Qconv& op, V a, V b) {
     b = _mm256_sll_epi32(_mm256_max_epi32(_mm256_min_epi32(b, most), least), up);
   }
   const __m128i down = _mm_cvtsi32_si128(op.right);
-  return _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_sra_epi32(a, down), _mm256_sra_epi32(b, down)), 0xD8);
+  return _mm256_permute4x64_epi64(
+      _mm256_packs_epi32(_mm256_sra_epi32(a, down), _mm256_sra_epi32(b, down)), 0xD8);
 }
 
 inline V broadcast4(const uint8_t* a) {
@@ -43,8 +47,8 @@ inline V bias(const Qconv& op, int filter) {
 
 /* P pixels from column x on, 16 filters, by vpmaddubsw. */
 template <int P>
-inline __attribute__((always_inline)) void small_lanes(const Qconv& op, const QconvRow& row, int x, int filter,
-                                                       int16_t (*sums)[64]) {
+inline __attribute__((always_inline)) void small_lanes(const Qconv& op, const QconvRow& row, int x,
+                                                       int filter, int16_t (*sums)[64]) {
   const V zero = _mm256_setzero_si256(), ones = _mm256_set1_epi16(1);
   const size_t stride = size_t(op.stride);
   const V* w = weights(op, filter);
@@ -83,13 +87,14 @@ inline __attribute__((always_inline)) void small_lanes(const Qconv& op, const Qc
   }
   widen();
   for (int p = 0; p < P; p++)
-    _mm256_store_si256(reinterpret_cast<V*>(sums[p] + filter % 64), narrow16(op, wide[p][0], wide[p][1]));
+    _mm256_store_si256(reinterpret_cast<V*>(sums[p] + filter % 64),
+                       narrow16(op, wide[p][0], wide[p][1]));
 }
 
 /* The same by vpmaddwd: the even and the odd bytes as 16 bits. */
 template <int P>
-inline __attribute__((always_inline)) void lanes(const Qconv& op, const QconvRow& row, int x, int filter,
-                                                 int16_t (*sums)[64]) {
+inline __attribute__((always_inline)) void lanes(const Qconv& op, const QconvRow& row, int x,
+                                                 int filter, int16_t (*sums)[64]) {
   const V low = _mm256_set1_epi16(0xFF);
   const size_t stride = size_t(op.stride);
   const V* w = weights(op, filter);
@@ -116,11 +121,12 @@ inline __attribute__((always_inline)) void lanes(const Qconv& op, const QconvRow
     }
   }
   for (int p = 0; p < P; p++)
-    _mm256_store_si256(reinterpret_cast<V*>(sums[p] + filter % 64), narrow16(op, acc[p][0], acc[p][1]));
+    _mm256_store_si256(reinterpret_cast<V*>(sums[p] + filter % 64),
+                       narrow16(op, acc[p][0], acc[p][1]));
 }
 
-__attribute__((noinline)) void lanes_chunk(const Qconv& op, const QconvRow& row, int x, int n, int filter,
-                                           int16_t (*sums)[64]) {
+__attribute__((noinline)) void lanes_chunk(const Qconv& op, const QconvRow& row, int x, int n,
+                                           int filter, int16_t (*sums)[64]) {
   int i = 0;
   if (op.pairs >= 2) {
     for (; i + 6 <= n; i += 6) small_lanes<6>(op, row, x + i, filter, sums + i);
@@ -136,12 +142,15 @@ __attribute__((noinline)) void lanes_chunk(const Qconv& op, const QconvRow& row,
 inline V transposed_sum(const V* v) {
   const V a = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
   const V b = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
-  return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+  return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20),
+                          _mm256_permute2x128_si256(a, b, 0x31));
 }
 
-/* P pixels from column x on, C filters; P * C = 8. Sum p * C + c of the result is filter + c of pixel x + p. */
+/* P pixels from column x on, C filters; P * C = 8. Sum p * C + c of the result is filter + c of
+ * pixel x + p. */
 template <int P, int C>
-inline __attribute__((always_inline)) V dots(const Qconv& op, const QconvRow& row, int x, int last, int filter) {
+inline __attribute__((always_inline)) V dots(const Qconv& op, const QconvRow& row, int x, int last,
+                                             int filter) {
   const size_t wide = size_t(op.k * round_up(op.run, DOT));
   const int8_t* w = op.weight.data() + size_t(filter) * wide;
   V acc[8];
@@ -156,19 +165,23 @@ inline __attribute__((always_inline)) V dots(const Qconv& op, const QconvRow& ro
       V wc[C];
 #pragma GCC unroll 4
       for (int c = 0; c < C; c++)
-        wc[c] = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(w + size_t(c) * wide)));
+        wc[c] = _mm256_cvtepi8_epi16(
+            _mm_load_si128(reinterpret_cast<const __m128i*>(w + size_t(c) * wide)));
 #pragma GCC unroll 8
       for (int p = 0; p < P; p++) {
-        const V v = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a + at[p])));
+        const V v =
+            _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a + at[p])));
 #pragma GCC unroll 4
-        for (int c = 0; c < C; c++) acc[p * C + c] = _mm256_add_epi32(acc[p * C + c], _mm256_madd_epi16(v, wc[c]));
+        for (int c = 0; c < C; c++)
+          acc[p * C + c] = _mm256_add_epi32(acc[p * C + c], _mm256_madd_epi16(v, wc[c]));
       }
     }
   }
   return transposed_sum(acc);
 }
 
-__attribute__((noinline)) void dots_plane(const Qconv& op, const QconvRow& row, int x, int n, int16_t* sums) {
+__attribute__((noinline)) void dots_plane(const Qconv& op, const QconvRow& row, int x, int n,
+                                          int16_t* sums) {
   const V b = _mm256_set1_epi32(op.bias[0]);
   for (int i = 0; i < n; i += 16)
     _mm256_store_si256(reinterpret_cast<V*>(sums + i),
@@ -176,14 +189,16 @@ __attribute__((noinline)) void dots_plane(const Qconv& op, const QconvRow& row, 
                                 _mm256_add_epi32(dots<8, 1>(op, row, x + i + 8, x + n, 0), b)));
 }
 
-__attribute__((noinline)) void dots_chunk(const Qconv& op, const QconvRow& row, int x, int n, int filter,
-                                          int16_t (*sums)[64]) {
-  const V b = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(op.bias.data() + filter)));
+__attribute__((noinline)) void dots_chunk(const Qconv& op, const QconvRow& row, int x, int n,
+                                          int filter, int16_t (*sums)[64]) {
+  const V b = _mm256_broadcastsi128_si256(
+      _mm_load_si128(reinterpret_cast<const __m128i*>(op.bias.data() + filter)));
   for (int i = 0; i < n; i += 4) {
     alignas(32) uint64_t pixels[4];
-    _mm256_store_si256(reinterpret_cast<V*>(pixels),
-                       narrow16(op, _mm256_add_epi32(dots<2, 4>(op, row, x + i, x + n, filter), b),
-                                _mm256_add_epi32(dots<2, 4>(op, row, x + i + 2, x + n, filter), b)));
+    _mm256_store_si256(
+        reinterpret_cast<V*>(pixels),
+        narrow16(op, _mm256_add_epi32(dots<2, 4>(op, row, x + i, x + n, filter), b),
+                 _mm256_add_epi32(dots<2, 4>(op, row, x + i + 2, x + n, filter), b)));
     for (int p = 0; p < 4 && i + p < n; p++) std::memcpy(sums[i + p] + filter, &pixels[p], 8);
   }
 }
@@ -199,7 +214,8 @@ void qconv(const Qconv& op, const QconvRow& row) {
       },
       [&](int x, int n, int16_t* sums) { dots_plane(op, row, x, n, sums); },
       [&](int block, int x, int n, const int16_t (*sums)[64]) {
-        finish_chunk(op, row, block, x, n, [sums](int i, int q) { return reinterpret_cast<const V*>(sums[i])[q]; });
+        finish_chunk(op, row, block, x, n,
+                     [sums](int i, int q) { return reinterpret_cast<const V*>(sums[i])[q]; });
       });
 }
 

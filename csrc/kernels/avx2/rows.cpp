@@ -1,9 +1,9 @@
 /* AVX2: the rows of the other operations: int16 convolution, scale maps, int16 to bytes.
  *
- * Budget, instructions on 256 bits, beside the loads:
- *   int16 convolution   2 (vpmaddwd + vpaddd) + 1 broadcast for 32 MAC; six pixels share the weights
- *   eight scale maps    32 x vpmaddwd, 8 for the sizes, 24 adds, 22 across the lanes: 86 a pixel of 64 channels
- *   to bytes            4 x (2 vpmulhrsw, min, max), 2 packs, 2 permutations, 2 xor: 22 a pixel of 64 channels
+ * Budget, instructions on 256 bits, beside the loads; the last two a pixel of 64 channels:
+ *   int16 convolution   2 (vpmaddwd + vpaddd) + 1 broadcast for 32 MAC, six pixels at a time
+ *   eight scale maps    32 x vpmaddwd, 8 for the sizes, 24 adds, 22 across the lanes       = 86
+ *   to bytes            4 x (2 vpmulhrsw, min, max), 2 packs, 2 permutations, 2 xor        = 22
  */
 #include <immintrin.h>
 
@@ -23,8 +23,9 @@ inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++)
       for (int h = 0; h < 2; h++)
-        acc[p][h] = _mm256_add_epi32(_mm256_load_si256(reinterpret_cast<const V*>(op.bias.data() + block + 8 * h)),
-                                     _mm256_set1_epi32(1 << (op.shift - 1)));
+        acc[p][h] = _mm256_add_epi32(
+            _mm256_load_si256(reinterpret_cast<const V*>(op.bias.data() + block + 8 * h)),
+            _mm256_set1_epi32(1 << (op.shift - 1)));
     for (int dy = 0; dy < op.k; dy++) {
       const int16_t* a = row.rows[dy] + size_t(x) * row.step;
       for (int i = 0; i < op.run; i += 2, w += 2)
@@ -60,10 +61,12 @@ inline void dot_pixels(const Conv& op, const ConvRow& row, int x) {
       for (int p = 0; p < P; p++)
         acc[p] = _mm256_add_epi32(
             acc[p],
-            _mm256_madd_epi16(_mm256_loadu_si256(reinterpret_cast<const V*>(a + size_t(p) * row.step + i)), *w));
+            _mm256_madd_epi16(
+                _mm256_loadu_si256(reinterpret_cast<const V*>(a + size_t(p) * row.step + i)), *w));
   }
   for (int p = 0; p < P; p++) {
-    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(acc[p]), _mm256_extracti128_si256(acc[p], 1));
+    __m128i sum =
+        _mm_add_epi32(_mm256_castsi256_si128(acc[p]), _mm256_extracti128_si256(acc[p], 1));
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
     sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
     row.out[size_t(x + p) * row.out_stride] = narrow(op, 0, uint32_t(_mm_cvtsi128_si32(sum)));
@@ -88,7 +91,8 @@ namespace {
 /* Sizes of 16 values. */
 inline V sizes(V v) { return _mm256_max_epi16(v, _mm256_subs_epi16(_mm256_setzero_si256(), v)); }
 
-/* acc (+)= the 8 sums of two of 64 channels, for each map: 32 x vpmaddwd, 8 for the sizes, 32 adds or 24. */
+/* acc (+)= the 8 sums of two of 64 channels, for each map: 32 x vpmaddwd, 8 for the sizes, 32 adds
+ * or 24. */
 template <bool FIRST>
 inline __attribute__((always_inline)) void add_maps(const int16_t* x, const V* w, V* acc) {
   V a[4];
@@ -98,16 +102,18 @@ inline __attribute__((always_inline)) void add_maps(const int16_t* x, const V* w
   for (int j = 0; j < MAPS; j++) {
     const V sum = _mm256_add_epi32(
         _mm256_add_epi32(_mm256_madd_epi16(a[0], w[4 * j]), _mm256_madd_epi16(a[1], w[4 * j + 1])),
-        _mm256_add_epi32(_mm256_madd_epi16(a[2], w[4 * j + 2]), _mm256_madd_epi16(a[3], w[4 * j + 3])));
+        _mm256_add_epi32(_mm256_madd_epi16(a[2], w[4 * j + 2]),
+                         _mm256_madd_epi16(a[3], w[4 * j + 3])));
     acc[j] = FIRST ? sum : _mm256_add_epi32(acc[j], sum);
   }
 }
 
-/* The sums of the maps are added up across the lanes as a matrix of 8 x 8 is transposed: 7 adds of two halves. A pixel
- * of 64 channels takes 86 instructions. */
+/* The sums of the maps are added up across the lanes as a matrix of 8 x 8 is transposed: 7 adds of
+ * two halves. A pixel of 64 channels takes 86 instructions. */
 void several_maps(const ScaleMap& op, const int16_t* x, int w, int16_t* out) {
   const __m128i s = _mm_cvtsi32_si128(op.shift);
-  const V half = _mm256_set1_epi32(1 << (op.shift - 1)), *weight = reinterpret_cast<const V*>(op.weight.data());
+  const V half = _mm256_set1_epi32(1 << (op.shift - 1)),
+          *weight = reinterpret_cast<const V*>(op.weight.data());
   for (int i = 0; i < w; i++, x += op.stride, out += MAPS) {
     V acc[MAPS];
     add_maps<true>(x, weight, acc);
@@ -128,7 +134,8 @@ void several_maps(const ScaleMap& op, const int16_t* x, int w, int16_t* out) {
 
 }  // namespace
 
-/* Four pixels at a time: 4 vectors each, whose 8 sums of two are added up across the lanes together. */
+/* Four pixels at a time: 4 vectors each, whose 8 sums of two are added up across the lanes
+ * together. */
 void scale_map(const ScaleMap& op, const int16_t* x, int w, int16_t* out) {
   if (op.maps > 1) return several_maps(op, x, w, out);
   const size_t stride = size_t(op.stride);
@@ -144,8 +151,10 @@ void scale_map(const ScaleMap& op, const int16_t* x, int w, int16_t* out) {
       for (size_t c = 0; c < stride / 16; c++)
         acc[p] = _mm256_add_epi32(acc[p], _mm256_madd_epi16(sizes(v[c]), weight[c]));
     }
-    const V sums = _mm256_hadd_epi32(_mm256_hadd_epi32(acc[0], acc[1]), _mm256_hadd_epi32(acc[2], acc[3]));
-    const __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    const V sums =
+        _mm256_hadd_epi32(_mm256_hadd_epi32(acc[0], acc[1]), _mm256_hadd_epi32(acc[2], acc[3]));
+    const __m128i sum =
+        _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
     const __m128i v = _mm_sra_epi32(_mm_add_epi32(sum, half), s);
     const int64_t four = _mm_cvtsi128_si64(_mm_packs_epi32(v, v));
     std::memcpy(out + i, &four, size_t(w - i < 4 ? w - i : 4) * 2);
@@ -155,13 +164,15 @@ void scale_map(const ScaleMap& op, const int16_t* x, int w, int16_t* out) {
 void quant(const Quant& op, const int16_t* x, int w, uint8_t* out) {
   if (op.channels == 1) return quant_plane(op, x, w, out);
   const V top = _mm256_set1_epi16(int16_t(op.top)), bottom = _mm256_set1_epi16(int16_t(-op.top));
-  const V down = _mm256_set1_epi16(int16_t(1 << (15 - op.shift) % 15)); /* mulh by 2^(15-s) is the shift by s */
+  /* mulh by 2^(15-s) is the shift by s. */
+  const V down = _mm256_set1_epi16(int16_t(1 << (15 - op.shift) % 15));
   const int stride = op.stride();
   for (int i = 0; i < w; i++, x += op.mul.size(), out += stride)
     for (int c = 0; c < stride; c += 32) {
       const auto half = [&](int at) {
-        V r = _mm256_mulhrs_epi16(_mm256_load_si256(reinterpret_cast<const V*>(x + at)),
-                                  _mm256_load_si256(reinterpret_cast<const V*>(op.mul.data() + at)));
+        V r =
+            _mm256_mulhrs_epi16(_mm256_load_si256(reinterpret_cast<const V*>(x + at)),
+                                _mm256_load_si256(reinterpret_cast<const V*>(op.mul.data() + at)));
         if (op.shift) r = _mm256_mulhrs_epi16(r, down);
         return _mm256_min_epi16(_mm256_max_epi16(r, bottom), top);
       };

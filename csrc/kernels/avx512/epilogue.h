@@ -9,14 +9,17 @@ namespace bitsr {
 
 using V = __m512i;
 
-/* 64 channels of n pixels from column `from` on; sums(i, half) gives `a` of 32 channels of pixel from + i. */
+/* 64 channels of n pixels from column `from` on; sums(i, half) gives `a` of 32 channels of pixel
+ * from + i. */
 template <bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
-static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op, const EpilogueRow& row, int block,
+static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op,
+                                                               const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
   /* Copies, for stores to out might change the array. */
   V v[2 * VALUES];
 #pragma GCC unroll 14
-  for (int i = 0; i < 2 * VALUES; i++) v[i] = _mm512_load_si512(op.values.data() + 32 * (2 * VALUES * block + i));
+  for (int i = 0; i < 2 * VALUES; i++)
+    v[i] = _mm512_load_si512(op.values.data() + 32 * (2 * VALUES * block + i));
   const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
   const int16_t* skip = row.skip ? row.skip + at : nullptr;
   int16_t* out = row.out ? row.out + at : nullptr;
@@ -43,14 +46,16 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
       below[half] = _mm512_cmplt_epi16_mask(r, v[10 + half]);
     }
     if (skip) {
-      /* The next chunk's sums take about a microsecond: time for its skip to come from any cache. */
+      /* The next chunk's sums take about a microsecond: time for its skip to come from any cache.
+       */
       _mm_prefetch(reinterpret_cast<const char*>(skip + CHUNK * stride), _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(skip + CHUNK * stride + 32), _MM_HINT_T0);
       skip += stride;
     }
     if (out) out += stride;
     if (bits) {
-      *bits = _mm512_kunpackd(below[1], below[0]); /* GCC 12 widens a spilled mask wrongly: no uint64_t(mask) */
+      /* GCC 12 widens a spilled mask wrongly: no uint64_t(mask). */
+      *bits = _mm512_kunpackd(below[1], below[0]);
       bits += stride / 64;
     }
   }

@@ -64,10 +64,14 @@ void interleave(const int16_t* x, int stride, int w, int s, int16_t* out) {
 }  // namespace
 
 void interleave_row(const int16_t* x, int stride, int w, int s, int16_t* out) {
-  (s == 2 ? interleave<2> : s == 3 ? interleave<3> : s == 4 ? interleave<4> : interleave<0>)(x, stride, w, s, out);
+  (s == 2   ? interleave<2>
+   : s == 3 ? interleave<3>
+   : s == 4 ? interleave<4>
+            : interleave<0>)(x, stride, w, s, out);
 }
 
-void repeat_row(const int16_t* x, int16_t* out, int w, int channels, int times, int stride, int out_stride) {
+void repeat_row(const int16_t* x, int16_t* out, int w, int channels, int times, int stride,
+                int out_stride) {
   for (int i = 0; i < w; i++) {
     int16_t* o = out + size_t(i) * size_t(out_stride);
     for (int c = 0; c < channels; c++) {
@@ -98,12 +102,16 @@ void sum_row(const int16_t* x, size_t n, size_t stride, int64_t* sums) {
       for (i = 0; i + 2 <= end; i += 2)
 #pragma GCC unroll 4
         for (int q = 0; q < 4; q++) {
-          const __m128i a = _mm_load_si128(reinterpret_cast<const __m128i*>(v + i * stride + c + 8 * q));
-          const __m128i b = _mm_load_si128(reinterpret_cast<const __m128i*>(v + (i + 1) * stride + c + 8 * q));
+          const __m128i a =
+              _mm_load_si128(reinterpret_cast<const __m128i*>(v + i * stride + c + 8 * q));
+          const __m128i b =
+              _mm_load_si128(reinterpret_cast<const __m128i*>(v + (i + 1) * stride + c + 8 * q));
           acc[2 * q] = _mm_add_epi32(acc[2 * q], _mm_madd_epi16(_mm_unpacklo_epi16(a, b), ones));
-          acc[2 * q + 1] = _mm_add_epi32(acc[2 * q + 1], _mm_madd_epi16(_mm_unpackhi_epi16(a, b), ones));
+          acc[2 * q + 1] =
+              _mm_add_epi32(acc[2 * q + 1], _mm_madd_epi16(_mm_unpackhi_epi16(a, b), ones));
         }
-      for (int q = 0; q < 8; q++) _mm_store_si128(reinterpret_cast<__m128i*>(sum + c + 4 * q), acc[q]);
+      for (int q = 0; q < 8; q++)
+        _mm_store_si128(reinterpret_cast<__m128i*>(sum + c + 4 * q), acc[q]);
     }
 #endif
     for (; i < end; i++)
@@ -121,7 +129,8 @@ void scale_row(const int16_t* x, const int16_t* gate, int16_t* out, size_t n, si
       const __m128i g = _mm_load_si128(reinterpret_cast<const __m128i*>(gate + c));
       const __m128i low = _mm_srli_epi16(_mm_mullo_epi16(v, g), 14), high = _mm_mulhi_epi16(v, g);
       const __m128i up = _mm_srli_epi16(_mm_add_epi16(low, _mm_set1_epi16(1)), 1);
-      _mm_store_si128(reinterpret_cast<__m128i*>(out), _mm_add_epi16(_mm_add_epi16(high, high), up));
+      _mm_store_si128(reinterpret_cast<__m128i*>(out),
+                      _mm_add_epi16(_mm_add_epi16(high, high), up));
 #elif defined(__aarch64__)
       vst1q_s16(out, vqrdmulhq_s16(vld1q_s16(x), vld1q_s16(gate + c)));
 #else

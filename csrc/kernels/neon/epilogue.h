@@ -10,10 +10,11 @@ static inline int16x8_t leak(int16x8_t v, int16x8_t slope) {
   return vbslq_s16(vcltzq_s16(v), vqrdmulhq_s16(v, slope), v);
 }
 
-/* 64 channels of n pixels from column `from` on; sums(i, c) gives `a` of channels c to c + 7 of pixel from + i.
- * vqrdmulh is mulh: it saturates only where both factors are -32768. */
+/* 64 channels of n pixels from column `from` on; sums(i, c) gives `a` of channels c to c + 7 of
+ * pixel from + i. vqrdmulh is mulh: it saturates only where both factors are -32768. */
 template <bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
-static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op, const EpilogueRow& row, int block,
+static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op,
+                                                               const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
   const int16_t* v = op.values.data() + VALUES * 64 * size_t(block);
   const size_t stride = size_t(op.cout_pad), at = size_t(from) * stride + 64 * size_t(block);
@@ -22,7 +23,9 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
   for (int i = 0; i < n; i++) {
     uint16x8_t below[8];
     int16x8_t map = vdupq_n_s16(0);
-    if (row.map) map = op.maps > 1 ? vld1q_s16(row.map + MAPS * size_t(from + i)) : vld1q_dup_s16(row.map + from + i);
+    if (row.map)
+      map = op.maps > 1 ? vld1q_s16(row.map + MAPS * size_t(from + i))
+                        : vld1q_dup_s16(row.map + from + i);
 #pragma GCC unroll 8
     for (int c = 0; c < 64; c += 8) {
       int16x8_t r = vld1q_s16(v + c);

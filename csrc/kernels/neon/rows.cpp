@@ -1,9 +1,9 @@
 /* NEON: the rows of the other operations: int16 convolution, scale maps, int16 to bytes.
  *
- * Budget, instructions on 128 bits, beside the loads:
+ * Budget, instructions on 128 bits, beside the loads; the last two a pixel of 64 channels:
  *   int16 convolution   2 smlal for 8 MAC; four pixels share each load of weights
- *   eight scale maps    8 x (1 sqabs + 8 x (2 smull + 2 adds)) + 14 across the lanes: 278 a pixel of 64 channels
- *   to bytes            8 x (sqrdmulh, srshl, min, max, xtn) + 4 eor: 44 a pixel of 64 channels
+ *   eight scale maps    8 x (1 sqabs + 8 x (2 smull + 2 adds)) + 14 across the lanes       = 278
+ *   to bytes            8 x (sqrdmulh, srshl, min, max, xtn) + 4 eor                       = 44
  */
 #include <arm_neon.h>
 
@@ -19,7 +19,8 @@ inline int32x4_t add(int32x4_t a, int32x4_t b) {
 
 /* Values LANE and LANE + 1 of P patches times their weights: 16 outputs each. */
 template <int LANE, int P>
-inline __attribute__((always_inline)) void add_pair(int32x4_t (*acc)[4], const int16x8_t* a, const int16_t* w) {
+inline __attribute__((always_inline)) void add_pair(int32x4_t (*acc)[4], const int16x8_t* a,
+                                                    const int16_t* w) {
 #pragma GCC unroll 2
   for (int h = 0; h < 2; h++) {
     const int16x8x2_t wh = vld2q_s16(w + 16 * h);
@@ -34,7 +35,8 @@ inline __attribute__((always_inline)) void add_pair(int32x4_t (*acc)[4], const i
   }
 }
 
-/* P pixels of 16 outputs at once: P = 4 has 16 sums, 4 vectors of values and 2 of weights in registers. */
+/* P pixels of 16 outputs at once: P = 4 has 16 sums, 4 vectors of values and 2 of weights in
+ * registers. */
 template <int P>
 inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
   const int32x4_t down = vdupq_n_s32(-op.shift), half = vdupq_n_s32(1 << (op.shift - 1));
@@ -92,7 +94,8 @@ inline void dot_pixels(const Conv& op, const ConvRow& row, int x) {
     }
   }
   for (int p = 0; p < P; p++)
-    row.out[size_t(x + p) * row.out_stride] = narrow(op, 0, uint32_t(vaddvq_s32(add(low[p], high[p]))));
+    row.out[size_t(x + p) * row.out_stride] =
+        narrow(op, 0, uint32_t(vaddvq_s32(add(low[p], high[p]))));
 }
 
 }  // namespace
@@ -125,7 +128,8 @@ void several_maps(const ScaleMap& op, const int16_t* x, int w, int16_t* out) {
 #pragma GCC unroll 8
         for (int j = 0; j < MAPS; j++) {
           const int16x8_t wj = vld1q_s16(weight + 64 * j + c);
-          acc[j] = vaddq_u32(acc[j], vreinterpretq_u32_s32(vmull_s16(vget_low_s16(size), vget_low_s16(wj))));
+          acc[j] = vaddq_u32(
+              acc[j], vreinterpretq_u32_s32(vmull_s16(vget_low_s16(size), vget_low_s16(wj))));
           acc[j] = vaddq_u32(acc[j], vreinterpretq_u32_s32(vmull_high_s16(size, wj)));
         }
       }
@@ -149,7 +153,8 @@ void scale_map(const ScaleMap& op, const int16_t* x, int w, int16_t* out) {
     uint32x4_t low = vdupq_n_u32(0), high = low; /* unsigned, for their sums may wrap */
     for (int c = 0; c < op.stride; c += 8, x += 8) {
       const int16x8_t size = vqabsq_s16(vld1q_s16(x)), weight = vld1q_s16(op.weight.data() + c);
-      low = vaddq_u32(low, vreinterpretq_u32_s32(vmull_s16(vget_low_s16(size), vget_low_s16(weight))));
+      low = vaddq_u32(low,
+                      vreinterpretq_u32_s32(vmull_s16(vget_low_s16(size), vget_low_s16(weight))));
       high = vaddq_u32(high, vreinterpretq_u32_s32(vmull_high_s16(size, weight)));
     }
     const uint32_t sum = vaddvq_u32(vaddq_u32(low, high)) + (uint32_t(1) << (op.shift - 1));
@@ -165,10 +170,12 @@ void quant(const Quant& op, const int16_t* x, int w, uint8_t* out) {
   for (int i = 0; i < w; i++, x += op.mul.size(), out += stride)
     for (int c = 0; c < stride; c += 16) {
       const auto half = [&](int at) {
-        const int16x8_t r = vrshlq_s16(vqrdmulhq_s16(vld1q_s16(x + at), vld1q_s16(op.mul.data() + at)), down);
+        const int16x8_t r =
+            vrshlq_s16(vqrdmulhq_s16(vld1q_s16(x + at), vld1q_s16(op.mul.data() + at)), down);
         return vmovn_s16(vminq_s16(vmaxq_s16(r, bottom), top));
       };
-      const uint8x16_t bytes = veorq_u8(vreinterpretq_u8_s8(vcombine_s8(half(c), half(c + 8))), vdupq_n_u8(128));
+      const uint8x16_t bytes =
+          veorq_u8(vreinterpretq_u8_s8(vcombine_s8(half(c), half(c + 8))), vdupq_n_u8(128));
       if (stride - c >= 16) {
         vst1q_u8(out + c, bytes);
       } else {

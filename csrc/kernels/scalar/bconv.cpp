@@ -8,7 +8,8 @@ bool prepare(Bconv&) { return true; }
 void bconv(const Bconv& op, const BconvRow& row) {
   const int side = op.k / 2, taps = op.k * op.k, words = op.words;
   for (int x = 0; x < row.w; x++) {
-    const int16_t* base = op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * op.cout_pad;
+    const int16_t* base =
+        op.base.data() + size_t(border(row.top, row.bottom, x == 0, x == row.w - 1)) * op.cout_pad;
     const int16_t* skip = row.skip ? row.skip + size_t(x) * op.cout_pad : nullptr;
     const int16_t* map = row.map ? row.map + size_t(x) * op.maps : nullptr;
     for (int block = 0; block < op.cout_pad; block += 64) {

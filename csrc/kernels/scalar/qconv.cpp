@@ -12,7 +12,8 @@ void qconv(const Qconv& op, const QconvRow& row) {
         for (int i = 0; i < op.run; i++) acc += uint32_t(a[i] * op.weight[op.at(c, dy, i)]);
       }
       const size_t at = size_t(x) * op.cout_pad;
-      row.out[at + c] = epilogue(op, c, narrow(op, int32_t(acc)), nullptr, row.skip ? row.skip + at : nullptr);
+      row.out[at + c] =
+          epilogue(op, c, narrow(op, int32_t(acc)), nullptr, row.skip ? row.skip + at : nullptr);
     }
 }
 
