@@ -3,8 +3,9 @@
 //
 // With L = 0.299 R + 0.587 G + 0.114 B the studio luma of the nets is Y = 16 + 219/255 L (8-bit
 // levels), and the chroma planes of BT.601 are multiples of R - L and B - L. So
-//   R' = L' + up(R - L)    B' = L' + up(B - L)    G' = L' - (0.299 up(R - L) + 0.114 up(B - L)) /
-//   0.587
+//   R' = L' + up(R - L)
+//   B' = L' + up(B - L)
+//   G' = L' - (0.299 up(R - L) + 0.114 up(B - L)) / 0.587
 // where L' is the SR luma and up() the bicubic; no YCbCr image is ever rounded on the way. Equal R,
 // G and B have differences of exactly 0, so grey stays grey; the taps sum to exactly 1, so flat
 // chroma stays flat.

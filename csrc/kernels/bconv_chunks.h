@@ -17,8 +17,8 @@ struct ChunkScratch {
  * word is 0, it sets them); finish(counts, block, x, n, where) is the epilogue of pixels with the
  * same taps missing. Counting and finishing in loops of their own keeps each in registers. */
 template <class Parts, class Prepare, class Count, class Finish>
-static inline void chunks(const Bconv& op, const BconvRow& row, Prepare prepare, Count count,
-                          Finish finish) {
+static inline void bconv_chunks(const Bconv& op, const BconvRow& row, Prepare prepare, Count count,
+                                Finish finish) {
   static_assert(sizeof(ChunkScratch<Parts>) <= SCRATCH * 8, "scratch is too small");
   auto& s = *reinterpret_cast<ChunkScratch<Parts>*>(row.scratch);
   for (int x = 0; x < row.w; x += CHUNK) {

@@ -138,7 +138,7 @@ bool prepare(Bconv& op) {
 
 void bconv(const Bconv& op, const BconvRow& row) {
   const size_t step = size_t(op.k * op.k) * 32;
-  chunks<Nibbles>(
+  bconv_chunks<Nibbles>(
       op, row, [&](Nibbles& a, int word, int x, int n) { nibbles(op, row, word, x, n, a); },
       [&](ChunkScratch<Nibbles>& s, int block, int word, int n) {
         const V* w =

@@ -211,7 +211,7 @@ void bconv(const Bconv& op, const BconvRow& row) {
   /* 1x1 reads the bits as they are. */
   const int side = op.k / 2;
   const uint64_t* here = nullptr;
-  chunks<Parts>(
+  bconv_chunks<Parts>(
       op, row,
       [&](Parts& parts, int word, int x, int n) {
         if (side)
