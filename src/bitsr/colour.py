@@ -2,21 +2,17 @@
 
 Pixels are (rows, W, C) uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. Luma is int16,
 q = round(128 * (Y - 127.5)) with Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255 for 8-bit R, G, B (BT.601
-as MATLAB's rgb2ycbcr gives it); 16-bit samples are divided by 257 first. The arithmetic is csrc/colour.cpp.
+as MATLAB's rgb2ycbcr gives it); 16-bit samples are divided by 257 first. The arithmetic is csrc/core/colour_rows.h.
 """
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ._core import lib
+from . import _core
 
-_size, _int, _ptr = ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p
-lib.bitsr_luma.argtypes = [_ptr, _int, _int, _size, _ptr]
-lib.bitsr_merge.argtypes = [_ptr, *[_int] * 7, _ptr, _int, _int, _ptr, ctypes.c_char_p, _size]
+_core.core()  # where the library is missing, importing this module says so
 
 
 def _check(pixels: NDArray) -> NDArray:
@@ -30,9 +26,8 @@ def _check(pixels: NDArray) -> NDArray:
 def luma(pixels: NDArray) -> NDArray[np.int16]:
     """Luma (rows, W) of pixels (rows, W, C)."""
     pixels = _check(pixels)
-    rows, width, channels = pixels.shape
-    q = np.empty((rows, width), np.int16)
-    lib.bitsr_luma(pixels.ctypes.data, 8 * pixels.itemsize, channels, rows * width, q.ctypes.data)
+    q = np.empty(pixels.shape[:2], np.int16)
+    _core.luma(pixels, q)
     return q
 
 
@@ -47,17 +42,13 @@ def merge(
     and clipped. Raises ValueError for shapes that do not fit and MemoryError.
     """
     lr, sr_luma = _check(lr), np.ascontiguousarray(sr_luma, np.int16)
-    rows, width, channels = lr.shape
+    width, channels = lr.shape[1:]
     if sr_luma.ndim != 2 or sr_luma.shape[1] != scale * width:
         raise ValueError(f"SR luma must be (n, {scale * width}), not {sr_luma.shape}")
-    n = len(sr_luma)
-    out = np.empty((n, scale * width, channels), lr.dtype)
-    err = ctypes.create_string_buffer(128)
-    code = lib.bitsr_merge(
-        *(lr.ctypes.data, 8 * lr.itemsize, channels, height, width, first, rows, scale),
-        *(sr_luma.ctypes.data, y, n, out.ctypes.data, err, len(err)),
-    )
-    if code < 0:
-        text = err.value.decode()
-        raise MemoryError(text) if text.startswith("no memory") else ValueError(text)
+    out = np.empty((len(sr_luma), scale * width, channels), lr.dtype)
+    try:
+        _core.merge(lr, height, first, scale, sr_luma, y, out)
+    except _core.CoreError as error:
+        text = str(error)
+        raise (MemoryError if text.startswith("no memory") else ValueError)(text) from None
     return out
