@@ -1,10 +1,18 @@
 # `just NAME`; without just, copy the line.
 test:
     pytest
+quick:
+    pytest -m "not slow"
 format:
-    ruff format . && ruff check --fix . && git ls-files "csrc/**" "fuzz/*.cpp" "tests/cross/*.cpp" | xargs clang-format -i
+    ruff format . && ruff check --fix . && find csrc fuzz tests/cross -name '*.cpp' -o -name '*.h' | xargs clang-format -i
 check:
-    ruff format --check . && ruff check . && pyright
+    ruff format --check .
+    ruff check .
+    find csrc fuzz tests/cross -name '*.cpp' -o -name '*.h' | xargs clang-format --dry-run --Werror
+    pyright
+    NO_MKDOCS_2_WARNING=1 mkdocs build --strict -q
+docs:
+    NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 cards:
     for net in src/bitsr/zoo/*.bsr; do bitsr info --card $net > docs/cards/$(basename $net .bsr).md; done
 bench:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from random_nets import srresnet
+
+SLOW = Path(__file__).parent / "slow"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if SLOW in item.path.parents:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
