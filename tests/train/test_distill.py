@@ -50,13 +50,14 @@ def test_packed_teachers_make_the_mean_of_their_pictures(
 ) -> None:
     """Each by what evaluation makes of it; a net that does not turn with its picture by its mean over the turns."""
     from bitsr import upscaler
-    from bitsr.eval.evaluate import upscale
+    from bitsr.eval.evaluate import upscale_luma
+    from bitsr.zoo import find
 
     assert pairs.taught is None
-    turning, other = upscaler.load("house-srresnet-x2"), upscaler.load("e2fif-srresnet-x2")
-    assert turning.turns and not other.turns
+    turning, other = upscaler.load("bitsr-m-x2"), upscaler.load("e2fif-srresnet-x2")
+    assert turning.equivariant and not other.equivariant
     said: list[str] = []
-    taught = teach(pairs, [turning.name, str(upscaler.find(other.name))], tmp_path / "cache", said.append)
+    taught = teach(pairs, [turning.name, str(find(other.name))], tmp_path / "cache", said.append)
     assert said == [f"{net.name}: upscaling 2 training pictures, once" for net in (turning, other)]
     assert torch.equal(taught.hr, pairs.hr) and torch.equal(taught.lr, pairs.lr)
     nets = {turning.name: (turning.engine, False), other.name: (other.engine, True)}
@@ -64,7 +65,7 @@ def test_packed_teachers_make_the_mean_of_their_pictures(
     for i, shown in enumerate(pictures(taught)):
         lr = pairs.picture(i)[0].numpy().astype(np.float64)
         for alone, net in zip(each, nets.values(), strict=True):
-            np.testing.assert_allclose(alone[i], upscale(net[0], lr, net[1]).clip(0, 255), atol=0.51 / 256)
+            np.testing.assert_allclose(alone[i], upscale_luma(net[0], lr, net[1]).clip(0, 255), atol=0.51 / 256)
         np.testing.assert_allclose(shown, (each[0][i] + each[1][i]) / 2, atol=0.51 / 256)
 
     with monkeypatch.context() as m:
@@ -110,7 +111,7 @@ def test_a_checkpoint_teaches_what_its_net_makes(
     assert torch.equal(by(tmp_path / "net.latent.safetensors").taught, taught.taught)
 
 
-@pytest.mark.parametrize("net", ["house-fast-x2", CHECKPOINTS / "house-fast-x2.latent.safetensors"])
+@pytest.mark.parametrize("net", ["bitsr-s-x2", CHECKPOINTS / "bitsr-s-x2.latent.safetensors"])
 def test_a_teacher_tells_how_far_it_is(
     pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: str | Path
 ) -> None:
@@ -120,15 +121,15 @@ def test_a_teacher_tells_how_far_it_is(
     said: list[str] = []
     teach(pairs, [str(net)], tmp_path / "cache", said.append)
     first, second = (int(n) for n in pairs.sizes.prod(1))
-    assert said[1:] == [f"house-fast-x2: {100 * first // (first + second)} %", "house-fast-x2: 100 %"]
-    assert said[0].startswith("house-fast-x2: upscaling 2")
+    assert said[1:] == [f"bitsr-s-x2: {100 * first // (first + second)} %", "bitsr-s-x2: 100 %"]
+    assert said[0].startswith("bitsr-s-x2: upscaling 2")
 
 
 def test_teachers_that_are_none(by: Teach, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="teacher house-srresnet-x3 upscales x3, the recipe x2"):
-        by("house-srresnet-x3")
-    with pytest.raises(DataError, match="teacher house-fast-x4 upscales x4, the recipe x2"):
-        by(CHECKPOINTS / "house-fast-x4.latent.safetensors")
+    with pytest.raises(DataError, match="teacher bitsr-m-x3 upscales x3, the recipe x2"):
+        by("bitsr-m-x3")
+    with pytest.raises(DataError, match="teacher bitsr-s-x4 upscales x4, the recipe x2"):
+        by(CHECKPOINTS / "bitsr-s-x4.latent.safetensors")
     with pytest.raises(ValueError, match="no net named absent"):
         by("absent")
     with pytest.raises(OSError, match="absent"):
