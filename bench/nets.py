@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def random_packed(scale: int, channels: int = 64, blocks: int = 16) -> ModelFile:
     """SRResNet-E2FIF as an op list with random weights; images of it mean nothing, its time does."""
-    from bitsr.model_file import Op, ModelFile
+    from bitsr.model_file import ModelFile, Op
 
     rng = np.random.default_rng(0)
     words = -(-channels // 64)
@@ -43,7 +43,7 @@ def random_packed(scale: int, channels: int = 64, blocks: int = 16) -> ModelFile
 
 def random_int8(cin: int, cout: int, k: int, one_bit: bool, times: int) -> ModelFile:
     """An int8 convolution of the same bytes ``times`` times, each adding to the last; weights are random."""
-    from bitsr.model_file import Op, ModelFile
+    from bitsr.model_file import ModelFile, Op
 
     rng = np.random.default_rng(0)
     signs = rng.integers(0, 2**63, (cout, k, k, -(-cin // 64)), np.uint64) << np.uint64(1)

@@ -1,7 +1,8 @@
 """The Pareto front of quality against time: packed nets and small float nets, one table, one plot.
 
-A float net (.onnx of ``bitsr export``) runs in ONNX Runtime, as float32 and as static int8 (calibrated on validation images), and, where it is
-installed, in OpenVINO as float32; each of these is judged by its own images.
+A float net (.onnx of ``bitsr export``) runs in ONNX Runtime, as float32 and as static int8 (calibrated
+on validation images), and, where it is installed, in OpenVINO as float32. Each of these is judged by
+its own images.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from random_nets import Maker, everything, srresnet
 
 from bitsr.engine import Engine, EngineError
-from bitsr.model_file import Op, ModelFile, ModelFileError
+from bitsr.model_file import ModelFile, ModelFileError, Op
 
 
 def with_header(header: object, buffer: bytes = b"") -> bytes:

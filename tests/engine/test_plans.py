@@ -14,7 +14,7 @@ from random_nets import Maker, attention
 
 from bitsr import reference
 from bitsr.engine import Engine, EngineError, isas
-from bitsr.model_file import Op, ModelFile
+from bitsr.model_file import ModelFile, Op
 
 
 def resident() -> int:

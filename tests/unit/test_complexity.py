@@ -9,8 +9,16 @@ from random_nets import Maker, attention
 
 from bitsr.engine import Engine
 from bitsr.eval.card import card
-from bitsr.eval.complexity import Layer, count, describe, layer_table, packed_layers, packed_radius, shared_weights
-from bitsr.model_file import Op, ModelFile
+from bitsr.eval.complexity import (
+    Layer,
+    count,
+    describe,
+    layer_table,
+    packed_layers,
+    packed_radius,
+    shared_weights,
+)
+from bitsr.model_file import ModelFile, Op
 
 
 def test_groups_and_pixels():

@@ -68,8 +68,8 @@ def evaluate(
     from rich.console import Console
 
     from ..engine import Engine
-    from ..eval.evaluate import evaluate
     from ..eval import protocols
+    from ..eval.evaluate import evaluate
     from ..zoo import find
 
     chosen = protocols.protocol(protocol)

@@ -33,8 +33,8 @@ from ..train.recipe import Recipe, build, load, parse
 from ..zoo import find
 from .complexity import LR_SIZE, Layer, count, packed_layers
 from .evaluate import evaluate, find_set
-from .protocols import PROTOCOLS
 from .net_complexity import layers
+from .protocols import PROTOCOLS
 from .speed import measure
 
 PUBLISHED = Path(__file__).parent / "published.csv"
