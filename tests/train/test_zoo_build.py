@@ -37,16 +37,18 @@ iterations = 4
 lr = 1e-3
 validate_every = 2
 """
-CHAIN = """
+CHAIN = '''
 [tiny]
-history = "It was made by
-hand."
+history = """
+It was made
+by hand.
+"""
 [[tiny.steps]]
 recipe = "{0}/tiny.toml"
 [[tiny.steps]]
 recipe = "{0}/tiny.toml"
 set = ["train.iterations=3", "train.lr=2e-3"]
-"""
+'''
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             file = tmp_path / "data" / name / f"{i}.png"
             Image.fromarray(coarse).resize((52, 44), Image.BICUBIC).save(file)
     (tmp_path / "tiny.toml").write_text(RECIPE)
-    (tmp_path / "chains.toml").write_text(CHAIN.replace('by\nhand."', 'by hand."').format(tmp_path))
+    (tmp_path / "chains.toml").write_text(CHAIN.format(tmp_path))
     monkeypatch.setenv("BITSR_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("BITSR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(check, "TOLERANCE", 1.0)  # 7 iterations make a net of coarse steps
