@@ -24,7 +24,7 @@ def make_bsr(path: Path, net: str, task: Task) -> None:
         blocks = int(net.removeprefix("random-64x"))
         packed = random_packed(task.scale, 64, blocks)
     else:
-        from bitsr.pack.emit import pack
+        from bitsr.pack import pack
 
         packed = pack(torch_net(net, task.scale), [task.luma()[:64, :64]], net)  # type: ignore[arg-type]
     packed.write(path)

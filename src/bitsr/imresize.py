@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from .errors import BitsrError
 
 
-def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys' cubic convolution kernel, a = -0.5 (Keys 1981), support [-2, 2]."""
+def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic convolution kernel, a = -0.5 (Keys 1981), support [-2, 2], at a distance x."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -32,7 +32,7 @@ def contributions(
     taps = int(np.ceil(width)) + 2
     first = np.floor(centre - width / 2 + 0.5).astype(np.int64)
     idx = first[:, None] + np.arange(taps)
-    weights = shrink * _cubic(shrink * (centre[:, None] - idx))
+    weights = shrink * cubic(shrink * (centre[:, None] - idx))
     weights /= weights.sum(axis=1, keepdims=True)
     period = np.concatenate([np.arange(n_in), np.arange(n_in)[::-1]])
     idx = period[idx % (2 * n_in)]

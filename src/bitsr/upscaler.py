@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from . import colour
 from .engine import Engine
 from .errors import BitsrError
-from .symmetry import sum_over_turns
+from .symmetry import sum_over_orientations
 from .zoo import ZOO, choose
 
 # SR pixels of a strip are kept near this size; a few such arrays are alive at a time.
@@ -166,7 +166,7 @@ class _Ensemble:
         # Below twice the overlap a strip would be mostly overlap: wait for more.
         if ready <= self.done or (ready < self.height and ready - self.done < 2 * r):
             return np.empty((0, s * self.rows.shape[1]), np.int16)
-        total = sum_over_turns(self.engine.run, self.rows)
+        total = sum_over_orientations(self.engine.run, self.rows)
         top = self.done - self.first
         out = (total[s * top : s * (top + ready - self.done)] + 4) >> 3
         self.done = ready

@@ -28,6 +28,7 @@ from bitsr.nets.srresnet import SRResNet
 from bitsr.nets.upsamplers import TAILS
 from bitsr.pack.emit import LUMA, PackError, _chain, _Emit, _Range, pack
 from bitsr.train import recipe
+from bitsr.train.build import build
 
 SMALL: dict[str, list[dict[str, Any]]] = {
     "srresnet": [
@@ -354,7 +355,7 @@ def test_a_toy_net_and_a_toy_binarizer(monkeypatch, tmp_path) -> None:
 
     def made(*settings: str) -> nn.Module:
         torch.manual_seed(0)
-        return recipe.build(recipe.load(file, [f"net.args.{setting}" for setting in settings]))
+        return build(recipe.load(file, [f"net.args.{setting}" for setting in settings]))
 
     twin = made("binary=false", "act=toy")
     assert (twin.unit.conv.act, twin.unit.conv.weight_mode) == ("float", "float")

@@ -6,11 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from bitsr.train.fast.winograd import Conv3x3
 from torch.nn import functional as F
 
 from bitsr.layers.binarizers import BinaryConv2d
 from bitsr.train.fast.half import half_conv
-from bitsr.train.fast.winograd import Conv3x3
 
 
 def near(a: torch.Tensor, b: torch.Tensor, share: float) -> bool:

@@ -173,6 +173,7 @@ def test_a_checkpoint_packs_and_is_checked(tmp_path):
     import pyvips
 
     from bitsr.train import recipe
+    from bitsr.train.build import build
 
     rng = np.random.default_rng(0)
     for i in range(2):
@@ -181,7 +182,7 @@ def test_a_checkpoint_packs_and_is_checked(tmp_path):
             str(tmp_path / f"{i}.png")
         )
     wanted = recipe.load("e2fif-srresnet-x2", ["net.args.blocks=1"])
-    net = trained_like(recipe.build(wanted, wanted.stages[-1]))
+    net = trained_like(build(wanted, wanted.stages[-1]))
     facts = {
         "recipe": wanted.model_dump(mode="json"),
         "stage": len(wanted.stages) - 1,

@@ -33,7 +33,7 @@ from bitsr.eval.table import (
 )
 from bitsr.model_file import ModelFile
 from bitsr.nets import NETS
-from bitsr.pack import emit as pack
+from bitsr.pack import check as pack
 from bitsr.train import checkpoint, recipe
 
 RECIPE = """

@@ -21,6 +21,7 @@ from bitsr.nets import NETS
 from bitsr.nets.srresnet import EDSR, SRResNet
 from bitsr.pack.emit import pack
 from bitsr.train import recipe
+from bitsr.train.build import build
 
 
 def of(make, *args, **kw) -> Count:
@@ -96,7 +97,7 @@ def test_bbcu_table_1(made: recipe.Recipe, ops: float, kilo_params: int) -> None
     1.825.
     """
     with torch.device("meta"):
-        net = recipe.build(made)
+        net = build(made)
     total = count(as_published(layers(net)[0], net.colours))
     assert total.at()[2] == pytest.approx(ops, abs=0.06 if ops == 146.14 else 0.0055)
     assert round(float(total.params) / 1000) == kilo_params
@@ -204,7 +205,7 @@ def test_info_of_recipes_and_checkpoints(tmp_path: Path, capsys: pytest.CaptureF
     r = recipe.load("e2fif-srresnet-x2", ["net.args.channels=16", "net.args.blocks=1"])
     torch.save(
         {
-            "net": recipe.build(r).state_dict(),
+            "net": build(r).state_dict(),
             "recipe": r.model_dump(mode="json"),
             "stage": 0,
             "iteration": 5,

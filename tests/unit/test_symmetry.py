@@ -22,6 +22,7 @@ from bitsr.engine import Engine, isas
 from bitsr.pack.emit import pack
 from bitsr.symmetry import ORIENTATIONS, times, turned
 from bitsr.train import checkpoint, recipe
+from bitsr.train.build import build, symmetry
 from bitsr.train.equivariance import Symmetry, shaped
 from bitsr.upscaler import Upscaler
 
@@ -57,8 +58,8 @@ def make(net: str, order: int, scale: int = 2) -> recipe.Recipe:
 def trained(r: recipe.Recipe, steps: int = 4) -> nn.Module:
     """By the loop's way: gradients and statistics gathered, then Adam."""
     torch.manual_seed(0)
-    net = recipe.build(r)
-    ties = recipe.symmetry(r, net)
+    net = build(r)
+    ties = symmetry(r, net)
     adam = torch.optim.Adam(net.parameters(), lr=0.02)
     net.train()
     for _ in range(steps):
@@ -90,7 +91,7 @@ def test_net_turns_with_its_picture(name: str, scale: int, order: int) -> None:
     """Also after training, with random and with trained numbers in every place; and no more than it was asked to."""
     r = make(name, order, scale)
     net = trained(r)
-    ties = recipe.symmetry(r, net)
+    ties = symmetry(r, net)
     assert ties is not None
     assert off(net, order) < 1e-4  # what float32 has left; a sign that differs would be far more
     with torch.no_grad():
@@ -116,8 +117,8 @@ def test_gathered_gradient_is_that_of_the_free_weights(name: str) -> None:
     """The gradient of each free number, by autograd through what spreads it, is its orbit's mean times its places."""
     torch.manual_seed(1)
     r = make(name, 8)
-    net = recipe.build(r).double()
-    ties = recipe.symmetry(r, net)
+    net = build(r).double()
+    ties = symmetry(r, net)
     assert ties is not None
     x = torch.rand(2, 1, 6, 5, dtype=torch.float64) * 255
 
@@ -144,7 +145,7 @@ def test_gathered_gradient_is_that_of_the_free_weights(name: str) -> None:
 
 def test_every_eighth_filter_is_enough() -> None:
     net = trained(make("maps", 8))
-    ties = recipe.symmetry(make("maps", 8), net)
+    ties = symmetry(make("maps", 8), net)
     assert ties is not None
     ties.tie(net)
     weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)]
@@ -159,8 +160,8 @@ def test_free_numbers() -> None:
     """Eight places for each weight of a body, 18 kB of bits for the house net's 147."""
     r = recipe.load("house-srresnet-x4")
     assert r.net.symmetry == 8
-    net = recipe.build(r)
-    ties = recipe.symmetry(r, net)
+    net = build(r)
+    ties = symmetry(r, net)
     assert ties is not None
     state = net.state_dict()
     free = ties.free(state)
@@ -177,7 +178,7 @@ def test_packed_net_turns_bit_for_bit(name: str, scale: int, isa: str) -> None:
     y = scene(23, 18)
     r = make(name, 8, scale)
     net = trained(r)
-    ties = recipe.symmetry(r, net)
+    ties = symmetry(r, net)
     assert ties is not None
     ties.tie(net)
     packed = pack(net, [y], "turns")  # type: ignore[arg-type]
@@ -198,7 +199,7 @@ def test_self_ensemble_of_such_a_net_is_made_once(monkeypatch: pytest.MonkeyPatc
     for order in (1, 4, 8):
         r = make("maps", order)
         net = trained(r)
-        if ties := recipe.symmetry(r, net):
+        if ties := symmetry(r, net):
             ties.tie(net)
         up = Upscaler(Engine(pack(net, [scene(23, 18)], "turns")))  # type: ignore[arg-type]
         assert up.equivariant == (order == 8)
@@ -215,7 +216,7 @@ def test_latent_file_holds_the_free_weights(tmp_path: Path) -> None:
     for order in (1, 8):
         r = make("house", order)
         net = trained(r)
-        if ties := recipe.symmetry(r, net):
+        if ties := symmetry(r, net):
             ties.tie(net)
         path = tmp_path / f"{order}.latent.safetensors"
         content = {
@@ -263,6 +264,6 @@ def test_refused(name: str, args: dict[str, Any], reason: str) -> None:
         "train": {"iterations": 1, "lr": 1e-3},
     }
     with pytest.raises(recipe.RecipeError, match=f"^net.symmetry: {reason}"):
-        recipe.build(recipe.parse(table, "test"))
+        build(recipe.parse(table, "test"))
     with pytest.raises(ValueError, match="no symmetry is known"):
         Symmetry(nn.Sequential(), 8)

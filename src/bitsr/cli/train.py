@@ -108,7 +108,7 @@ def pack(
 ) -> None:
     """Pack a trained net into a .bsr file: real bits, checked against the float net."""
     try:
-        from ..pack.emit import pack_checkpoint
+        from ..pack import pack_checkpoint
     except ImportError as error:
         raise ImportError(f"{error}; packing wants: pip install 'bitsr[train]'") from error
     from ..engine import Engine

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..errors import BitsrError
 from ..folders import data_folder, image_files
 from ..imresize import imresize
-from ..symmetry import sum_over_turns
+from ..symmetry import sum_over_orientations
 from . import protocols
 from .metrics import rgb_to_y, to_8bit
 
@@ -84,7 +84,7 @@ def upscale_luma(
     q = np.ascontiguousarray(to_q(y))
     if not self_ensemble:
         return net.run(q) / 128.0 + 127.5
-    return sum_over_turns(net.run, q) / (8 * 128.0) + 127.5
+    return sum_over_orientations(net.run, q) / (8 * 128.0) + 127.5
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,16 @@ from torch import nn
 
 from ..engine import Engine
 from ..errors import BitsrError
-from ..methods.literature import METHODS
+from ..methods import METHODS
 from ..model_file import ModelFile
-from ..pack.emit import LUMA, PackError, pack_checkpoint
+from ..pack import PackError, pack_checkpoint
+from ..pack.fold import LUMA
 from ..source import kind
 from ..train import run as loop
+from ..train.build import build
 from ..train.checkpoint import load_net
-from ..train.recipe import Recipe, build, load, parse
+from ..train.legacy import parse
+from ..train.recipe import Recipe, load
 from ..zoo import find
 from .complexity import LR_SIZE, Layer, count, packed_layers
 from .evaluate import evaluate, find_set

@@ -25,7 +25,7 @@ from typing import Any
 from ..engine import Engine
 from ..errors import BitsrError
 from ..eval.evaluate import Evaluation, evaluate
-from ..pack.emit import pack_checkpoint
+from ..pack import pack_checkpoint
 from ..train.recipe import Recipe, load
 from ..train.run import train
 
