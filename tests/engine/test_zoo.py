@@ -141,7 +141,7 @@ def test_packed_bits_agree_with_the_float_simulation(path):
     level on its input moves an image by up to 0.07 dB, a set by 0.03 dB. It is taken as the mean of two such.
     """
     torch = pytest.importorskip("torch", reason="the float simulation needs torch")
-    from bitsr.layers.binarizers import in_bytes
+    from bitsr.train.fast import accelerated
     from bitsr.train.checkpoint import load_net
 
     latent = ROOT / "checkpoints" / f"{path.stem}.latent.safetensors"
@@ -155,7 +155,7 @@ def test_packed_bits_agree_with_the_float_simulation(path):
         for image in find_set(name, DATA):
             q, hr = lr_and_hr(image, s)
             target = to_8bit(hr)
-            with in_bytes(net):
+            with accelerated(net):
                 simulated = [
                     net.upscale(
                         torch.from_numpy(q / 128 + 127.5 + noise.uniform(-1, 1, q.shape) / 256)
