@@ -15,7 +15,7 @@ import numpy as np
 
 from bitsr.engine import Engine, isas
 from bitsr.eval.complexity import packed_layers
-from bitsr.model_file import Packed
+from bitsr.model_file import ModelFile
 
 from . import machine
 from .nets import random_int8, random_packed
@@ -57,7 +57,7 @@ def ceilings(rounds: int, seconds: float = 0.05) -> dict[str, tuple[str, float]]
     return out
 
 
-def fastest(nets: Sequence[Packed], paths: list[str], height: int, rounds: int) -> dict[str, list[float]]:
+def fastest(nets: Sequence[ModelFile], paths: list[str], height: int, rounds: int) -> dict[str, list[float]]:
     """{path: seconds of each net, the fastest of the rounds}, one thread."""
     lr = np.random.default_rng(0).integers(-16320, 16321, (height, WIDTH), np.int16)
     engines = {isa: [Engine(net, isa=isa, threads=1) for net in nets] for isa in paths}

@@ -13,7 +13,7 @@ from .task import Task, prepared
 
 
 def calibration(task: Task, n: int = 16) -> list[np.ndarray]:
-    """LR luma of (1, 1, height, width) for quantisers: shifted and mirrored views of the bench's picture."""
+    """LR luma of (1, 1, height, width) for quantisers: shifted and mirrored views of the bench's image."""
     y = task.luma()
     views = [np.roll(y, (17 * i, 29 * i), (0, 1))[:: (-1) ** i] for i in range(n)]
     return [np.ascontiguousarray(v[None, None]) for v in views]
@@ -49,8 +49,8 @@ def make_onnx(path: Path, net: str, task: Task) -> None:
     )
 
 
-def quantise_onnx(source: Path, path: Path, pictures: list[np.ndarray]) -> None:
-    """Static QDQ quantisation by ONNX Runtime: weights int8 per channel, activations uint8. pictures: LR luma
+def quantise_onnx(source: Path, path: Path, images: list[np.ndarray]) -> None:
+    """Static QDQ quantisation by ONNX Runtime: weights int8 per channel, activations uint8. images: LR luma
     (1, 1, h, w).
 
     x86 without VNNI adds pairs of its products in 16 bits and saturates: there weights get 7 bits (``reduce_range``),
@@ -61,7 +61,7 @@ def quantise_onnx(source: Path, path: Path, pictures: list[np.ndarray]) -> None:
 
     class Reader(q.CalibrationDataReader):
         def __init__(self) -> None:
-            self.items = iter([{"lr": x} for x in pictures])
+            self.items = iter([{"lr": x} for x in images])
 
         def get_next(self):
             return next(self.items, None)

@@ -1,4 +1,4 @@
-"""Does the time of a pixel grow with the picture? Depth first against layer by layer; what colour adds."""
+"""Does the time of a pixel grow with the image? Depth first against layer by layer; what colour adds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCALE, CHANNELS, BLOCKS = 4, 64, 16
 LAYERS = 2 * BLOCKS * 2 * (2 * CHANNELS + CHANNELS // 8) + 2 * CHANNELS + CHANNELS // 8 + 4 * 2 * CHANNELS
 DEPTH_FIRST = 2 + 2 * SCALE**2
 MOST = 2 << 30
-"""Bytes of maps that layer by layer may hold; larger pictures are not tried."""
+"""Bytes of maps that layer by layer may hold; larger images are not tried."""
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -68,7 +68,7 @@ def report(sizes: list[tuple[int, int]], threads: list[int], rounds: int) -> str
         *(f"- {line}" for line in machine.describe()),
         f"- load average before {before}, after {machine.load()}",
         "",
-        "Depth first is the engine's order, layer by layer the same kernels with passes as high as the picture. MB is"
+        "Depth first is the engine's order, layer by layer the same kernels with passes as high as the image. MB is"
         " what an order takes through memory where maps do not fit a cache. Colour is RGB to luma, bicubic chroma and"
         " SR to RGB, one thread; its share is of both together.",
         "",

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Task:
-    """One picture through one net: LR width x height, scale, threads, and the folder of prepared files."""
+    """One image through one net: LR width x height, scale, threads, and the folder of prepared files."""
 
     width: int = 320
     height: int = 180
@@ -34,7 +34,7 @@ class Task:
         return cls(**json.loads(text))
 
     def luma(self) -> NDArray[np.float32]:
-        """The LR picture of every contender: (height, width), Y in [0, 255], smooth with texture."""
+        """The LR image of every contender: (height, width), Y in [0, 255], smooth with texture."""
         y, x = np.mgrid[: self.height, : self.width].astype(np.float32)
         waves = 60 * np.sin(x / 17) * np.cos(y / 23) + 30 * np.sin((x + 2 * y) / 5)
         noise = np.random.default_rng(0).normal(0, 4, waves.shape)

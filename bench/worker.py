@@ -43,23 +43,23 @@ def main(name: str, task: Task) -> None:
     contender = next(c for c in contenders(isas) if c.name == name)
     try:
         run = contender.build(task)
-        picture = np.asarray(run())
+        image = np.asarray(run())
         want = (task.height * task.scale, task.width * task.scale)
-        if picture.shape != want:
-            raise RuntimeError(f"its picture is {picture.shape}, not {want}")
+        if image.shape != want:
+            raise RuntimeError(f"its image is {image.shape}, not {want}")
         start = time.perf_counter()
         run()
         estimate = time.perf_counter() - start
     except Exception as e:
         print(json.dumps({"error": f"{type(e).__name__}: {e}".splitlines()[0]}), file=answers)
         return
-    path = Path(task.cache) / f"picture-{os.getpid()}.npy"
-    np.save(path, picture)
+    path = Path(task.cache) / f"image-{os.getpid()}.npy"
+    np.save(path, image)
     try:
         version = importlib.metadata.version(contender.library)
     except importlib.metadata.PackageNotFoundError:
         version = "source tree"
-    print(json.dumps({"version": version, "picture": str(path)}), file=answers)
+    print(json.dumps({"version": version, "image": str(path)}), file=answers)
     for line in sys.stdin:
         if line.strip() == "run":
             estimate = measure(run, estimate)

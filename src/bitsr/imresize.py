@@ -7,6 +7,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import BitsrError
+
 
 def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Keys' cubic convolution kernel, a = -0.5 (Keys 1981), support [-2, 2], at a distance x."""
@@ -63,12 +65,12 @@ def imresize(
     image: (H, W) or (H, W, C), any real dtype. Integer input gives the same integer dtype back, rounded half
     up and clipped to its range after each axis (rows first), as MATLAB does for uint8 and uint16; float input
     gives ``dtype``, unclipped. Output size is ceil(size * scale).
-    Raises ValueError for an empty image or a scale that is not positive.
+    Raises BitsrError for an empty image or a scale that is not positive.
     """
     if image.ndim not in (2, 3) or 0 in image.shape:
-        raise ValueError(f"imresize wants a non-empty (H, W) or (H, W, C) image, not shape {image.shape}")
+        raise BitsrError(f"imresize wants a non-empty (H, W) or (H, W, C) image, not shape {image.shape}")
     if not scale > 0:
-        raise ValueError(f"imresize wants a positive scale, not {scale}")
+        raise BitsrError(f"imresize wants a positive scale, not {scale}")
     exact = Fraction(scale).limit_denominator(10_000)
     integer = np.iinfo(image.dtype) if np.issubdtype(image.dtype, np.integer) else None
     x = image.astype(dtype)

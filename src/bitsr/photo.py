@@ -1,8 +1,9 @@
-"""Picture files in and out, by rows. Nothing else in bitsr knows formats.
+"""Image files in and out, by rows. Nothing else in bitsr knows formats.
 
-A picture is never held whole where its format allows it: libvips decodes rows as they are asked for, and
-encodes them as they come, so memory follows the width. Pixels are (rows, W, C) uint8 or uint16; C is 1 grey,
-2 grey and alpha, 3 RGB, 4 RGB and alpha. They are passed on as stored, with their ICC profile beside them.
+An image is never held whole where its format allows it: libvips decodes rows as they are asked for,
+and encodes them as they come, so memory follows the width. Pixels are (rows, W, C) uint8 or uint16; C
+is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. They are passed on as stored, with their ICC
+profile beside them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from .errors import BitsrError
+
 #: Output formats: the suffixes that mean them, the longest side they can hold, and the bits of a sample.
 FORMATS = {
     "png": ((".png",), 2**31 - 1, 16),
@@ -29,12 +32,12 @@ FORMATS = {
     "webp": ((".webp",), 16383, 8),
     "tif": ((".tif", ".tiff"), 2**31 - 1, 16),
 }
-#: Suffixes by which a folder's pictures are known.
+#: Suffixes by which a folder's images are known.
 SUFFIXES = frozenset(s for f in FORMATS.values() for s in f[0]) | {".gif", ".heic", ".heif", ".avif", ".bmp"}
 
 
-class PhotoError(ValueError):
-    """A picture that cannot be read, or cannot be written as asked; the text is one line."""
+class PhotoError(BitsrError):
+    """An image that cannot be read, or cannot be written as asked; the message is one line."""
 
 
 def format_of(path: str | Path) -> str | None:
@@ -53,7 +56,7 @@ def _reason(error: pyvips.Error) -> str:
         if "unix error" in line:
             return line.partition("unix error:")[2].strip() or text
         if "not in a known format" in line or "not a known file format" in line:
-            return "not a picture in a known format"
+            return "not an image in a known format"
     return re.sub(r"^\w+: ", "", text)
 
 
@@ -62,7 +65,7 @@ def _reason(error: pyvips.Error) -> str:
 
 @dataclass
 class Photo:
-    """A picture ready to be read, rows from top to bottom, once.
+    """An image ready to be read, rows from top to bottom, once.
 
     channels: 1 to 4. depth: 8 or 16. metadata: ICC profile, EXIF and the like, under libvips' names, bytes or
     str. resolution: pixels a mm, (x, y). notes: what a user should know about how the file was taken.
@@ -91,10 +94,10 @@ class Photo:
 
 
 def read(path: str | Path) -> Photo:
-    """Open a picture file; the pixels are decoded later, by ``Photo.rows``.
+    """Open an image file; the pixels are decoded later, by ``Photo.rows``.
 
     EXIF orientation is applied. Palettes become RGB or RGBA; CMYK and Lab become sRGB; of several pages the
-    first is taken. Raises OSError where the file cannot be opened and PhotoError where it is not a picture,
+    first is taken. Raises OSError where the file cannot be opened and PhotoError where it is not an image,
     is damaged, or holds samples that are neither 8-bit nor 16-bit integers.
     """
     with Path(path).open("rb"):  # for the system's own words: missing, a directory, no permission
@@ -145,13 +148,13 @@ def _photo(image: pyvips.Image) -> Photo:
     pages = _get(image, "n-pages", 1)
     if pages > 1:
         notes.append(f"first of {pages} pages taken")
-    turn = _get(image, "orientation", 1)
+    orientation = _get(image, "orientation", 1)
     metadata = {
         name: _get(image, name, None)
         for name in image.get_fields()
         if name in ("icc-profile-data", "exif-data", "iptc-data") or name.startswith("exif-ifd")
     }
-    # The pixels are about to be upright, and the thumbnail (IFD 1) would be of the picture before.
+    # The pixels are about to be upright, and the thumbnail (IFD 1) would be of the image before.
     metadata.pop("exif-ifd0-Orientation", None)
     metadata = {k: v for k, v in metadata.items() if not k.startswith("exif-ifd1")}
 
@@ -171,8 +174,9 @@ def _photo(image: pyvips.Image) -> Photo:
     if metadata.get("icc-profile-data", b"")[16:20] not in (b"", wanted):
         del metadata["icc-profile-data"]
         notes.append("ICC profile of another colour model dropped")
-    if turn not in (0, 1):
-        image = image.copy_memory().autorot()  # turning reads columns: the one case held whole
+    if orientation not in (0, 1):
+        # Rotation reads columns: the one case that is held whole.
+        image = image.copy_memory().autorot()
     return Photo(
         height=image.height,
         width=image.width,
@@ -186,7 +190,7 @@ def _photo(image: pyvips.Image) -> Photo:
 
 
 def _to_rgb(image: pyvips.Image) -> pyvips.Image:
-    """sRGB of a CMYK, Lab or other device-independent picture; any other as it is."""
+    """sRGB of a CMYK, Lab or other device-independent image; any other as it is."""
     if image.interpretation == "cmyk":
         depth = 16 if image.format == "ushort" else 8
         return image.icc_transform("srgb", embedded=True, input_profile="cmyk", depth=depth)
@@ -199,14 +203,14 @@ def _to_rgb(image: pyvips.Image) -> pyvips.Image:
 
 
 class Writer:
-    """Writes a picture from rows, top to bottom: a context manager that leaves the whole file or nothing.
+    """Writes an image from rows, top to bottom: a context manager that leaves the whole file or nothing.
 
     path: the file; its directory must exist. format: a key of FORMATS. height, width, channels, depth: of the
     rows to come; 16-bit rows go to 8 bits where the format has no more, and alpha goes over white in JPEG.
     metadata, resolution: as in Photo. quality: 1 to 100 for JPEG and WebP.
 
-    The picture grows in PATH.part and is renamed when it is complete and on disk; leaving the block by any
-    exception removes it. Raises OSError where the file cannot be made and PhotoError where the picture does
+    The image grows in PATH.part and is renamed when it is complete and on disk; leaving the block by any
+    exception removes it. Raises OSError where the file cannot be made and PhotoError where the image does
     not fit the format or the encoder fails.
     """
 
@@ -261,7 +265,7 @@ class Writer:
     def write(self, rows: NDArray) -> None:
         """Append (n, W, C) rows, uint8 or uint16 as the depth given."""
         if rows.shape[1:] != self.shape[1:] or len(rows) > self._left:
-            raise ValueError(f"rows of shape {rows.shape} do not fit a picture of {self.shape}")
+            raise ValueError(f"rows of shape {rows.shape} do not fit an image of {self.shape}")
         self._left -= len(rows)
         if rows.itemsize * 8 > self.depth:
             rows = ((rows.astype(np.uint32) * 255 + 32895) >> 16).astype(np.uint8)  # round(v / 257)
@@ -275,7 +279,7 @@ class Writer:
         lines[:, 1:] = big.view(np.uint8).reshape(n, pitch)
         self._put(_chunk(b"IDAT", self._zlib.compress(lines.data)))
 
-    def __exit__(self, kind, value, traceback) -> None:
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
         done = False
         try:
             if kind is None:
@@ -312,7 +316,7 @@ class Writer:
             except queue.Full:
                 continue
         if self._error or self._left:
-            raise self._error or PhotoError("the encoder stopped before the picture ended")
+            raise self._error or PhotoError("the encoder stopped before the image ended")
 
     def _encode(self) -> None:
         try:

@@ -24,7 +24,7 @@ def test_metadata_is_told():
         "iteration": "77",
         "recipe": json.dumps({"source": "a paper", "net": {"name": "srresnet"}, "train": {"lr": 0.5}}),
         "evaluation": json.dumps({"protocol": "of mine", "means": [mean]}),
-        "check": json.dumps({"pictures": 3, "float_psnr": 30.0, "packed_psnr": 29.99}),
+        "check": json.dumps({"images": 3, "float_psnr": 30.0, "packed_psnr": 29.99}),
     }
     text = card(packed, 1)
     for part in (

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..engine import Engine
+from ..errors import BitsrError
 from ..methods import METHODS
-from ..model_file import Packed
+from ..model_file import ModelFile
 from ..pack import PackError, pack_checkpoint
 from ..pack.fold import LUMA
 from ..source import kind
@@ -32,12 +33,12 @@ from ..train.build import build
 from ..train.checkpoint import load_net
 from ..train.legacy import parse
 from ..train.recipe import Recipe, load
-from ..upscaler import find
+from ..zoo import find
 from .complexity import LR_SIZE, Layer, count, packed_layers
 from .evaluate import evaluate, find_set
-from .metrics import PROTOCOLS
 from .net_complexity import layers
-from .speed import bench
+from .protocols import PROTOCOLS
+from .speed import measure
 
 PUBLISHED = Path(__file__).parent / "published.csv"
 GRADES = {"P": "read in the paper", "R": "read in a repository", "S": "as another source quotes it"}
@@ -57,7 +58,7 @@ itself nothing is published that we could read, so both kinds stand beside it. W
 PACKED, SIMULATED, IN_PRINT, FAILED = "packed bits", "float simulation", "published", "failed"
 
 
-class TableError(ValueError):
+class TableError(BitsrError):
     """A table that cannot be made; the message is one line."""
 
 
@@ -82,12 +83,12 @@ class Row:
 
 @cache
 def published() -> tuple[Row, ...]:
-    """The rows of ``published.csv``. Raises ValueError for a row without a source or with a grade not in ``GRADES``."""
+    """The rows of ``published.csv``. Raises BitsrError for a row without a source or with a grade not in ``GRADES``."""
     lines = [x for x in PUBLISHED.read_text(encoding="utf-8").splitlines() if not x.startswith("#")]
     rows = []
     for line in csv.DictReader(lines):
         if line["grade"] not in GRADES or not line["source"]:
-            raise ValueError(f"{PUBLISHED.name}: no grade or source in {line}")
+            raise BitsrError(f"{PUBLISHED.name}: no grade or source in {line}")
         figures = {}
         for name in ("Set5", "Set14", "B100", "Urban100", "Manga109"):
             if line[name]:
@@ -118,15 +119,15 @@ class _Simulation:
 
 def with_budget(recipe: Recipe, iterations: int) -> Recipe:
     """The recipe with so many iterations in all; stages keep their shares. The learning rate's milestones stay."""
-    table = recipe.model_dump(mode="json")
-    stages, done = table["train"]["stages"], 0
+    content = recipe.model_dump(mode="json")
+    stages, done = content["train"]["stages"], 0
     for stage, part in zip(stages, recipe.train.stages, strict=True):
         end = round(iterations * (done + part.iterations) / recipe.iterations)
         stage["iterations"] = max(end - round(iterations * done / recipe.iterations), 1)
         done += part.iterations
     if not stages:
-        table["train"]["iterations"] = iterations
-    return parse(table, "table")
+        content["train"]["iterations"] = iterations
+    return parse(content, "table")
 
 
 def parse_budget(text: str) -> tuple[int | None, float | None]:
@@ -177,16 +178,16 @@ class _Meter:
         means = evaluate(net, self.sets, self.protocol, data=self.data).means()
         return {row.set: (row.psnr, row.ssim) for row in means}
 
-    def packed(self, packed: Packed, rows: Sequence[Layer], method: str, backbone: str, about: str) -> Row:
-        engine = Engine(packed, threads=self.threads)
+    def packed(self, model: ModelFile, rows: Sequence[Layer], method: str, backbone: str, about: str) -> Row:
+        engine = Engine(model, threads=self.threads)
         width, height = LR_SIZE
-        timing = bench(
-            packed, width=width, height=height, threads=engine.threads, paths=[engine.isa], rounds=3
+        timing = measure(
+            model, width=width, height=height, threads=engine.threads, paths=[engine.isa], rounds=3
         )[-1]
-        ops, kib = count(rows).at()[2], len(packed.to_bytes()) / 1024
-        return Row(method, backbone, packed.scale, PACKED, self.figures(engine), ops, kib, timing.ms, about)
+        ops, kib = count(rows).at()[2], len(model.to_bytes()) / 1024
+        return Row(method, backbone, model.scale, PACKED, self.figures(engine), ops, kib, timing.ms, about)
 
-    def checkpoint(self, path: Path, name: str, pictures: Path | None, store: Path) -> Row:
+    def checkpoint(self, path: Path, name: str, images: Path | None, store: Path) -> Row:
         """A net in torch, packed where it can be; the packed file goes to ``store``."""
         net, facts = load_net(path)
         recipe = parse(facts["recipe"], str(path))
@@ -194,7 +195,7 @@ class _Meter:
         head = _method(recipe, facts["stage"]), _backbone(recipe)
         about = _about(recipe, facts)
         try:
-            packed = pack_checkpoint(path, name, pictures=pictures)
+            model = pack_checkpoint(path, name, pictures=images)
         except PackError as error:
             total = count(rows)
             simulation = _Simulation(net, recipe.scale)
@@ -207,23 +208,23 @@ class _Meter:
                 total.bytes_1_32 / 1024,
                 about=f"{about}; {error}",
             )
-        packed.write(store)
-        return self.packed(packed, rows, *head, about)
+        model.write(store)
+        return self.packed(model, rows, *head, about)
 
     def file(self, path: Path) -> Row:
-        packed = Packed.read(path)
+        model = ModelFile.read(path)
         facts = {
-            k: json.loads(packed.metadata[k])
+            k: json.loads(model.metadata[k])
             for k in ("recipe", "stage", "iteration")
-            if k in packed.metadata
+            if k in model.metadata
         }
         if "recipe" not in facts:
             return self.packed(
-                packed, packed_layers(packed), "-", packed.metadata.get("net", packed.name), ""
+                model, packed_layers(model), "-", model.metadata.get("net", model.name), ""
             )
         recipe = parse(facts["recipe"], str(path))
         method = _method(recipe, facts.get("stage", -1))
-        return self.packed(packed, packed_layers(packed), method, _backbone(recipe), _about(recipe, facts))
+        return self.packed(model, packed_layers(model), method, _backbone(recipe), _about(recipe, facts))
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,7 @@ def _name(source: str) -> str:
     return path.resolve().parent.name if stem in ("last", "best", "latent") else stem
 
 
-def table(
+def compare(
     sources: Sequence[str],
     folder: str | Path,
     *,
@@ -308,7 +309,7 @@ def table(
     budget: str | None = None,
     assignments: Sequence[str] = (),
     data: Path | None = None,
-    pictures: Path | None = None,
+    images: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
     report: Callable[[str, int, dict[str, Any] | None], None] = lambda name, iteration, row: None,
@@ -318,7 +319,7 @@ def table(
     sources: recipes (names or files), checkpoints, packed nets (names or files). A recipe's run is ``folder``/NAME;
     with a budget (``parse_budget``) it is trained there, or goes on; without one the run must be there. Minutes
     are for each call. A name of both a recipe and a net of the zoo is the recipe if there is a budget or a run.
-    assignments: "train.seed=1" and the like, on every recipe. pictures: for calibration, as in ``pack_checkpoint``.
+    assignments: "train.seed=1" and the like, on every recipe. images: for calibration, as in ``pack_checkpoint``.
     report(name, iteration, row): during training, as in ``loop.train``.
 
     A source that fails becomes a row that says why. Raises TableError, RecipeError, ValueError or OSError for what is
@@ -365,7 +366,7 @@ def table(
                 if signal := outcome.signal:
                     break
             path = folder / name / "best.pt" if what == "recipe" else Path(source)
-            rows.append(meter.checkpoint(path, name, pictures, folder / f"{name}.bsr"))
+            rows.append(meter.checkpoint(path, name, images, folder / f"{name}.bsr"))
         except (ValueError, OSError) as error:
             recipe = recipes.get(name)
             backbone, scale = (_backbone(recipe), recipe.scale) if recipe else ("-", 0)
