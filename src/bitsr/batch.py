@@ -149,7 +149,7 @@ def _folder(
         )
     outputs = [(output / path.relative_to(input)).with_suffix(target(path)[1]) for path in files]
     count = Counter(outputs)
-    jobs = []
+    jobs: list[Job] = []
     for path, out in zip(files, outputs, strict=True):
         if (
             count[out] > 1 and out.suffix != path.suffix

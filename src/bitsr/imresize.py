@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +59,8 @@ def resize(image: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.flo
 
 
 def imresize(
-    image: NDArray, scale: float | Fraction, antialias: bool = True, dtype: type = np.float64
-) -> NDArray:
+    image: NDArray[Any], scale: float | Fraction, antialias: bool = True, dtype: type[np.floating[Any]] = np.float64
+) -> NDArray[Any]:
     """Resize by ``scale`` as MATLAB's imresize does with the bicubic kernel.
 
     image: (H, W) or (H, W, C), any real dtype. Integer input gives the same integer dtype back, rounded half
@@ -73,7 +74,7 @@ def imresize(
         raise BitsrError(f"imresize wants a positive scale, not {scale}")
     exact = Fraction(scale).limit_denominator(10_000)
     integer = np.iinfo(image.dtype) if np.issubdtype(image.dtype, np.integer) else None
-    x = image.astype(dtype)
+    x: NDArray[Any] = image.astype(dtype)
     for axis in (0, 1):
         n_out = -(-image.shape[axis] * exact.numerator // exact.denominator)
         x = _along_rows(x.swapaxes(0, axis), n_out, float(exact), antialias).swapaxes(0, axis)

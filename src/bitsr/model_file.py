@@ -58,7 +58,7 @@ class Op:
     out: str
     inputs: tuple[str, ...]
     name: str = ""
-    attrs: dict[str, int] = field(default_factory=dict)
+    attrs: dict[str, int] = field(default_factory=dict[str, int])
     roles: tuple[str, ...] = ()
 
     @classmethod

@@ -80,7 +80,7 @@ class Photo:
     notes: list[str]
     _image: pyvips.Image = field(repr=False)
 
-    def rows(self, n: int) -> Iterator[NDArray]:
+    def rows(self, n: int) -> Iterator[NDArray[Any]]:
         """Yield (n, W, C) arrays, the last one shorter. Raises PhotoError where the file is damaged."""
         region = pyvips.Region.new(self._image)
         dtype = np.uint8 if self.depth == 8 else np.uint16
@@ -144,7 +144,7 @@ def _get(image: pyvips.Image, name: str, default: Any) -> Any:
 
 
 def _photo(image: pyvips.Image) -> Photo:
-    notes = []
+    notes: list[str] = []
     pages = _get(image, "n-pages", 1)
     if pages > 1:
         notes.append(f"first of {pages} pages taken")
@@ -262,7 +262,7 @@ class Writer:
             raise
         return self
 
-    def write(self, rows: NDArray) -> None:
+    def write(self, rows: NDArray[Any]) -> None:
         """Append (n, W, C) rows, uint8 or uint16 as the depth given."""
         if rows.shape[1:] != self.shape[1:] or len(rows) > self._left:
             raise ValueError(f"rows of shape {rows.shape} do not fit an image of {self.shape}")
@@ -353,8 +353,8 @@ class Writer:
         """The part file, by calls of our own: libvips loses the system's reason for a failed write."""
         file, target = self._file, pyvips.TargetCustom()
 
-        def guarded(call: Callable, failed: int | None) -> Callable:
-            def guard(*args):
+        def guarded(call: Callable[..., Any], failed: int | None) -> Callable[..., Any]:
+            def guard(*args: Any) -> Any:
                 try:
                     return call(*args)
                 except OSError as error:

@@ -9,6 +9,7 @@ every eighth, are all there is to know.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def fields(channels: int, order: int, m: Matrix) -> NDArray[np.int64]:
     return (np.arange(0, channels, order)[:, None] + moved).ravel()
 
 
-def expand_symmetric(weight: NDArray) -> NDArray:
+def expand_symmetric(weight: NDArray[Any]) -> NDArray[Any]:
     """The filters of all eight orientations, (8 F, k, k, C), from those of the first, (F, k, k, C).
 
     C is a multiple of 8.
@@ -56,13 +57,13 @@ def expand_symmetric(weight: NDArray) -> NDArray:
     return out.reshape(8 * f, k, k, c)
 
 
-def sum_over_orientations(run: Callable[[NDArray], NDArray], x: NDArray) -> NDArray:
+def sum_over_orientations(run: Callable[[NDArray[Any]], NDArray[Any]], x: NDArray[Any]) -> NDArray[Any]:
     """The sum of what ``run`` makes of each of the eight orientations of x (h, w), moved back.
 
     It is eight times the self-ensemble of Timofte et al. (CVPR 2016). Integers are summed as int32
     at least.
     """
-    total: NDArray | None = None
+    total: NDArray[Any] | None = None
     for turn in range(8):
         y = np.rot90(run(np.ascontiguousarray(np.rot90(x.T if turn & 4 else x, turn & 3))), -(turn & 3))
         y = y.T if turn & 4 else y

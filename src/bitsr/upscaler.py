@@ -108,8 +108,8 @@ class Upscaler:
         return self.engine.equivariant
 
     def rows(
-        self, strips: Iterable[NDArray], height: int, width: int, *, ensemble: bool = False
-    ) -> Iterator[NDArray]:
+        self, strips: Iterable[NDArray[Any]], height: int, width: int, *, ensemble: bool = False
+    ) -> Iterator[NDArray[Any]]:
         """Yield the SR image as (m, scale*W, C) arrays while its LR rows come as (n, W, C) arrays.
 
         strips: uint8 or uint16, ``height`` rows in all, from top to bottom. Memory follows the
@@ -175,7 +175,7 @@ class _Ensemble:
         return out.astype(np.int16)
 
 
-def _from_pil(image: Any) -> NDArray:
+def _from_pil(image: Any) -> NDArray[Any]:
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     elif image.mode in ("1", "CMYK"):
@@ -196,8 +196,8 @@ def upscale(
     tile: int = 0,
     threads: int | None = None,
     ensemble: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    note: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    note: Callable[[str], object] | None = None,
 ) -> tuple[int, int]:
     """Upscale an image file into another, by strips: memory follows its width, not its height.
 

@@ -141,8 +141,8 @@ def test_packed_bits_agree_with_the_float_simulation(path):
     level on its input moves an image by up to 0.07 dB, a set by 0.03 dB. It is taken as the mean of two such.
     """
     torch = pytest.importorskip("torch", reason="the float simulation needs torch")
-    from bitsr.train.fast import accelerated
     from bitsr.train.checkpoint import load_net
+    from bitsr.train.fast import accelerated
 
     latent = ROOT / "checkpoints" / f"{path.stem}.latent.safetensors"
     if not latent.exists():

@@ -23,7 +23,8 @@ from bitsr.folders import data_folder
 from bitsr.imresize import imresize
 from bitsr.model_file import Packed
 from bitsr.nets import NETS
-from bitsr.pack.emit import LUMA, pack
+from bitsr.pack import pack
+from bitsr.pack.fold import LUMA
 from bitsr.train import checkpoint, data, recipe
 from bitsr.train import gan as adversarial
 from bitsr.train import losses as loss

@@ -197,9 +197,9 @@ def test_annealing_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_a_run_with_a_teacher(tmp_path: Path) -> None:
     """It is told of, once, and resumes exactly; a teacher that does not count changes nothing."""
     said: list[str] = []
-    r = make(data__teachers=["house-srresnet-x2"], train__lr=5e-3)
+    r = make(data__teachers=["bitsr-m-x2"], train__lr=5e-3)
     whole = train(r, tmp_path / "whole", device="cpu", say=said.append)
-    assert len(said) == 1 and said[0].startswith("house-srresnet-x2: upscaling 3 ")
+    assert len(said) == 1 and said[0].startswith("bitsr-m-x2: upscaling 3 ")
     assert train(r, tmp_path / "cut", **STOP, say=said.append).iteration == 8
     assert train(r, tmp_path / "cut", device="cpu").complete and len(said) == 1
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole") and whole.complete
@@ -366,14 +366,16 @@ def test_faults_are_named(tmp_path: Path, images: Path) -> None:
 
 
 def test_patterns_leave_parameters_fresh() -> None:
-    """A house net from one of E2FIF: all that both have is taken, thresholds and RPReLU are not."""
-    plain, house = (SRResNet(2, channels=4, blocks=1, method=m) for m in ("e2fif", "house"))
-    checkpoint.initialise(house, plain.state_dict(), ["*.threshold", "*.inner.*"], "plain")
-    assert torch.equal(
-        house.state_dict()["body.0.unit2.conv.weight"], plain.state_dict()["body.0.unit2.conv.weight"]
-    )
+    """A net of method bitsr from one of E2FIF: all that both have is taken, the rest stays."""
+    plain, ours = (SRResNet(2, channels=8, blocks=1, method=m) for m in ("e2fif", "bitsr"))
+    fresh = ["*.norm.*", "*.scale_map.*"]
+    before = ours.state_dict()["body.0.unit1.scale_map.weight"].clone()
+    checkpoint.initialise(ours, plain.state_dict(), ["*.threshold", *fresh], "plain")
+    key = "body.0.unit2.conv.weight"
+    assert torch.equal(ours.state_dict()[key], plain.state_dict()[key])
+    assert torch.equal(ours.state_dict()["body.0.unit1.scale_map.weight"], before)
     with pytest.raises(CheckpointError, match=r"plain: has no body\.0\.unit1\.threshold"):
-        checkpoint.initialise(house, plain.state_dict(), ["*.inner.*"], "plain")
+        checkpoint.initialise(ours, plain.state_dict(), fresh, "plain")
 
 
 def test_new_blocks_start_as_the_identity(tmp_path: Path) -> None:
@@ -384,7 +386,7 @@ def test_new_blocks_start_as_the_identity(tmp_path: Path) -> None:
         return make(net={"name": "srresnet", "args": args}, train__init_from=str(file), train__init_grow=True)
 
     def args_of(blocks: int) -> dict[str, Any]:
-        return {"channels": 8, "blocks": blocks, "method": "house", "options": {"slope": 1.0, "norm": True}}
+        return {"channels": 8, "blocks": blocks, "method": "bitsr"}
 
     shallow = make(net={"name": "srresnet", "args": args_of(1)}, train__iterations=3)
     train(shallow, tmp_path / "shallow", device="cpu")
@@ -573,10 +575,11 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("optimiser", ["adam", "muon"])
 @pytest.mark.parametrize("binarized", ["body", "none"])
 def test_an_iteration_waits_for_no_device(optimiser: str, binarized: str) -> None:
-    """Nothing in a step of the house recipes, teachers and all, is read: a GPU is never idle for it, and a CUDA graph
-    holds it."""
+    """Nothing in a step of the recipes of bitsr, teachers and all, is read.
+
+    So a GPU is never idle for it, and a CUDA graph holds it."""
     sets = [f"net.args.binarized={binarized}", f"train.optimiser={optimiser}", "net.args.blocks=1"]
-    r = recipe.load("house-srresnet-x4", [*sets, "data.patch=8", "data.batch=2", "train.compile=false"])
+    r = recipe.load("bitsr-m-x4", [*sets, "data.patch=8", "data.batch=2", "train.compile=false"])
     fabric = Fabric(accelerator="cpu", devices=1)
     crops, _ = load_data(r, fabric.device)
     crops.pairs = replace(crops.pairs, soft=crops.pairs.hr)

@@ -101,8 +101,8 @@ def test_arguments_of_stages() -> None:
 )
 def test_steps_of_the_ablation_are_nets_of_their_own(net: str, args: dict[str, Any]) -> None:
     r = legacy.parse({**old(), "net": {"name": net, "args": args}}, "old")
-    assert r.net.name == f"{net}-ablation" in NETS and r.net.args == args
     usual = legacy.ABLATIONS[net]
+    assert r.net.name == f"{net}-ablation" in NETS and r.net.args == {**usual, **args}
     r = legacy.parse({**old(), "net": {"name": net, "args": dict(usual)}}, "old")
     assert (r.net.name, r.net.args) == (net, {})
 

@@ -16,10 +16,11 @@ from torch import nn
 from bitsr.cli.main import main
 from bitsr.eval.complexity import Count, count, packed_layers, packed_radius
 from bitsr.eval.net_complexity import CountError, as_published, layers
-from bitsr.methods.literature import METHODS
+from bitsr.methods import METHODS
 from bitsr.nets import NETS
+from bitsr.nets.e2fif_ablation import SRResNetAblation
 from bitsr.nets.srresnet import EDSR, SRResNet
-from bitsr.pack.emit import pack
+from bitsr.pack import pack
 from bitsr.train import recipe
 from bitsr.train.build import build
 
@@ -57,7 +58,7 @@ def test_e2fif(net, scale, binary, fp, ops, kilobytes, float_megabytes) -> None:
 
 @pytest.mark.parametrize(("scale", "binary", "fp", "ops"), [(2, 76.4, 0.166, 1.36), (4, 101.9, 0.564, 2.16)])
 def test_e2fif_with_the_tail_of_bi_real(scale, binary, fp, ops) -> None:
-    total = of(SRResNet, scale, tail="bireal")
+    total = of(SRResNetAblation, scale, tail="bireal")
     assert total.at() == (
         pytest.approx(binary, abs=0.06),
         pytest.approx(fp, abs=5e-4),
@@ -155,9 +156,9 @@ PACKABLE = {
     **{
         m: lambda m=m: SRResNet(2, channels=16, blocks=1, method=m)
         for m in METHODS
-        if not METHODS[m](1, 1).packs
+        if not METHODS[m](1, 1).unpackable
     },
-    "repeat": lambda: SRResNet(2, channels=16, blocks=1, tail="repeat"),
+    "repeat": lambda: SRResNetAblation(2, channels=16, blocks=1, tail="repeat"),
     "rdn": lambda: NETS["rdn"](2, channels=64, blocks=2, convs=2),
 }
 
@@ -189,8 +190,8 @@ def test_the_radius_is_what_an_sr_pixel_sees(scale: int) -> None:
         assert np.abs(ys - 12).max() == np.abs(xs - 12).max() == radius
 
 
-def test_what_has_no_walk_is_named() -> None:
-    with pytest.raises(CountError, match="Linear has no walk"):
+def test_what_cannot_be_counted_is_named() -> None:
+    with pytest.raises(CountError, match="Linear has no operations"):
         layers(nn.Linear(1, 1))
     with pytest.raises(CountError, match="Tanh is not known"):
         layers(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh()))

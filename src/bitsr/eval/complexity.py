@@ -123,7 +123,7 @@ def packed_layers(model: ModelFile) -> list[Layer]:
     """
     values = {"lr": (1, 1)}  # channels, rows (and columns) an LR row
     owned: dict[str, list[str]] = {}
-    out = []
+    out: list[Layer] = []
     for op in model.ops:
         try:
             channels, rate = values[op.inputs[0]]

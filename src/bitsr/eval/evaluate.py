@@ -134,7 +134,7 @@ class Evaluation:
 
     def means(self) -> list[Scores]:
         """One row a set: the mean over its images (PSNR averaged in dB, as everyone does)."""
-        out = []
+        out: list[Scores] = []
         for name in dict.fromkeys(row.set for row in self.rows):
             rows = [row for row in self.rows if row.set == name]
             figures = np.mean([(r.psnr, r.ssim, r.bicubic_psnr, r.bicubic_ssim) for r in rows], axis=0)
@@ -208,7 +208,7 @@ def evaluate(
     if isinstance(protocol, str):
         protocol = protocols.protocol(protocol)
     found = {s: find_set(s, data) for s in sets}
-    rows = []
+    rows: list[Scores] = []
     for label, files in found.items():
         for path in files:
             try:

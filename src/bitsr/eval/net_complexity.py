@@ -108,13 +108,13 @@ class Layers(Ops[Size]):
         self._layer(f"{name}.up", up, Size(down.out_channels), once=True)
         return Size(x.channels, x.rate, inf)
 
-    def torch_only(self, f: Callable[..., Tensor], x: Size, *args: Any, whole: bool = False) -> Size:
+    def torch_only(self, f: Callable[..., Tensor], x: Size, *args: Any) -> Size:
         """It counts as no MAC; its parameters are the last convolution's."""
         self.rows[-1] = replace(
             self.rows[-1], others=self.rows[-1].others + sum(t.numel() for t in _tensors(args))
         )
         radius = max([x.radius, *(v.radius for v in args if isinstance(v, Size))])
-        return Size(x.channels, x.rate, inf if whole else radius)
+        return Size(x.channels, x.rate, radius)
 
     def concat(self, parts: Sequence[Size]) -> Size:
         return Size(sum(x.channels for x in parts), parts[0].rate, max(x.radius for x in parts))

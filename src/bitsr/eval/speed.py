@@ -61,7 +61,7 @@ def measure(
                 seen.append(time.perf_counter() - start)
             if progress is not None:
                 progress()
-    out = []
+    out: list[Timing] = []
     for engine, seen in zip(engines, times, strict=True):
         seconds = statistics.median(seen)
         megapixels = width * height * engine.scale**2 / 1e6

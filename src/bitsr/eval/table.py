@@ -27,7 +27,7 @@ from ..methods import METHODS
 from ..model_file import ModelFile
 from ..pack import PackError, pack_checkpoint
 from ..pack.fold import LUMA
-from ..source import kind
+from ..source import Kind, kind
 from ..train import run as loop
 from ..train.build import build
 from ..train.checkpoint import load_net
@@ -85,11 +85,11 @@ class Row:
 def published() -> tuple[Row, ...]:
     """The rows of ``published.csv``. Raises BitsrError for a row without a source or with a grade not in ``GRADES``."""
     lines = [x for x in PUBLISHED.read_text(encoding="utf-8").splitlines() if not x.startswith("#")]
-    rows = []
+    rows: list[Row] = []
     for line in csv.DictReader(lines):
         if line["grade"] not in GRADES or not line["source"]:
             raise BitsrError(f"{PUBLISHED.name}: no grade or source in {line}")
-        figures = {}
+        figures: dict[str, tuple[Decimal, Decimal]] = {}
         for name in ("Set5", "Set14", "B100", "Urban100", "Manga109"):
             if line[name]:
                 psnr, _, ssim = line[name].partition("/")
@@ -325,7 +325,8 @@ def compare(
     A source that fails becomes a row that says why. Raises TableError, RecipeError, ValueError or OSError for what is
     wrong before anything is trained: an unknown source, set or protocol, two recipes of one name.
     """
-    folder, rows = Path(folder), []
+    folder = Path(folder)
+    rows: list[Row] = []
     if protocol not in PROTOCOLS:
         raise TableError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
     if not all(sets) or not sets:
@@ -336,7 +337,8 @@ def compare(
     names = [_name(source) for source in sources]
     if twice := [name for name in names if names.count(name) > 1]:
         raise TableError(f"{twice[0]} is there twice: each row's files have its name")
-    kinds, recipes = [], {}
+    kinds: list[Kind] = []
+    recipes: dict[str, Recipe] = {}
     for source, name in zip(sources, names, strict=True):
         wanted = "recipe" if budget or (folder / name / "best.pt").is_file() else "packed"
         kinds.append(kind(source, wanted))

@@ -2,7 +2,8 @@
 
 A binarizer is a function x -> {-1, +1} (times an optional scale) with a surrogate gradient. Every
 binarizer maps 0 to +1, as the engine does. ``torch.sign`` maps 0 to 0, so never use it here.
- To add one, write the function with forward, gradient and source in its docstring. Then enter it in
+
+To add one, write the function with forward, gradient and source in its docstring. Then enter it in
 ``ACTIVATIONS`` or ``WEIGHTS``, and in ``ANNEALED`` if its gradient follows the progress of
 training. ``tests/unit/test_binarizers.py`` checks every entry against its table ``GRADIENTS``.
 

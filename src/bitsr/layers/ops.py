@@ -115,11 +115,11 @@ class Ops(Protocol[V]):
         """
         ...
 
-    def torch_only(self, f: Callable[..., Tensor], x: V, *args: Any, whole: bool = False) -> V:
+    def torch_only(self, f: Callable[..., Tensor], x: V, *args: Any) -> V:
         """f(x, *args), for what the engine has no operation for; the result has the shape of x.
 
-        args: other values, and the modules or parameters that f uses. whole: whether a pixel of
-        the result depends on the whole image.
+        args: other values, and the modules or parameters that f uses. A pixel of the result depends
+        on its own place alone.
         """
         ...
 
@@ -189,7 +189,7 @@ class TorchOps(Ops[Tensor]):
     def attend(self, name: str, down: nn.Conv2d, up: nn.Conv2d, slope: float, x: Tensor) -> Tensor:
         return x * torch.sigmoid(up(F.leaky_relu(down(x.mean(dim=(2, 3), keepdim=True)), slope)))
 
-    def torch_only(self, f: Callable[..., Tensor], x: Tensor, *args: Any, whole: bool = False) -> Tensor:
+    def torch_only(self, f: Callable[..., Tensor], x: Tensor, *args: Any) -> Tensor:
         return f(x, *args)
 
     def concat(self, parts: Sequence[Tensor]) -> Tensor:

@@ -24,8 +24,10 @@ def _bilinear(deconv: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
 
 
 def _he(conv: nn.Conv2d | nn.ConvTranspose2d, fan: int) -> None:
-    """He's initialisation for LeakyReLU, bias 0; a binary filter's scale keeps the size of its
-    output."""
+    """He's initialisation for LeakyReLU, bias 0.
+
+    The scale of a binary filter keeps the size of its output.
+    """
     std = (2 / ((1 + SLOPE**2) * fan)) ** 0.5
     nn.init.normal_(conv.weight, std=std)
     if conv.bias is not None:
@@ -66,10 +68,9 @@ class Level(nn.Module):
 
 
 class LapSRN(Net):
-    """LapSRN on the Y channel: a Laplacian pyramid of log2(scale) levels, each a step by 2 (see
-    ``Level``).
+    """LapSRN on the Y channel: a Laplacian pyramid of log2(scale) levels (see ``Level``).
 
-    depth: binary convolutions a level; None is the published 10 for x2 and x4, 5 for x8.
+    depth: binary convolutions in a level; None is the published 10 for x2 and x4, 5 for x8.
     ``pyramid`` gives the images of all levels, for deep supervision. Ma et al. (2018, arXiv
     1812.06378) binarize "only residual blocks", of which LapSRN has none: we take the convolutions
     of its feature branch; the first convolution, the transposed ones and those to the residuals

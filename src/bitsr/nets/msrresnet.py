@@ -19,18 +19,19 @@ SLOPE = 0.1
 
 
 class MSRResNet(Net):
-    """16 blocks of 64 channels, an upsampler in steps of 2 (or one of 3), a convolution at the size
-    of the SR, and a tail, to which the bilinearly upsampled LR is added.
+    """16 blocks of 64 channels, an upsampler in steps of 2 (or one of 3), and two convolutions.
 
-    head: float 3x3, 1 -> C, LeakyReLU(0.1); no skip over the body. binarized, what is binary:
+    head: float 3x3, 1 -> C, LeakyReLU(0.1); no skip over the body. After the upsampler come a
+    convolution at the size of the SR image and the tail, to whose output the bilinearly upsampled
+    LR image is added. binarized, what is binary:
 
-        "none"   nothing: the published SRResNet. Float 3x3, shuffle, LeakyReLU for each step; float
-        3x3, LeakyReLU "body"   the two convolutions of each block: BBCU-L with method "bbcu" "all"
-        also the upsampler (unit C -> C * s^2 with each channel of its input, repeated, as its skip,
-        then the
-                 shuffle) and the unit at the size of the SR, followed by LeakyReLU: BBCU-M. The
-                 method must have an option "slope" for that: of those published only BBCU goes so
-                 far.
+        "none"  nothing: the published SRResNet. Float 3x3, shuffle, LeakyReLU for each step; float
+                3x3, LeakyReLU
+        "body"  the two convolutions of each block: BBCU-L with method "bbcu"
+        "all"   also the upsampler (unit C -> C * s^2 with each channel of its input, repeated, as
+                its skip, then the shuffle) and the unit at the size of the SR image, followed by
+                LeakyReLU: BBCU-M. The method must have an option "slope" for that; of those
+                published only BBCU goes so far.
 
     k: residual alignment. Y is centred and divided by 255 / k before the head, and multiplied by it
     at the end, so that the stream is of the size of the convolutions' results. The paper's 130 * C

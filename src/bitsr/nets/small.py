@@ -1,7 +1,11 @@
-"""Small float nets: what a user would take instead of a binary one. They run in PyTorch and have no
-packed form."""
+"""Small float nets: what a user would take instead of a binary one.
+
+They run in PyTorch and have no packed form.
+"""
 
 from __future__ import annotations
+
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -12,7 +16,7 @@ class _Scaled(nn.Sequential):
     scale: int
 
     def forward(self, input: Tensor) -> Tensor:
-        y: Tensor = super().forward(input / 255)
+        y = cast(Tensor, super().forward(input / 255))  # pyright: ignore[reportUnknownMemberType]
         # Under autocast the net gives bfloat16, whose steps near 200 are whole levels: widen first.
         return y.to(input.dtype) * 255
 

@@ -1,5 +1,4 @@
-"""SRResNet and SRGAN as Ledig et al. have them (CVPR 2017, arXiv 1609.04802), the nets that Ma et
-al. binarize."""
+"""SRResNet and SRGAN of Ledig et al. (CVPR 2017, arXiv 1609.04802), which Ma et al. binarize."""
 
 from __future__ import annotations
 
@@ -15,8 +14,10 @@ from .upsamplers import steps
 
 
 def _prelu(channels: int) -> nn.Parameter:
-    """Slopes of a PReLU (He et al. 2015), one a channel or one for all; ``build`` holds them in
-    [-1, 1] to pack."""
+    """Slopes of a PReLU (He et al. 2015), one for each channel or one for all.
+
+    ``build`` holds them in [-1, 1] to pack.
+    """
     return nn.Parameter(torch.full((channels,), 0.25))
 
 
@@ -37,8 +38,10 @@ class ResidualBlock(nn.Module):
 
 
 class Upsampler(nn.Module):
-    """Convolution C -> C r^2, PixelShuffle(r), PReLU with one slope, which may as well stand before
-    the shuffle."""
+    """Convolution C -> C r^2, PixelShuffle(r), PReLU.
+
+    The PReLU has one slope, so that it may as well stand before the shuffle.
+    """
 
     def __init__(self, channels: int, factor: int) -> None:
         super().__init__()
@@ -102,9 +105,9 @@ class LedigSRResNet(Net):
 
 
 class Discriminator(nn.Module):
-    """The discriminator of SRGAN: (N, 1, size, size) in [-1, 1] -> (N,) logits, high for a real
-    image.
+    """The discriminator of SRGAN: (N, 1, size, size) in [-1, 1] -> (N,) logits.
 
+    They are high for a real image.
     Eight 3x3 convolutions, C to 8 C channels, every second one with stride 2; batch norm after all
     but the first, LeakyReLU(0.2); then two dense layers, of 16 C and 1. Source: Ledig et al. 2017,
     fig. 4 (C = 64, RGB there).

@@ -61,7 +61,7 @@ class Calibrator(Ops[Value]):
         self.luma, self.order = luma, order
         self._parent = [0]
         # Of a node: the finest unit that fits.
-        self._unit = [0.0]
+        self._unit: list[float] = [0.0]
         # The nodes of each value, in the order of the operations.
         self._values: list[Nodes] = []
         self._next = 0
@@ -93,8 +93,9 @@ class Calibrator(Ops[Value]):
                 groups = self._values[-1].reshape(-1, together)
                 self._join(np.repeat(groups[:, 0], together), groups.flatten())
         nodes, self._next = self._values[self._next], self._next + 1
-        units = np.maximum(largest * HEADROOM / 32767, floor)
-        for i, unit in zip(nodes.tolist(), units.tolist(), strict=True):
+        units: list[float] = np.maximum(largest * HEADROOM / 32767, floor).tolist()
+        places: list[int] = nodes.tolist()
+        for i, unit in zip(places, units, strict=True):
             self._unit[i] = max(self._unit[i], unit)
         return Value(x, nodes)
 
@@ -137,7 +138,8 @@ class Calibrator(Ops[Value]):
         if scale_map is not None:
             if conv.bias is not None:
                 raise PackError(f"{name}: a convolution with a scale map packs without bias")
-            scale = scale * max(self._unit[i] for i in scale_map.nodes.tolist()) * 2.0**15
+            places: list[int] = scale_map.nodes.tolist()
+            scale = scale * max(self._unit[i] for i in places) * 2.0**15
         floor = np.maximum(np.abs(scale) * 2.0 ** (15 - sign_shift(conv)), np.abs(bias)) / 32767
         factors = None if scale_map is None else scale_map.tensor
         v = TORCH.bconv(name, conv, x.tensor, bn=bn, norm=norm, threshold=threshold, scale_map=factors)
@@ -212,7 +214,7 @@ class Calibrator(Ops[Value]):
         self._see(f"{name}.hidden", float(hidden.abs().max()))
         return self._joined(TORCH.attend(name, down, up, slope, x.tensor), x, np.zeros(1))
 
-    def torch_only(self, f: Callable[..., Tensor], x: Value, *args: Any, whole: bool = False) -> Value:
+    def torch_only(self, f: Callable[..., Tensor], x: Value, *args: Any) -> Value:
         raise PackError(f"the engine has no operation for {f.__name__}")
 
     def concat(self, parts: Sequence[Value]) -> Value:

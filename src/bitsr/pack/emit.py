@@ -272,7 +272,7 @@ class Packer(Ops[Handle]):
         _, t[f"{name}.slope"], _ = _triple(slope, np.zeros(down.out_channels), name)
         return self._emit("attend", (x,), name, unit, down=s1, up=s2)
 
-    def torch_only(self, f: Callable[..., Tensor], x: Handle, *args: Any, whole: bool = False) -> Handle:
+    def torch_only(self, f: Callable[..., Tensor], x: Handle, *args: Any) -> Handle:
         raise PackError(f"the engine has no operation for {f.__name__}")
 
     def concat(self, parts: Sequence[Handle]) -> Handle:

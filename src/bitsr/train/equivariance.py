@@ -6,7 +6,8 @@ field f sees in the i-th orientation. Let T be an element of the group (flips an
 P its permutation of the orientations. Then net(T x) = T net(x), for every layer has
 
     W[P o, P i, T t] = W[o, i, t]        for output channel o, input channel i, tap t
- and every number of a channel is that of its field. In the tail T also moves the scale x scale
+
+and every number of a channel is that of its field. In the tail T also moves the scale x scale
 pixels that one LR pixel becomes. So each free weight stands in ``order`` places, a gradient is the
 mean over as many, and a packed net upscales a flipped image to the flipped result, bit for bit. The
 operations are those of any net.

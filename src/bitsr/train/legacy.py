@@ -91,6 +91,7 @@ def upgrade(table: Mapping[str, Any], name: str) -> dict[str, Any]:
         usual = ABLATIONS.get(net.get("name", ""), {})
         if any(net["args"].get(key, value) != value for key, value in usual.items()):
             net["name"] += "-ablation"
+            net["args"] = {**usual, **net["args"]}
         else:
             net["args"] = {k: v for k, v in net["args"].items() if k not in usual}
     stages = _section(out, "train").get("stages")

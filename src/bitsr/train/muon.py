@@ -1,5 +1,4 @@
-"""Muon for the weights of convolutions inside the net, Adam for all else: ``train.optimiser =
-"muon"``."""
+"""``train.optimiser = "muon"``: Muon for convolutions inside the net, Adam for all else."""
 
 from __future__ import annotations
 
@@ -25,8 +24,7 @@ _LIFT, _POLISH = (3.4445, -4.7750, 2.0315), (1.875, -1.25, 0.375)
 
 
 def orthogonalised(x: Tensor) -> Tensor:
-    """(L, O, N) -> the same shape: (X X^T)^(-1/2) X for each X, or X (X^T X)^(-1/2) where O is more
-    than N.
+    """(L, O, N) -> the same shape: (X X^T)^(-1/2) X for each X; X (X^T X)^(-1/2) where O > N.
 
     Its singular values are 1, or less where X's are below about 1e-4 of its norm. Where all is 0
     the result is 0.

@@ -85,7 +85,7 @@ def chains(path: str | Path = CHAINS) -> dict[str, Chain]:
     return {name: _chain(name, table, f"{path}: {name}") for name, table in content.items()}
 
 
-def _chain(name: str, table: Any, where: str) -> Chain:
+def _chain(name: str, table: dict[str, Any], where: str) -> Chain:
     if not isinstance(table, dict) or table.keys() - {"history", "steps"}:
         raise ChainError(f"{where}: a chain has steps and history, and nothing else")
     steps, history = table.get("steps", []), table.get("history", "")
@@ -94,11 +94,11 @@ def _chain(name: str, table: Any, where: str) -> Chain:
     return Chain(name, tuple(_step(step, where) for step in steps), " ".join(history.split()))
 
 
-def _step(table: Any, where: str) -> Step:
+def _step(table: dict[str, Any], where: str) -> Step:
     if not isinstance(table, dict) or table.keys() - {"recipe", "set", "init_from"}:
         raise ChainError(f"{where}: a step has recipe, set and init_from, and nothing else")
     recipe, changes, start = table.get("recipe"), table.get("set", []), table.get("init_from", "")
-    texts = isinstance(changes, list) and all(isinstance(x, str) for x in changes)
+    texts = isinstance(changes, list) and {type(x) for x in changes} <= {str}
     if not isinstance(recipe, str) or not isinstance(start, str) or not texts:
         raise ChainError(f"{where}: recipe and init_from are text, set is a list of KEY=VALUE")
     return Step(recipe, tuple(changes), start)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ def available() -> bool:
     return native("sign_conv", (one[:1], one, torch.empty(64, dtype=torch.int32)), 1, 1, 1, 64, 64, 1, False)
 
 
-def can_fuse(module: nn.Module) -> TypeGuard[Bitsr]:
+def can_fuse(module: nn.Module) -> bool:
     """Whether ``FusedBitsr`` can take the place of a module on this CPU."""
     if type(module) is not Bitsr:
         return False

@@ -1,5 +1,6 @@
 """Convolutions in half precision, for training on a GPU: float16 forwards, bfloat16 backwards.
- Sums of signs are integers, which float16 holds up to 2048, so a binary convolution of up to 227
+
+Sums of signs are integers, which float16 holds up to 2048, so a binary convolution of up to 227
 channels of 3x3 loses nothing forwards; of floats it keeps 11 bits, as TF32 does, at the speed of
 bfloat16. Gradients want the range of bfloat16 and not its missing bits. All around the convolutions
 stays float32: under autocast the image itself comes in steps of half a level, and a binary net,

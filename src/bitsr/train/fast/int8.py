@@ -1,9 +1,11 @@
 """Convolutions of signs in int8, for training on a CPU.
- A convolution of signs with signs loses nothing by it: its sums are integers, and exact. Only
+
+A convolution of signs with signs loses nothing by it: its sums are integers, and exact. Only
 gradients are rounded. Products of bytes with signs are several times as fast as those in float32:
 by the engine's library (``csrc/signs.cpp``) where it is built and has a path for the CPU and the
 channels come in multiples of 64, else by torch's int8 matrix products. Both give the same numbers.
- The two products are operations of their own to ``torch.compile``; what stands around them (signs,
+
+The two products are operations of their own to ``torch.compile``; what stands around them (signs,
 scales, rounding) is left to it, to be fused with the neighbours.
 """
 
