@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Annotated, Any
 
 import typer
@@ -67,8 +67,9 @@ def _stop(*_: object) -> None:
 
 
 @contextlib.contextmanager
-def _old_names_said() -> Iterator[None]:
-    """Within the block, the warning of an old name of a net (``zoo.alias``) is one line, said once."""
+def _old_names_said() -> Generator[None]:
+    """Within the block, the warning of an old name of a net (``zoo.alias``) is one line, said
+    once."""
     said: set[str] = set()
     other = warnings.showwarning
 
