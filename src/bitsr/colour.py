@@ -36,8 +36,8 @@ def merge(
 ) -> NDArray:
     """SR pixels (n, scale*W, C) of SR rows [y, y + n): their luma, with chroma and alpha of ``lr`` upscaled.
 
-    lr: LR rows [first, first + rows) of a picture ``height`` rows high, (rows, W, C); it must hold the two
-    rows above and below those that [y, y + n) covers, where the picture has them. sr_luma: (n, scale*W)
+    lr: LR rows [first, first + rows) of an image ``height`` rows high, (rows, W, C); it must hold the two
+    rows above and below those that [y, y + n) covers, where the image has them. sr_luma: (n, scale*W)
     int16. Chroma and alpha are bicubic (Keys, a = -0.5, symmetric reflection); samples are rounded half up
     and clipped. Raises ValueError for shapes that do not fit and MemoryError.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .model_file import Op, Packed
+from .model_file import ModelFile, Op
 from .symmetry import expand_symmetric
 
 Int = NDArray[np.int16]
@@ -137,7 +137,7 @@ def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
     raise ValueError(f"no operation {op.kind!r}")
 
 
-def run(packed: Packed, lr: Int) -> Int:
+def run(packed: ModelFile, lr: Int) -> Int:
     """LR luma (h, w) int16 -> SR luma (scale*h, scale*w) int16, as ``Engine.run``."""
     buffers: dict[str, NDArray] = {"lr": lr[:, :, None]}
     for op in packed.ops:

@@ -53,12 +53,13 @@ def test_packed_teachers_give_the_mean_of_their_outputs(
 ) -> None:
     """Each as in evaluation; a net that is not equivariant by its mean over the orientations."""
     from bitsr import upscaler
-    from bitsr.eval.evaluate import upscale
+    from bitsr.eval.evaluate import upscale_luma
+    from bitsr.zoo import find
 
-    turning, other = upscaler.load("house-srresnet-x2"), upscaler.load("e2fif-srresnet-x2")
-    assert turning.turns and not other.turns
+    turning, other = upscaler.load("bitsr-m-x2"), upscaler.load("e2fif-srresnet-x2")
+    assert turning.equivariant and not other.equivariant
     said: list[str] = []
-    names = [turning.name, str(upscaler.find(other.name))]
+    names = [turning.name, str(find(other.name))]
     soft = soft_targets(pairs, names, tmp_path / "cache", said.append)
     assert said == [f"{net.name}: upscaling 2 training images, once" for net in (turning, other)]
     assert soft.shape == pairs.hr.shape and soft.dtype == pairs.hr.dtype
@@ -67,7 +68,9 @@ def test_packed_teachers_give_the_mean_of_their_outputs(
     for i, shown in enumerate(images(pairs, soft)):
         lr = pairs.image(i)[0].numpy().astype(np.float64)
         for alone, net in zip(each, nets.values(), strict=True):
-            np.testing.assert_allclose(alone[i], upscale(net[0], lr, net[1]).clip(0, 255), atol=0.51 / 256)
+            np.testing.assert_allclose(
+                alone[i], upscale_luma(net[0], lr, net[1]).clip(0, 255), atol=0.51 / 256
+            )
         np.testing.assert_allclose(shown, (each[0][i] + each[1][i]) / 2, atol=0.51 / 256)
 
     with monkeypatch.context() as m:
@@ -113,7 +116,7 @@ def test_a_checkpoint_gives_the_output_of_its_net(
     assert torch.equal(by(tmp_path / "net.latent.safetensors"), soft)
 
 
-@pytest.mark.parametrize("net", ["house-fast-x2", CHECKPOINTS / "house-fast-x2.latent.safetensors"])
+@pytest.mark.parametrize("net", ["bitsr-s-x2", CHECKPOINTS / "bitsr-s-x2.latent.safetensors"])
 def test_a_teacher_reports_how_far_it_is(
     pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: str | Path
 ) -> None:
@@ -123,15 +126,15 @@ def test_a_teacher_reports_how_far_it_is(
     said: list[str] = []
     soft_targets(pairs, [str(net)], tmp_path / "cache", said.append)
     first, second = (int(n) for n in pairs.sizes.prod(1))
-    assert said[1:] == [f"house-fast-x2: {100 * first // (first + second)} %", "house-fast-x2: 100 %"]
-    assert said[0].startswith("house-fast-x2: upscaling 2")
+    assert said[1:] == [f"bitsr-s-x2: {100 * first // (first + second)} %", "bitsr-s-x2: 100 %"]
+    assert said[0].startswith("bitsr-s-x2: upscaling 2")
 
 
 def test_teachers_that_are_none(by: Soft, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="teacher house-srresnet-x3 upscales x3, the recipe x2"):
-        by("house-srresnet-x3")
-    with pytest.raises(DataError, match="teacher house-fast-x4 upscales x4, the recipe x2"):
-        by(CHECKPOINTS / "house-fast-x4.latent.safetensors")
+    with pytest.raises(DataError, match="teacher bitsr-m-x3 upscales x3, the recipe x2"):
+        by("bitsr-m-x3")
+    with pytest.raises(DataError, match="teacher bitsr-s-x4 upscales x4, the recipe x2"):
+        by(CHECKPOINTS / "bitsr-s-x4.latent.safetensors")
     with pytest.raises(ValueError, match="no net named absent"):
         by("absent")
     with pytest.raises(OSError, match="absent"):
@@ -149,11 +152,11 @@ def test_degraded_images_have_soft_targets_of_the_clean_ones(
     monkeypatch.setenv("BITSR_CACHE", str(tmp_path / "cache"))
     (tmp_path / "valid").mkdir()
     shutil.copy(tmp_path / "train" / "0.png", tmp_path / "valid" / "0.png")
-    soft = by("house-fast-x2")
+    soft = by("bitsr-s-x2")
     table = {
         "scale": 2,
         "net": {"name": "srresnet", "args": {"channels": 8, "blocks": 1}},
-        "data": {"patch": 8, "batch": 4, "degrade": 3, "teachers": ["house-fast-x2"]},
+        "data": {"patch": 8, "batch": 4, "degrade": 3, "teachers": ["bitsr-s-x2"]},
         "train": {"iterations": 1, "lr": 1.0},
     }
     said: list[str] = []

@@ -197,9 +197,9 @@ def test_annealing_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_a_run_with_a_teacher(tmp_path: Path) -> None:
     """It is told of, once, and resumes exactly; a teacher that does not count changes nothing."""
     said: list[str] = []
-    r = make(data__teachers=["house-srresnet-x2"], train__lr=5e-3)
+    r = make(data__teachers=["bitsr-m-x2"], train__lr=5e-3)
     whole = train(r, tmp_path / "whole", device="cpu", say=said.append)
-    assert len(said) == 1 and said[0].startswith("house-srresnet-x2: upscaling 3 ")
+    assert len(said) == 1 and said[0].startswith("bitsr-m-x2: upscaling 3 ")
     assert train(r, tmp_path / "cut", **STOP, say=said.append).iteration == 8
     assert train(r, tmp_path / "cut", device="cpu").complete and len(said) == 1
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole") and whole.complete

@@ -203,7 +203,7 @@ def test_self_ensemble_of_such_a_net_is_made_once(monkeypatch: pytest.MonkeyPatc
         if ties := symmetry(r, net):
             ties.tie(net)
         up = Upscaler(Engine(pack(net, [scene(23, 18)], "turns")))  # type: ignore[arg-type]
-        assert up.turns == (order == 8)
+        assert up.equivariant == (order == 8)
         plain, mean = up(x), up(x, ensemble=True)
         assert np.array_equal(plain, mean) == (order == 8)
         if order == 8:

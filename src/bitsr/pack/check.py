@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..folders import data_folder
 from ..layers.ops import Net
-from ..model_file import Packed
+from ..model_file import ModelFile
 from ..train import data, legacy
 from ..train.checkpoint import load_net
 from ..train.fast import accelerated
@@ -37,7 +37,7 @@ def _middle(lr: Tensor, hr: Tensor, scale: int) -> tuple[NDArray[np.float32], ND
 
 
 def check(
-    net: Net, packed: Packed, images: Sequence[tuple[NDArray[Any], NDArray[Any]]]
+    net: Net, packed: ModelFile, images: Sequence[tuple[NDArray[Any], NDArray[Any]]]
 ) -> list[tuple[float, float]]:
     """(PSNR of the float net, PSNR of the packed bits) in dB on each (LR, HR) pair of luma planes.
 
@@ -75,7 +75,7 @@ def pack_checkpoint(
     pictures: str | os.PathLike[str] | None = None,
     metadata: dict[str, str] | None = None,
     note: Callable[[str], None] = lambda text: None,
-) -> Packed:
+) -> ModelFile:
     """Pack a checkpoint of ``bitsr train`` and check the result against the float net.
 
     pictures: folder of HR images for calibration and check, default valid/ of the training data.

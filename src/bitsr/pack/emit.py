@@ -19,7 +19,7 @@ from ..eval.net_complexity import layers
 from ..layers.convs import BasesConv2d, PAMSConv2d, QuantConv2d, RunningNorm
 from ..layers.ops import Activation, FloatConv, Net, Ops, Slope
 from ..methods import why_unpackable
-from ..model_file import Op, Packed
+from ..model_file import ModelFile, Op
 from .calibrate import Calibrator
 from .fold import (
     HEADROOM,
@@ -302,7 +302,7 @@ def _triple(act: Activation | None, zeros: Floats, name: str) -> tuple[Floats, N
 @torch.no_grad()
 def pack(
     net: Net, calibration: Sequence[NDArray[Any]], name: str, metadata: dict[str, str] | None = None
-) -> Packed:
+) -> ModelFile:
     """Pack a trained net. calibration: LR luma planes (h, w), Y in [0, 255], at least one.
 
     The metadata say, besides what is given, ``symmetry``: "8" for a net that is equivariant to
@@ -340,4 +340,4 @@ def pack(
     }
     if np.isfinite(radius):
         about["radius"] = str(radius)
-    return Packed(packer.tensors, packer.ops, about | (metadata or {}))
+    return ModelFile(packer.tensors, packer.ops, about | (metadata or {}))

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..errors import BitsrError
 from ..eval.metrics import rgb_to_y
-from ..folders import picture_files
+from ..folders import image_files
 from ..imresize import imresize
 from .degrade import degrade as degraded
 
@@ -61,7 +61,7 @@ def _hr_folder(root: Path, name: str, role: str) -> Path:
             for part in path.parts:
                 if "".join(c for c in part.lower() if c.isalnum()) in BENCHMARKS:
                     raise DataError(f"{folder}: {part} is a benchmark set, never train or select on it")
-        if folder.is_dir() and picture_files(folder):
+        if folder.is_dir() and image_files(folder):
             return folder
     if not base.is_dir():
         raise DataError(f"{base}: no such folder (data.root, data.{role})")
@@ -94,8 +94,8 @@ def find_pairs(
         hr_folder = _hr_folder(root, name, role)
         lr_folder = _lr_folder(hr_folder, scale)
         pairs: list[tuple[Path, Path | None]] = []
-        ready = {p.stem: p for p in picture_files(lr_folder)} if lr_folder else {}
-        for hr in picture_files(hr_folder):
+        ready = {p.stem: p for p in image_files(lr_folder)} if lr_folder else {}
+        for hr in image_files(hr_folder):
             lr = ready.get(f"{hr.stem}x{scale}") or ready.get(hr.stem)
             if lr_folder and lr is None:
                 raise DataError(f"{lr_folder}: no LR image for {hr.name} ({hr.stem}x{scale} or {hr.stem})")

@@ -35,11 +35,11 @@ class _Teacher:
 
 def _packed(path: Path) -> _Teacher:
     # here, so that training without a packed teacher needs no engine
-    from ..eval.evaluate import upscale
+    from ..eval.evaluate import upscale_luma
     from ..upscaler import load
 
     net = load(path, threads=1)
-    return _Teacher(net.name, net.scale, lambda y: upscale(net.engine, y, not net.turns))
+    return _Teacher(net.name, net.scale, lambda y: upscale_luma(net.engine, y, not net.equivariant))
 
 
 def by_torch(net: nn.Module, device: torch.device) -> Upscale:
@@ -71,7 +71,7 @@ def _is_checkpoint(teacher: str | Path) -> bool:
 def _find(teacher: str) -> Path:
     if _is_checkpoint(teacher):
         return Path(teacher).expanduser()
-    from ..upscaler import find
+    from ..zoo import find
 
     return find(teacher)
 

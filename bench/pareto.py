@@ -1,7 +1,8 @@
-"""The front of quality against time: packed nets and small float nets (.onnx of ``bitsr export``), one table, one plot.
+"""The Pareto front of quality against time: packed nets and small float nets, one table, one plot.
 
-A float net runs in ONNX Runtime, as float32 and as static int8 (calibrated on validation pictures), and, where it is
-installed, in OpenVINO as float32; each of these is judged by its own pictures.
+A float net (.onnx of ``bitsr export``) runs in ONNX Runtime, as float32 and as static int8
+(calibrated on validation images), and, where it is installed, in OpenVINO as float32. Each of these
+is judged by its own images.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitsr.engine import Engine
-from bitsr.eval.evaluate import Net, evaluate, find_set, read_hr, to_q
+from bitsr.eval.evaluate import LumaNet, evaluate, find_set, read_hr, to_q
 from bitsr.eval.metrics import rgb_to_y, to_8bit
 from bitsr.imresize import imresize
-from bitsr.upscaler import find
+from bitsr.zoo import find
 
 from . import machine
 from .contenders import onnx_session, openvino_request
@@ -36,7 +37,7 @@ class Point:
     net: str
     engine: str
     kib: float
-    runs: Net
+    runs: LumaNet
     psnr: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
@@ -46,7 +47,8 @@ class Point:
 
 
 class FloatNet:
-    """A float net as something that can be evaluated: int16 luma in and out, as ``Engine`` has it."""
+    """A float net as something that can be evaluated: int16 luma in and out, as ``Engine`` has
+    it."""
 
     def __init__(self, infer: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
         self.infer = infer
@@ -68,7 +70,7 @@ def openvino(path: Path, threads: int) -> FloatNet:
 
 
 def luma_tiles(scale: int, n: int = 16, side: int = 96) -> list[NDArray[np.float32]]:
-    """LR luma (1, 1, side, side) of the first validation pictures, for quantisers."""
+    """LR luma (1, 1, side, side) of the first validation images, for quantisers."""
     out = []
     for path in find_set("valid")[:n]:
         hr = read_hr(path)[: side * scale, : side * scale]
@@ -99,7 +101,7 @@ def points(nets: list[str], threads: int, folder: Path) -> list[Point]:
         except ImportError:
             continue
     if len({p.runs.scale for p in out}) > 1:
-        raise RuntimeError("the nets of a front share one scale")
+        raise RuntimeError("the nets of a Pareto front share one scale")
     return out
 
 
@@ -125,7 +127,7 @@ def plot(found: list[Point], set_: str, task: Task, path: Path) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel(f"ms a picture, LR {task.width}x{task.height}, {task.threads} threads of {machine.cpu()}")
+    axes.set_xlabel(f"ms an image, LR {task.width}x{task.height}, {task.threads} threads of {machine.cpu()}")
     axes.set_ylabel(f"PSNR-Y on {set_}, dB")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
@@ -133,8 +135,9 @@ def plot(found: list[Point], set_: str, task: Task, path: Path) -> None:
     plt.close(figure)
 
 
-def front(nets: list[str], sets: list[str], task: Task, rounds: int, pause: float, out: Path) -> Path:
-    """Write front.md, .csv and .png to ``out``; the path of the first. Nets run in turn, ``rounds`` times."""
+def pareto(nets: list[str], sets: list[str], task: Task, rounds: int, pause: float, out: Path) -> Path:
+    """Write pareto.md, .csv and .png to ``out``; the path of the first. Nets run in turn,
+    ``rounds`` times."""
     out.mkdir(parents=True, exist_ok=True)
     lr = to_q(task.luma())
     with tempfile.TemporaryDirectory() as folder:
@@ -155,13 +158,13 @@ def front(nets: list[str], sets: list[str], task: Task, rounds: int, pause: floa
     lines = [f"# x{found[0].runs.scale}, LR {task.width}x{task.height}, {task.threads} threads", ""]
     lines += [*(f"- {line}" for line in machine.describe()), ""]
     lines += [f"| {' | '.join(names)} |", "|---|---|" + "---:|" * (len(sets) + 2)]
-    with (out / "front.csv").open("w", newline="") as f:
+    with (out / "pareto.csv").open("w", newline="") as f:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(names)
         for p in found:
             figures = [*(f"{v:.2f}" for v in p.psnr), f"{p.ms:.{1 if p.ms >= 10 else 3}f}", f"{p.kib:.0f}"]
             writer.writerow([p.net, p.engine, *figures])
             lines.append(f"| {' | '.join([p.net, p.engine, *figures])} |")
-    (out / "front.md").write_text("\n".join(lines) + "\n")
-    plot(found, sets[0], task, out / "front.png")
-    return out / "front.md"
+    (out / "pareto.md").write_text("\n".join(lines) + "\n")
+    plot(found, sets[0], task, out / "pareto.png")
+    return out / "pareto.md"
