@@ -4,7 +4,7 @@ test:
 quick:
     pytest -m "not slow"
 format:
-    ruff format . && ruff check --fix . && find csrc -name '*.cpp' -o -name '*.h' | xargs clang-format -i
+    ruff format . && ruff check --fix . && git ls-files "csrc/**" "fuzz/*.cpp" "tests/cross/*.cpp" | xargs clang-format -i
 check:
     ruff format --check .
     ruff check .

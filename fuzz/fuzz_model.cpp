@@ -1,9 +1,10 @@
-/* libFuzzer target: bytes as a model file; what opens runs on a tiny picture. README.md beside this file tells how
- * to build and run it.
+/* libFuzzer target: bytes as a model file; what opens runs on a tiny image. README.md beside this
+ * file tells how to build and run it.
  *
- * Every accepted model runs twice, by a path, threads and portions of rows that the bytes choose, and by the scalar
- * path in one go: the SR must be the same. Mutations keep the file whole as often as not: the header changes and its
- * length with it, or lines of the operations are copied, moved, cut and rewired.
+ * Every accepted model runs twice, by a path, threads and portions of rows that the bytes choose,
+ * and by the scalar path in one go: the SR must be the same. Mutations keep the file whole as often
+ * as not: the header changes and its length with it, or lines of the operations are copied, moved,
+ * cut and rewired.
  */
 #include <algorithm>
 #include <cstdint>
@@ -19,9 +20,10 @@ extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t most);
 
 namespace {
 
-/* The picture through the model; nothing when the engine refuses. Each push gets exactly the memory it may touch. */
-std::vector<int16_t> run(const uint8_t* data, size_t size, const char* isa, int h, int w, int threads, int portion,
-                         const std::vector<int16_t>& lr, bool* opened) {
+/* The image through the model; nothing when the engine refuses. Each push gets exactly the memory
+ * it may touch. */
+std::vector<int16_t> run(const uint8_t* data, size_t size, const char* isa, int h, int w,
+                         int threads, int portion, const std::vector<int16_t>& lr, bool* opened) {
   char err[100];
   std::vector<int16_t> sr;
   bitsr_model* model = bitsr_model_open(data, size, isa, err, sizeof err);
@@ -37,7 +39,8 @@ std::vector<int16_t> run(const uint8_t* data, size_t size, const char* isa, int 
       const int n = std::min(portion, h - y), ready = bitsr_stream_ready(stream, n);
       const std::vector<int16_t> rows(lr.begin() + y * w, lr.begin() + (y + n) * w);
       std::vector<int16_t> out(size_t(ready) * wide);
-      if (bitsr_stream_push(stream, rows.data(), n, out.data(), ready, err, sizeof err) != ready) std::abort();
+      if (bitsr_stream_push(stream, rows.data(), n, out.data(), ready, err, sizeof err) != ready)
+        std::abort();
       sr.insert(sr.end(), out.begin(), out.end());
     }
     if (sr.size() != wide * size_t(h * bitsr_model_scale(model))) std::abort();
@@ -84,7 +87,8 @@ std::string join(const std::vector<std::string>& parts, const std::string& by) {
   return text;
 }
 
-/* One change to the lines of the operations, in the header's own spelling (a newline is \n in JSON). */
+/* One change to the lines of the operations, in the header's own spelling (a newline is \n in
+ * JSON). */
 bool rewire(std::string& header, std::minstd_rand& random) {
   const std::string key = "\"ops\":\"";
   const size_t from = header.find(key);
@@ -124,7 +128,8 @@ bool rewire(std::string& header, std::minstd_rand& random) {
       }
       break;
     case 4: /* another buffer or tensor */
-      if (words.size() > 2 && others.size() > 1) words[2 + any(words.size() - 2)] = others[1 + any(others.size() - 1)];
+      if (words.size() > 2 && others.size() > 1)
+        words[2 + any(words.size() - 2)] = others[1 + any(others.size() - 1)];
       lines[at] = join(words, " ");
       break;
     case 5: /* another number */
@@ -157,7 +162,8 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t mos
     std::vector<uint8_t> bytes(file.header.begin(), file.header.end());
     bytes.resize(bytes.size() + 64);
     file.header.assign(bytes.begin(),
-                       bytes.begin() + ptrdiff_t(LLVMFuzzerMutate(bytes.data(), file.header.size(), bytes.size())));
+                       bytes.begin() + ptrdiff_t(LLVMFuzzerMutate(bytes.data(), file.header.size(),
+                                                                  bytes.size())));
   } else if (kind > 5) {
     for (auto more = random() % 4; more > 0; more--) rewire(file.header, random);
   }
@@ -170,13 +176,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (size_t i = 0; i < size; i++) hash = (hash ^ data[i]) * 16777619;
   int isas = 0;
   while (bitsr_isa(isas)) isas++;
-  const int h = 1 + int(hash >> 8 & 7), w = 1 + int(hash >> 12 & 3), threads = 1 + int(hash >> 16 & 1);
+  const int h = 1 + int(hash >> 8 & 7), w = 1 + int(hash >> 12 & 3),
+            threads = 1 + int(hash >> 16 & 1);
   std::vector<int16_t> lr(size_t(h) * size_t(w));
   uint32_t noise = hash;
   for (int16_t& v : lr) v = int16_t((noise = noise * 1664525 + 1013904223) >> 16);
   bool opened = false;
-  const std::vector<int16_t> sr =
-      run(data, size, bitsr_isa(int(hash % unsigned(isas))), h, w, threads, 1 + int(hash >> 18 & 3), lr, &opened);
+  const std::vector<int16_t> sr = run(data, size, bitsr_isa(int(hash % unsigned(isas))), h, w,
+                                      threads, 1 + int(hash >> 18 & 3), lr, &opened);
   if (opened && run(data, size, "scalar", h, w, 1, h, lr, &opened) != sr) std::abort();
   return 0;
 }

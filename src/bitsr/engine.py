@@ -1,9 +1,8 @@
-"""A packed net runs on a plane of luma, by the C core. The numeric contract is in its header,
-bitsr.h."""
+"""A packed net runs on a plane of luma, by the C core. The numeric contract is in
+csrc/include/bitsr.h."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 from functools import cached_property
 from math import inf
@@ -12,48 +11,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ._core import lib
+from . import _core
+from ._core import isas
 from .errors import BitsrError
 from .model_file import ModelFile, equivariant, header
 
-_ERR = 256
 _THREADS_MOST = 1024
-lib.bitsr_isa.restype = ctypes.c_char_p
-lib.bitsr_isa.argtypes = [ctypes.c_int]
-lib.bitsr_model_open.restype = ctypes.c_void_p
-lib.bitsr_model_open.argtypes = [
-    ctypes.c_char_p,
-    ctypes.c_size_t,
-    ctypes.c_char_p,
-    ctypes.c_char_p,
-    ctypes.c_size_t,
-]
-lib.bitsr_model_close.argtypes = [ctypes.c_void_p]
-lib.bitsr_model_scale.argtypes = [ctypes.c_void_p]
-lib.bitsr_model_radius.argtypes = [ctypes.c_void_p]
-lib.bitsr_model_isa.argtypes = [ctypes.c_void_p]
-lib.bitsr_model_isa.restype = ctypes.c_char_p
-lib.bitsr_stream_open.restype = ctypes.c_void_p
-lib.bitsr_stream_open.argtypes = [
-    ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t,
-]  # fmt: skip
-lib.bitsr_stream_push.argtypes = [
-    ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t,
-]  # fmt: skip
-lib.bitsr_stream_ready.argtypes = [ctypes.c_void_p, ctypes.c_int]
-lib.bitsr_stream_close.argtypes = [ctypes.c_void_p]
+_core.core()  # where the library is missing, importing this module says so
 
 
 class EngineError(BitsrError):
     """A model, a path or a size that the engine refuses; the message is one line."""
-
-
-def isas() -> list[str]:
-    """Names of the paths this CPU can run, best first, e.g. ["avx512", "avx2", "scalar"]."""
-    names: list[str] = []
-    while name := lib.bitsr_isa(len(names)):
-        names.append(name.decode())
-    return names
 
 
 class Engine:
@@ -74,7 +42,7 @@ class Engine:
         isa: str | None = None,
         threads: int | None = None,
     ) -> None:
-        self._handle = None
+        self._handle: int | None = None
         if isinstance(net, ModelFile):
             data, self.name = net.to_bytes(), net.name
         elif isinstance(net, bytes):
@@ -88,14 +56,14 @@ class Engine:
             raise EngineError(f"threads must be from 1 to {_THREADS_MOST}, not {threads}")
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.threads = threads or min(cpus, _THREADS_MOST)
-        err = ctypes.create_string_buffer(_ERR)
-        self._handle = lib.bitsr_model_open(data, len(data), isa.encode() if isa else None, err, _ERR)
-        if not self._handle:
-            raise EngineError(err.value.decode(errors="replace"))
-        self.scale: int = lib.bitsr_model_scale(self._handle)
-        radius = lib.bitsr_model_radius(self._handle)
+        try:
+            self._handle = _core.model_open(data, isa)
+        except _core.CoreError as error:
+            raise EngineError(str(error)) from None
+        self.scale: int = _core.model_scale(self._handle)
+        radius = _core.model_radius(self._handle)
         self.radius: float = inf if radius < 0 else radius
-        self.isa: str = lib.bitsr_model_isa(self._handle).decode()
+        self.isa: str = _core.model_isa(self._handle)
         self._data = data
 
     @cached_property
@@ -105,8 +73,8 @@ class Engine:
         return equivariant(*header(self._data))
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            lib.bitsr_model_close(self._handle)
+        if handle := getattr(self, "_handle", None):
+            _core.model_close(handle)
             self._handle = None
 
     def stream(self, h: int, w: int, *, pass_rows: int = 0) -> Stream:
@@ -135,15 +103,16 @@ class Stream:
 
     def __init__(self, engine: Engine, h: int, w: int, pass_rows: int = 0) -> None:
         self._engine, self.w = engine, w  # the engine must outlive the handle
-        self._handle = None
+        self._handle: int | None = None
         if not (0 < h < 2**31 and 0 < w < 2**31):
             raise EngineError(f"impossible size: {h} x {w}")
         if not 0 <= pass_rows <= h:
             raise EngineError(f"a pass has from 1 to {h} rows, not {pass_rows}")
-        err = ctypes.create_string_buffer(_ERR)
-        self._handle = lib.bitsr_stream_open(engine._handle, h, w, engine.threads, pass_rows, err, _ERR)
-        if not self._handle:
-            raise EngineError(err.value.decode(errors="replace"))
+        assert engine._handle is not None  # pyright: ignore[reportPrivateUsage]
+        try:
+            self._handle = _core.stream_open(engine._handle, h, w, engine.threads, pass_rows)  # pyright: ignore[reportPrivateUsage]
+        except _core.CoreError as error:
+            raise EngineError(str(error)) from None
 
     def push(self, rows: NDArray[np.int16]) -> NDArray[np.int16]:
         """Feed LR rows (n, w) int16; get the SR rows (m, scale*w) int16 that they complete, m >= 0.
@@ -155,20 +124,15 @@ class Stream:
             raise EngineError("the stream is closed")
         if rows.dtype != np.int16 or rows.ndim != 2 or rows.shape[1] != self.w:
             raise EngineError(f"rows must be int16 (n, {self.w}), not {rows.dtype} {rows.shape}")
-        rows = np.ascontiguousarray(rows)
-        n = len(rows)
-        ready = lib.bitsr_stream_ready(self._handle, n)
-        out = np.empty((ready, self.w * self._engine.scale), np.int16)
-        err = ctypes.create_string_buffer(_ERR)
-        made = lib.bitsr_stream_push(self._handle, rows.ctypes.data, n, out.ctypes.data, ready, err, _ERR)
-        if made < 0:
-            raise EngineError(err.value.decode(errors="replace"))
-        return out
+        try:
+            return _core.stream_push(self._handle, np.ascontiguousarray(rows), self.w * self._engine.scale)
+        except _core.CoreError as error:
+            raise EngineError(str(error)) from None
 
     def close(self) -> None:
         """Free what the core holds; more than once does no harm."""
-        if getattr(self, "_handle", None):
-            lib.bitsr_stream_close(self._handle)
+        if handle := getattr(self, "_handle", None):
+            _core.stream_close(handle)
             self._handle = None
 
     __del__ = close

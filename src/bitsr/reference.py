@@ -1,6 +1,7 @@
-"""The engine's arithmetic in plain numpy: what every path must equal, bit for bit.
+"""The arithmetic of the engine in plain numpy: what every path must equal, bit for bit.
 
-It is slow and holds every buffer whole; the formulas are those of csrc/bitsr.h and csrc/kernels.h.
+It is slow and holds every buffer whole. The formulas are those of csrc/include/bitsr.h and
+csrc/kernels/kernels.h.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def _wrap32(v: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _patches(x: NDArray, k: int, edge: bool = False) -> NDArray:
-    """(h, w, c) -> (h, w, k, k, c); outside the image lie zeros, or with ``edge`` the nearest pixels."""
+    """(h, w, c) -> (h, w, k, k, c); outside the image lie zeros, or with ``edge`` the nearest
+    pixels."""
     h, w = x.shape[:2]
     around = ((k // 2, k // 2), (k // 2, k // 2), (0, 0))
     padded = np.pad(x, around, mode="edge" if edge else "constant")
@@ -45,7 +47,7 @@ def unpack_signs(words: NDArray[np.uint64], channels: int) -> NDArray[np.int64]:
 
 
 def _epilogue(op: Op, a: Int, x: dict[str, NDArray], t: dict[str, NDArray]) -> Int:
-    """What follows the sum of a binary or an int8 convolution (csrc/kernels.h). x: its inputs by role."""
+    """What follows the sum of a binary or an int8 convolution. x: its inputs by role."""
     inner, slope, slope_add = (t.get(f"{op.name}.{s}") for s in ("inner_slope", "slope", "slope_add"))
     mul = t[f"{op.name}.mul"]
     if "map" in x:

@@ -1,5 +1,6 @@
-/* fail_allocation MODEL: opens it and runs a picture, once for every allocation that this takes, which then fails.
- * Each time there must be "no memory" or the right picture. Prints a line a stage; ends with 1 at the first fault. */
+/* fail_allocation MODEL: opens it and runs an image, once for every allocation that this takes,
+ * which then fails. Each time there must be "no memory" or the right image. Prints a line a stage;
+ * ends with 1 at the first fault. */
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -36,7 +37,7 @@ void* allocated(F f) {
 constexpr int H = 9, W = 11, THREADS = 3;
 enum Stage { OPEN, BEGIN, PUSH, STAGES };
 
-/* The picture, or an empty one and the reason in err; allocation `at` of a stage fails. */
+/* The image, or an empty one and the reason in err; allocation `at` of a stage fails. */
 std::vector<int16_t> run(const std::string& file, int stage, long at, char* err) {
   std::vector<int16_t> lr(H * W), out;
   for (size_t i = 0; i < lr.size(); i++) lr[i] = int16_t(i * 2654435761u >> 7);
@@ -99,7 +100,9 @@ int main(int, char** argv) {
       const auto got = run(file, stage, at, err);
       const bool no_memory = got.empty() && !std::strcmp(err, "no memory");
       if (!no_memory && got != right)
-        return std::printf("stage %d, allocation %ld: %s\n", stage, at, got.empty() ? err : "wrong picture"), 1;
+        return std::printf("stage %d, allocation %ld: %s\n", stage, at,
+                           got.empty() ? err : "wrong picture"),
+               1;
       refused += no_memory;
     }
     std::printf("stage %d: %ld allocations, %ld refused\n", stage, total, refused);

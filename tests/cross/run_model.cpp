@@ -1,15 +1,18 @@
-/* Runs models on planes for the tests that cannot load the core into Python: another CPU, a sanitizer.
+/* Runs models on planes for the tests that cannot load the libraries into Python: another CPU, a
+ * sanitizer.
  *
  *   run_model JOBS
  * JOBS is a text file, a job a line; names of files hold no blanks:
- *   run MODEL LR H W THREADS PORTION OUT   every path in turn on H x W int16, fed PORTION rows at a time; the
- *                                          SR rows go to OUT.ISA
- *   open MODEL                             open it, and run a small picture should it be accepted
- *   colour DEPTH CHANNELS H W SCALE        luma and merge of noise, in windows of rows; nothing is written
- *   train N H W C O K THREADS              training's products on noise, on every path that has them, against plain
- *                                          sums; and a unit's two calls where C is O, for a sanitizer alone
- * Each job prints one line: "run ISA ..." for every path, "accepted", "refused WHY", "colour" or "train". Exit status
- * 1 where a `run`, `colour` or `train` fails or the core breaks its own rules.
+ *   run MODEL LR H W THREADS PORTION OUT   every path one after another on H x W int16, fed PORTION
+ *                                          rows at a time; the SR rows go to OUT.ISA
+ *   open MODEL                             open it, and run a small image should it be accepted
+ *   colour DEPTH CHANNELS H W SCALE        luma and merge of noise, in windows of rows; nothing is
+ *                                          written
+ *   train N H W C O K THREADS              training's products on noise, on every path that has
+ *                                          them, against plain sums; and a unit's two calls where C
+ *                                          is O, for a sanitizer alone
+ * Each job prints one line: "run ISA ..." for every path, "accepted", "refused WHY", "colour" or
+ * "train". Exit status 1 where a `run`, `colour` or `train` fails or the core breaks its own rules.
  */
 #include <algorithm>
 #include <cstdint>
@@ -24,6 +27,7 @@
 #include <vector>
 
 #include "bitsr.h"
+#include "bitsr_train.h"
 
 namespace {
 
@@ -40,9 +44,10 @@ Bytes read(const std::string& name) {
   return Bytes(std::istreambuf_iterator<char>(file), {});
 }
 
-/* SR rows, taken as they come. Each push gets exactly the memory it may touch, so that a sanitizer sees more. */
-std::vector<int16_t> run(const bitsr_model* model, const std::vector<int16_t>& lr, int h, int w, int threads,
-                         int portion) {
+/* SR rows, taken as they come. Each push gets exactly the memory it may touch, so that a sanitizer
+ * sees more. */
+std::vector<int16_t> run(const bitsr_model* model, const std::vector<int16_t>& lr, int h, int w,
+                         int threads, int portion) {
   char err[256] = "";
   bitsr_stream* stream = bitsr_stream_open(model, h, w, threads, 0, err, sizeof err);
   if (!stream) fail(std::string("to begin: ") + err);
@@ -50,14 +55,16 @@ std::vector<int16_t> run(const bitsr_model* model, const std::vector<int16_t>& l
   std::vector<int16_t> sr;
   for (int y = 0; y < h; y += portion) {
     const int n = std::min(portion, h - y), ready = bitsr_stream_ready(stream, n);
-    const std::vector<int16_t> rows(lr.begin() + ptrdiff_t(y) * w, lr.begin() + ptrdiff_t(y + n) * w);
+    const std::vector<int16_t> rows(lr.begin() + ptrdiff_t(y) * w,
+                                    lr.begin() + ptrdiff_t(y + n) * w);
     std::vector<int16_t> out(size_t(ready) * wide);
     if (bitsr_stream_push(stream, rows.data(), n, out.data(), ready, err, sizeof err) != ready)
       fail(std::string("to push: ") + err);
     sr.insert(sr.end(), out.begin(), out.end());
   }
   const std::vector<int16_t> row(static_cast<size_t>(w));
-  if (bitsr_stream_push(stream, row.data(), 1, nullptr, 0, err, sizeof err) >= 0) fail("to refuse a row too many");
+  if (bitsr_stream_push(stream, row.data(), 1, nullptr, 0, err, sizeof err) >= 0)
+    fail("to refuse a row too many");
   bitsr_stream_close(stream);
   if (sr.size() != wide * size_t(h) * size_t(bitsr_model_scale(model))) fail("to give every row");
   return sr;
@@ -81,7 +88,8 @@ void run_job(std::istream& line) {
     std::ofstream out(out_name + "." + isa, std::ios::binary);
     out.write(reinterpret_cast<const char*>(sr.data()), std::streamsize(sr.size() * 2));
     if (!out.flush()) fail("to write " + out_name);
-    std::cout << "run " << isa << ' ' << h << 'x' << w << " threads=" << threads << " portion=" << portion << std::endl;
+    std::cout << "run " << isa << ' ' << h << 'x' << w << " threads=" << threads
+              << " portion=" << portion << std::endl;
   }
 }
 
@@ -110,7 +118,8 @@ void colour(int channels, int h, int w, int scale) {
   uint32_t noise = 1;
   const auto next = [&noise] { return (noise = noise * 1664525 + 1013904223) >> 16; };
   std::vector<Pixel> lr(size_t(h) * row);
-  for (Pixel& p : lr) p = Pixel(next() % 3 ? next() : next() % 2 ? ~0u : 0u); /* noise, black and white */
+  for (Pixel& p : lr)
+    p = Pixel(next() % 3 ? next() : next() % 2 ? ~0u : 0u); /* noise, black and white */
   std::vector<int16_t> luma(size_t(h) * size_t(w));
   if (bitsr_luma(lr.data(), depth, channels, luma.size(), luma.data())) fail("to make luma");
   for (int y = 0, n = 1; y < h * scale; y += n, n = 1 + int(next() % 7)) {
@@ -122,8 +131,8 @@ void colour(int channels, int h, int w, int scale) {
     for (int16_t& v : sr) v = int16_t(next());
     std::vector<Pixel> out(size_t(n) * wide * size_t(channels));
     char err[256] = "";
-    if (bitsr_merge(window.data(), depth, channels, h, w, first, last - first, scale, sr.data(), y, n, out.data(), err,
-                    sizeof err))
+    if (bitsr_merge(window.data(), depth, channels, h, w, first, last - first, scale, sr.data(), y,
+                    n, out.data(), err, sizeof err))
       fail(std::string("to merge: ") + err);
   }
 }
@@ -136,24 +145,28 @@ void colour_job(std::istream& line) {
 }
 
 /* What a unit reads and what it writes, each as long as it says. */
-void unit(const char* isa, int n, int h, int w, int c, int k, int maps, int threads, const std::vector<float>& noise) {
+void unit(const char* isa, int n, int h, int w, int c, int k, int maps, int threads,
+          const std::vector<float>& noise) {
   const size_t pixels = size_t(n) * h * w, weights = size_t(c) * c * k * k;
-  std::vector<float> x(noise.begin(), noise.begin() + ptrdiff_t(pixels * c)), g(x.rbegin(), x.rend());
+  std::vector<float> x(noise.begin(), noise.begin() + ptrdiff_t(pixels * c)),
+      g(x.rbegin(), x.rend());
   std::vector<float> weight(noise.begin(), noise.begin() + ptrdiff_t(weights)), channels[15];
   for (std::vector<float>& values : channels) values.assign(size_t(c), 0.5f);
-  std::vector<float> size(size_t(c) * maps, 0.5f), g_size(size.size()), sizes(pixels * maps), y(pixels * c),
-      gx(pixels * c), g_weight(weights);
+  std::vector<float> size(size_t(c) * maps, 0.5f), g_size(size.size()), sizes(pixels * maps),
+      y(pixels * c), gx(pixels * c), g_weight(weights);
   std::vector<int16_t> sums(pixels * c);
   bitsr_unit u = {};
   u.n = n, u.h = h, u.w = w, u.c = c, u.k = k, u.maps = maps, u.threads = threads;
   u.norm_eps = u.bn_eps = 1e-5f, u.norm_weight = u.bn_weight = 0.1f;
   u.x = x.data(), u.weight = weight.data(), u.g = g.data();
-  float** const own[] = {&u.norm_mean,  &u.norm_variance, &u.bn_mean,     &u.bn_variance, &u.mean,   &u.deviation,
-                         &u.batch_mean, &u.batch_inverse, &u.g_threshold, &u.g_scale,     &u.g_shift};
+  float** const own[] = {&u.norm_mean,   &u.norm_variance, &u.bn_mean,    &u.bn_variance,
+                         &u.mean,        &u.deviation,     &u.batch_mean, &u.batch_inverse,
+                         &u.g_threshold, &u.g_scale,       &u.g_shift};
   for (size_t i = 0; i < 11; i++) *own[i] = channels[i].data();
   u.threshold = channels[12].data(), u.scale = channels[13].data(), u.shift = channels[14].data();
   u.size = size.data(), u.g_size = g_size.data();
-  u.sizes = sizes.data(), u.sums = sums.data(), u.y = y.data(), u.gx = gx.data(), u.g_weight = g_weight.data();
+  u.sizes = sizes.data(), u.sums = sums.data(), u.y = y.data(), u.gx = gx.data(),
+  u.g_weight = g_weight.data();
   if (bitsr_unit_forward(&u, isa) || bitsr_unit_backward(&u, isa)) fail("to train a unit");
   u.running = 1;
   if (bitsr_unit_forward(&u, isa)) fail("to evaluate a unit");
@@ -170,7 +183,7 @@ void train_job(std::istream& line) {
   for (int8_t& v : g) v = int8_t(next());
   for (int8_t& v : s) v = next() % 2 ? 1 : -1;
   for (int8_t& v : b) v = next() % 2 ? 1 : -1;
-  std::vector<int32_t> y(pixels * o), turned(pixels * c), weight(weights);
+  std::vector<int32_t> y(pixels * o), transposed(pixels * c), weight(weights);
   for (size_t p = 0; p < pixels; p++)
     for (int tap = 0; tap < k * k; tap++) {
       const int row = int(p / w % h) + tap / k - k / 2, column = int(p % w) + tap % k - k / 2;
@@ -180,17 +193,19 @@ void train_job(std::istream& line) {
         for (int j = 0; j < c; j++) {
           const size_t at = (size_t(i) * k * k + tap) * c + j;
           y[p * o + i] += x[q * c + j] * b[at];
-          turned[q * c + j] += g[p * o + i] * b[at];
+          transposed[q * c + j] += g[p * o + i] * b[at];
           weight[at] += g[p * o + i] * s[q * c + j];
         }
     }
   for (int i = 0; const char* isa = bitsr_isa(i); i++) {
-    std::vector<int32_t> y_(y.size()), turned_(turned.size()), weight_(weights);
+    std::vector<int32_t> y_(y.size()), transposed_(transposed.size()), weight_(weights);
     if (bitsr_sign_conv(x.data(), b.data(), y_.data(), n, h, w, c, o, k, 0, threads, isa)) continue;
-    if (bitsr_sign_conv(g.data(), b.data(), turned_.data(), n, h, w, c, o, k, 1, threads, isa) ||
+    if (bitsr_sign_conv(g.data(), b.data(), transposed_.data(), n, h, w, c, o, k, 1, threads,
+                        isa) ||
         bitsr_sign_conv_weight(s.data(), g.data(), weight_.data(), n, h, w, c, o, k, threads, isa))
       fail("to do a gradient");
-    if (y_ != y || turned_ != turned || weight_ != weight) fail(std::string("to sum rightly by ") + isa);
+    if (y_ != y || transposed_ != transposed || weight_ != weight)
+      fail(std::string("to sum rightly by ") + isa);
     std::vector<float> noise(std::max(pixels * c, weights));
     for (float& v : noise) v = float(next()) / 32768 - 1;
     for (int maps : {1, 8})

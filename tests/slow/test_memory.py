@@ -12,7 +12,7 @@ import pytest
 from native import ROOT, need
 from random_nets import attention, everything, srresnet
 
-from bitsr import _core as _lib
+from bitsr import _core
 from bitsr.engine import Engine, EngineError
 from bitsr.model_file import ModelFile
 
@@ -31,9 +31,9 @@ def long_names(packed: ModelFile) -> ModelFile:
 @pytest.mark.parametrize("make", [srresnet, everything, attention])
 def test_every_allocation_may_fail(tmp_path: Path, make) -> None:
     need("g++")
-    program, core = tmp_path / "fail_allocation", Path(_lib.lib._name)
+    program, core = tmp_path / "fail_allocation", _core.core_path()
     built = subprocess.run(
-        ["g++", "-std=c++17", "-O1", "-I", str(ROOT / "csrc"), str(ROOT / "tests/cross/fail_allocation.cpp"),
+        ["g++", "-std=c++17", "-O1", "-I", str(ROOT / "csrc/include"), str(ROOT / "tests/cross/fail_allocation.cpp"),
          str(core), f"-Wl,-rpath,{core.parent}", "-o", str(program)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

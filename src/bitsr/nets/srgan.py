@@ -107,10 +107,9 @@ class LedigSRResNet(Net):
 class Discriminator(nn.Module):
     """The discriminator of SRGAN: (N, 1, size, size) in [-1, 1] -> (N,) logits.
 
-    They are high for a real image.
-    Eight 3x3 convolutions, C to 8 C channels, every second one with stride 2; batch norm after all
-    but the first, LeakyReLU(0.2); then two dense layers, of 16 C and 1. Source: Ledig et al. 2017,
-    fig. 4 (C = 64, RGB there).
+    They are high for a real image. Eight 3x3 convolutions, C to 8 C channels, every second one with
+    stride 2; batch norm after all but the first, LeakyReLU(0.2); then two dense layers, of 16 C and
+    1. Source: Ledig et al. 2017, fig. 4 (C = 64, RGB there).
     """
 
     def __init__(self, size: int, channels: int = 64) -> None:

@@ -1,4 +1,4 @@
-"""A unit of method "bitsr" in two calls, forward and backward, for training on a CPU.
+"""A unit of method "bitsr" in two calls, forward and backward, for training on a CPU (``csrc/train``).
 
 Without gradients it serves evaluation too. It computes what ``methods.bitsr.Bitsr`` describes, in
 one pass over memory where that takes several. Convolutions and the rounding of their gradients are
@@ -7,34 +7,18 @@ those of ``int8.sign_conv``.
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ... import _core
 from ...layers.convs import RunningNorm
 from ...layers.ops import Ops, V
 from ...methods.bitsr import Bitsr
-from .int8 import LAST, call, native
-
-
-class _Unit(ctypes.Structure):
-    """``bitsr_unit`` in ``csrc/bitsr.h``."""
-
-    _fields_ = [
-        *((name, ctypes.c_int) for name in ("n", "h", "w", "c", "k", "maps", "threads", "running")),
-        *((name, ctypes.c_void_p) for name in ("x", "weight", "threshold", "size", "scale", "shift")),
-        *((name, ctypes.c_float) for name in ("norm_eps", "norm_weight", "bn_eps", "bn_weight")),
-        *((name, ctypes.c_void_p) for name in ("norm_mean", "norm_variance", "bn_mean", "bn_variance")),
-        *((name, ctypes.c_void_p) for name in ("mean", "deviation", "batch_mean", "batch_inverse")),
-        *((name, ctypes.c_void_p) for name in ("sizes", "sums", "y", "g")),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("gx", "g_weight", "g_threshold", "g_size", "g_scale", "g_shift")
-        ),
-    ]
+from . import int8
+from .int8 import LAST, native
 
 
 @cache
@@ -65,8 +49,8 @@ def _call(name: str, settings: dict[str, float], arrays: dict[str, Tensor]) -> N
     n, c, h, w = x.shape
     k, maps, threads = arrays["weight"].shape[-1], len(arrays["size"]), torch.get_num_threads()
     pointers = {key: t.data_ptr() for key, t in arrays.items()}
-    unit = _Unit(n=n, h=h, w=w, c=c, k=k, maps=maps, threads=threads, **settings, **pointers)
-    if not call(f"unit_{name}", ctypes.byref(unit)):
+    sizes = {"n": n, "h": h, "w": w, "c": c, "k": k, "maps": maps, "threads": threads}
+    if not _core.train_unit(name, {**sizes, **settings, **pointers}, isa=int8.ISA):
         raise MemoryError("a unit of the net needs more memory")
 
 

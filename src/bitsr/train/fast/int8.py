@@ -2,7 +2,7 @@
 
 A convolution of signs with signs loses nothing by it: its sums are integers, and exact. Only
 gradients are rounded. Products of bytes with signs are several times as fast as those in float32:
-by the engine's library (``csrc/signs.cpp``) where it is built and has a path for the CPU and the
+by the library ``bitsr_train`` (``csrc/train``) where it is built and has a path for the CPU and the
 channels come in multiples of 64, else by torch's int8 matrix products. Both give the same numbers.
 
 The two products are operations of their own to ``torch.compile``; what stands around them (signs,
@@ -12,31 +12,22 @@ scales, rounding) is left to it, to be fused with the neighbours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import c_void_p
 from typing import Any
 
 import torch
 from torch import Tensor
 
-try:
-    from ..._core import lib
-except ImportError:  # training needs no compiler
-    lib = None
+from ... import _core
 
 LAST = torch.channels_last
 ISA: bytes | None = None  # the library's path; None: the best that the CPU has
 
 
-def call(name: str, *arguments: Any) -> bool:
-    """Whether the library is there and its ``bitsr_NAME`` has done its work (``csrc/bitsr.h``)."""
-    return lib is not None and getattr(lib, f"bitsr_{name}")(*arguments, ISA) == 0
-
-
 def native(name: str, tensors: Sequence[Tensor], *sizes: int) -> bool:
-    """``call`` of a product: whether it has filled the last of ``tensors``, which are as it wants
-    them."""
-    pointers = (c_void_p(t.data_ptr()) for t in tensors)
-    return call(name, *pointers, *sizes, torch.get_num_threads())
+    """Whether the library is there and its ``bitsr_NAME`` (``csrc/include/bitsr_train.h``) has
+    filled the last of ``tensors``, which are as it wants them."""
+    addresses = (t.data_ptr() for t in tensors)
+    return _core.train_call(name, *addresses, *sizes, torch.get_num_threads(), isa=ISA)
 
 
 def _patches(x: Tensor, k: int) -> Tensor:

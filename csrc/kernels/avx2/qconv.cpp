@@ -1,0 +1,222 @@
+/* int8 convolution, AVX2.
+ *
+ * Budget, instructions on 256 bits for 32 MAC, beside the loads:
+ *   small weights   vpmaddubsw + vpaddw                                               = 2
+ *   other weights   2 (vpmaddwd + vpaddd) + 1 of the activations' halves
+ *                   + 0.75 of the weights'                                            = 5.75
+ * A pixel of 64 -> 64 channels, 3x3, takes 1152 with small weights. vpmaddubsw takes the bytes as
+ * they are, but adds two products in 16 bits: of +-1 at most 510, so that 64 of its results add up
+ * in 16 bits before they are widened (Qconv::pairs; 9 with 4-bit weights), while two products of
+ * 8-bit weights do not even fit. At three instructions a cycle 48 MAC/cycle against 17 (44 and 20
+ * on Zen 4); bit planes through the binary kernel would be 8 passes of it, 110 / 8 = 14 MAC/cycle.
+ * Six pixels of 16 filters keep 12 sums in registers: 6 broadcasts and 2 vectors of weights for 24
+ * instructions. AVX-VNNI is left out: CPUs that have it without AVX-512 could do 32 MAC in one
+ * instruction.
+ */
+#include "kernels/avx2/epilogue.h"
+#include "kernels/qconv_chunks.h"
+
+namespace bitsr::avx2 {
+namespace {
+
+/* 16 sums to int16, in order (narrow in kernels.h). */
+inline V narrow16(const Qconv& op, V a, V b) {
+  if (op.left) {
+    const V most = _mm256_set1_epi32(32767), least = _mm256_set1_epi32(-32768);
+    const __m128i up = _mm_cvtsi32_si128(op.left);
+    a = _mm256_sll_epi32(_mm256_max_epi32(_mm256_min_epi32(a, most), least), up);
+    b = _mm256_sll_epi32(_mm256_max_epi32(_mm256_min_epi32(b, most), least), up);
+  }
+  const __m128i down = _mm_cvtsi32_si128(op.right);
+  return _mm256_permute4x64_epi64(
+      _mm256_packs_epi32(_mm256_sra_epi32(a, down), _mm256_sra_epi32(b, down)), 0xD8);
+}
+
+inline V broadcast4(const uint8_t* a) {
+  int32_t quad;
+  std::memcpy(&quad, a, 4);
+  return _mm256_set1_epi32(quad);
+}
+
+inline const V* weights(const Qconv& op, int filter) {
+  return reinterpret_cast<const V*>(op.weight.data() + size_t(filter) * size_t(op.k * op.run));
+}
+inline V bias(const Qconv& op, int filter) {
+  return _mm256_load_si256(reinterpret_cast<const V*>(op.bias.data() + filter));
+}
+
+/* P pixels from column x on, 16 filters, by vpmaddubsw. */
+template <int P>
+inline __attribute__((always_inline)) void small_lanes(const Qconv& op, const QconvRow& row, int x,
+                                                       int filter, int16_t (*sums)[64]) {
+  const V zero = _mm256_setzero_si256(), ones = _mm256_set1_epi16(1);
+  const size_t stride = size_t(op.stride);
+  const V* w = weights(op, filter);
+  V wide[P][2], acc[P][2];
+  for (int p = 0; p < P; p++)
+    for (int b = 0; b < 2; b++) wide[p][b] = bias(op, filter + 8 * b);
+#pragma GCC unroll 6
+  for (int p = 0; p < P; p++) acc[p][0] = acc[p][1] = zero;
+  int room = op.pairs;
+  const auto widen = [&] {
+#pragma GCC unroll 6
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+      for (int b = 0; b < 2; b++) {
+        wide[p][b] = _mm256_add_epi32(wide[p][b], _mm256_madd_epi16(acc[p][b], ones));
+        acc[p][b] = zero;
+      }
+    room = op.pairs;
+  };
+  for (int dy = 0; dy < op.k; dy++) {
+    const uint8_t* a = row.rows[dy] + ptrdiff_t(x - op.k / 2) * op.stride;
+    for (int left = op.run / 4; left;) {
+      const int n = left < room ? left : room;
+      for (int i = 0; i < n; i++, a += 4, w += 2) {
+#pragma GCC unroll 6
+        for (int p = 0; p < P; p++) {
+          const V v = broadcast4(a + size_t(p) * stride);
+          acc[p][0] = _mm256_add_epi16(acc[p][0], _mm256_maddubs_epi16(v, w[0]));
+          acc[p][1] = _mm256_add_epi16(acc[p][1], _mm256_maddubs_epi16(v, w[1]));
+        }
+      }
+      left -= n;
+      room -= n;
+      if (!room) widen();
+    }
+  }
+  widen();
+  for (int p = 0; p < P; p++)
+    _mm256_store_si256(reinterpret_cast<V*>(sums[p] + filter % 64),
+                       narrow16(op, wide[p][0], wide[p][1]));
+}
+
+/* The same by vpmaddwd: the even and the odd bytes as 16 bits. */
+template <int P>
+inline __attribute__((always_inline)) void lanes(const Qconv& op, const QconvRow& row, int x,
+                                                 int filter, int16_t (*sums)[64]) {
+  const V low = _mm256_set1_epi16(0xFF);
+  const size_t stride = size_t(op.stride);
+  const V* w = weights(op, filter);
+  V acc[P][2];
+#pragma GCC unroll 4
+  for (int p = 0; p < P; p++)
+    for (int b = 0; b < 2; b++) acc[p][b] = bias(op, filter + 8 * b);
+  for (int dy = 0; dy < op.k; dy++) {
+    const uint8_t* a = row.rows[dy] + ptrdiff_t(x - op.k / 2) * op.stride;
+    for (int i = 0; i < op.run; i += 4, a += 4, w += 2) {
+      const V even[2] = {_mm256_srai_epi16(_mm256_slli_epi16(w[0], 8), 8),
+                         _mm256_srai_epi16(_mm256_slli_epi16(w[1], 8), 8)};
+      const V odd[2] = {_mm256_srai_epi16(w[0], 8), _mm256_srai_epi16(w[1], 8)};
+#pragma GCC unroll 4
+      for (int p = 0; p < P; p++) {
+        const V v = broadcast4(a + size_t(p) * stride);
+        const V v0 = _mm256_and_si256(v, low), v1 = _mm256_srli_epi16(v, 8);
+#pragma GCC unroll 2
+        for (int b = 0; b < 2; b++) {
+          acc[p][b] = _mm256_add_epi32(acc[p][b], _mm256_madd_epi16(v0, even[b]));
+          acc[p][b] = _mm256_add_epi32(acc[p][b], _mm256_madd_epi16(v1, odd[b]));
+        }
+      }
+    }
+  }
+  for (int p = 0; p < P; p++)
+    _mm256_store_si256(reinterpret_cast<V*>(sums[p] + filter % 64),
+                       narrow16(op, acc[p][0], acc[p][1]));
+}
+
+__attribute__((noinline)) void lanes_chunk(const Qconv& op, const QconvRow& row, int x, int n,
+                                           int filter, int16_t (*sums)[64]) {
+  int i = 0;
+  if (op.pairs >= 2) {
+    for (; i + 6 <= n; i += 6) small_lanes<6>(op, row, x + i, filter, sums + i);
+    for (; i + 2 <= n; i += 2) small_lanes<2>(op, row, x + i, filter, sums + i);
+    for (; i < n; i++) small_lanes<1>(op, row, x + i, filter, sums + i);
+  } else {
+    for (; i + 4 <= n; i += 4) lanes<4>(op, row, x + i, filter, sums + i);
+    for (; i < n; i++) lanes<1>(op, row, x + i, filter, sums + i);
+  }
+}
+
+/* Lane i of the result is the sum of the lanes of v[i]. */
+inline V transposed_sum(const V* v) {
+  const V a = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+  const V b = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+  return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20),
+                          _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+/* P pixels from column x on, C filters; P * C = 8. Sum p * C + c of the result is filter + c of
+ * pixel x + p. */
+template <int P, int C>
+inline __attribute__((always_inline)) V dots(const Qconv& op, const QconvRow& row, int x, int last,
+                                             int filter) {
+  const size_t wide = size_t(op.k * round_up(op.run, DOT));
+  const int8_t* w = op.weight.data() + size_t(filter) * wide;
+  V acc[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) acc[i] = _mm256_setzero_si256();
+  size_t at[P]; /* columns beyond the last repeat it */
+#pragma GCC unroll 8
+  for (int p = 0; p < P; p++) at[p] = size_t(x + p < last ? p : last - 1 - x) * size_t(op.stride);
+  for (int dy = 0; dy < op.k; dy++) {
+    const uint8_t* a = row.rows[dy] + ptrdiff_t(x - op.k / 2) * op.stride;
+    for (int i = 0; i < round_up(op.run, DOT); i += 16, a += 16, w += 16) {
+      V wc[C];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; c++)
+        wc[c] = _mm256_cvtepi8_epi16(
+            _mm_load_si128(reinterpret_cast<const __m128i*>(w + size_t(c) * wide)));
+#pragma GCC unroll 8
+      for (int p = 0; p < P; p++) {
+        const V v =
+            _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a + at[p])));
+#pragma GCC unroll 4
+        for (int c = 0; c < C; c++)
+          acc[p * C + c] = _mm256_add_epi32(acc[p * C + c], _mm256_madd_epi16(v, wc[c]));
+      }
+    }
+  }
+  return transposed_sum(acc);
+}
+
+__attribute__((noinline)) void dots_plane(const Qconv& op, const QconvRow& row, int x, int n,
+                                          int16_t* sums) {
+  const V b = _mm256_set1_epi32(op.bias[0]);
+  for (int i = 0; i < n; i += 16)
+    _mm256_store_si256(reinterpret_cast<V*>(sums + i),
+                       narrow16(op, _mm256_add_epi32(dots<8, 1>(op, row, x + i, x + n, 0), b),
+                                _mm256_add_epi32(dots<8, 1>(op, row, x + i + 8, x + n, 0), b)));
+}
+
+__attribute__((noinline)) void dots_chunk(const Qconv& op, const QconvRow& row, int x, int n,
+                                          int filter, int16_t (*sums)[64]) {
+  const V b = _mm256_broadcastsi128_si256(
+      _mm_load_si128(reinterpret_cast<const __m128i*>(op.bias.data() + filter)));
+  for (int i = 0; i < n; i += 4) {
+    alignas(32) uint64_t pixels[4];
+    _mm256_store_si256(
+        reinterpret_cast<V*>(pixels),
+        narrow16(op, _mm256_add_epi32(dots<2, 4>(op, row, x + i, x + n, filter), b),
+                 _mm256_add_epi32(dots<2, 4>(op, row, x + i + 2, x + n, filter), b)));
+    for (int p = 0; p < 4 && i + p < n; p++) std::memcpy(sums[i + p] + filter, &pixels[p], 8);
+  }
+}
+
+}  // namespace
+
+void qconv(const Qconv& op, const QconvRow& row) {
+  qconv_chunks(
+      op, row,
+      [&](int x, int n, int filter, int, int16_t (*sums)[64]) {
+        if (op.dots) return dots_chunk(op, row, x, n, filter, sums), 4;
+        return lanes_chunk(op, row, x, n, filter, sums), 16;
+      },
+      [&](int x, int n, int16_t* sums) { dots_plane(op, row, x, n, sums); },
+      [&](int block, int x, int n, const int16_t (*sums)[64]) {
+        finish_chunk(op, row, block, x, n,
+                     [sums](int i, int q) { return reinterpret_cast<const V*>(sums[i])[q]; });
+      });
+}
+
+}  // namespace bitsr::avx2
