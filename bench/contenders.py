@@ -1,8 +1,9 @@
 """The contenders: the one place to add one.
 
-A contender is a function that builds a net once and returns ``run``, a function without arguments that takes
-the LR image through it once and returns the SR image. It runs in its own process, started with ``env``.
-What is set here is what a careful user of that library would set: a rival made slow proves nothing.
+A contender is a function that builds a net once and returns ``run``, a function without arguments
+that takes the LR image through it once and returns the SR image. It runs in its own process,
+started with ``env``. What is set here is what a careful user of that library would set: a rival
+made slow proves nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Contender:
 
 
 def bitsr(isa: str, net: str | None = None) -> Callable[[Task], Run]:
-    """The integer engine on one of its paths; int16 luma in and out. net: packed anew in place of the task's."""
+    """The integer engine on one of its paths; int16 luma in and out. net: packed anew in place of
+    the task's."""
 
     def build(task: Task) -> Run:
         from bitsr.engine import Engine

@@ -17,7 +17,8 @@ ZOOM = 2
 
 
 def busiest(hr: NDArray[np.uint8], side: int, scale: int) -> tuple[int, int]:
-    """(top, left) of the side x side window with the strongest local contrast, clear of the border."""
+    """(top, left) of the side x side window with the strongest local contrast, clear of the
+    border."""
     y = rgb_to_y(hr) if hr.ndim == 3 else hr.astype(np.float64)
     energy = np.abs(np.diff(y, axis=0))[:, :-1] + np.abs(np.diff(y, axis=1))[:-1]
     sums = np.pad(energy, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
@@ -33,7 +34,8 @@ def _rgb(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def strip(hr: NDArray[np.uint8], ups: list[Upscaler], side: int) -> tuple[NDArray[np.uint8], list[float]]:
-    """(crops side by side: bicubic, each net, HR; PSNR-Y of bicubic and each net inside the crop, dB)."""
+    """(crops side by side: bicubic, each net, HR; PSNR-Y of bicubic and each net inside the crop,
+    dB)."""
     s = ups[0].scale
     hr = hr[: hr.shape[0] // s * s, : hr.shape[1] // s * s]
     lr = to_8bit(imresize(hr.astype(np.float64), 1 / s)).astype(np.uint8)
@@ -51,7 +53,8 @@ def strip(hr: NDArray[np.uint8], ups: list[Upscaler], side: int) -> tuple[NDArra
 
 
 def page(nets: list[str], sets: list[str], out: Path, side: int) -> Path:
-    """Write out/index.md and a PNG an image; return the page's path. Raises ValueError when scales differ."""
+    """Write out/index.md and a PNG an image; return the page's path. Raises ValueError when scales
+    differ."""
     ups = [load(net) for net in nets]
     if len({up.scale for up in ups}) > 1:
         raise ValueError("the nets of a page share one scale")

@@ -28,7 +28,8 @@ def photo(path: Path, width: int, height: int) -> None:
 
 
 def measure(command: list[str]) -> tuple[float, float]:
-    """(seconds, peak resident MiB) of a command. RuntimeError with the last line it wrote if it fails."""
+    """(seconds, peak resident MiB) of a command. RuntimeError with the last line it wrote if it
+    fails."""
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
@@ -44,8 +45,8 @@ def measure(command: list[str]) -> tuple[float, float]:
 
 
 def report(size: tuple[int, int], scale: int, net: str | None, formats: list[str]) -> str:
-    """Markdown, a line a format of the output; the interpreter and libraries alone are the first line, the first format
-    without a limit to memory the last."""
+    """Markdown, a line a format of the output; the interpreter and libraries alone are the first
+    line, the first format without a limit to memory the last."""
     width, height = size
     task = Task(scale=scale)
     model = net or str(prepared(task, "bsr", "random-64x16"))

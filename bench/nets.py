@@ -1,4 +1,5 @@
-"""The float nets that contenders run, and the packed net of random bits (torch only where it is needed)."""
+"""The float nets that contenders run, and the packed net of random bits (torch only where it is
+needed)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def random_packed(scale: int, channels: int = 64, blocks: int = 16) -> ModelFile:
-    """SRResNet-E2FIF as an op list with random weights; images of it mean nothing, its time does."""
+    """SRResNet-E2FIF as an op list with random weights; images of it mean nothing, its time
+    does."""
     from bitsr.model_file import ModelFile, Op
 
     rng = np.random.default_rng(0)
@@ -42,7 +44,8 @@ def random_packed(scale: int, channels: int = 64, blocks: int = 16) -> ModelFile
 
 
 def random_int8(cin: int, cout: int, k: int, one_bit: bool, times: int) -> ModelFile:
-    """An int8 convolution of the same bytes ``times`` times, each adding to the last; weights are random."""
+    """An int8 convolution of the same bytes ``times`` times, each adding to the last; weights are
+    random."""
     from bitsr.model_file import ModelFile, Op
 
     rng = np.random.default_rng(0)
@@ -74,11 +77,12 @@ def layers(name: str, scale: int) -> list[Layer]:
 
 
 def torch_net(name: str, scale: int) -> nn.Module:
-    """A net by name, in eval mode, weights random: (1, 1, h, w) -> (1, 1, scale*h, scale*w), Y in [0, 255].
+    """A net by name, in eval mode, weights random: (1, 1, h, w) -> (1, 1, scale*h, scale*w), Y in
+    [0, 255].
 
-    srresnet: the float twin of SRResNet-E2FIF 64x16; srresnet-binary: its bits simulated in float32, as
-    researchers run them; ledig and ledig-binary: the float twin of Ma-SRResNet 64x16 and its one-bit filters; fsrcnn,
-    espcn: see bitsr.nets.small.
+    srresnet: the float twin of SRResNet-E2FIF 64x16; srresnet-binary: its bits simulated in
+    float32, as researchers run them; ledig and ledig-binary: the float twin of Ma-SRResNet 64x16
+    and its one-bit filters; fsrcnn, espcn: see bitsr.nets.small.
     """
     import torch
 

@@ -1,8 +1,8 @@
 """The Pareto front of quality against time: packed nets and small float nets, one table, one plot.
 
-A float net (.onnx of ``bitsr export``) runs in ONNX Runtime, as float32 and as static int8 (calibrated
-on validation images), and, where it is installed, in OpenVINO as float32. Each of these is judged by
-its own images.
+A float net (.onnx of ``bitsr export``) runs in ONNX Runtime, as float32 and as static int8
+(calibrated on validation images), and, where it is installed, in OpenVINO as float32. Each of these
+is judged by its own images.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Point:
 
 
 class FloatNet:
-    """A float net as something that can be evaluated: int16 luma in and out, as ``Engine`` has it."""
+    """A float net as something that can be evaluated: int16 luma in and out, as ``Engine`` has
+    it."""
 
     def __init__(self, infer: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
         self.infer = infer
@@ -135,7 +136,8 @@ def plot(found: list[Point], set_: str, task: Task, path: Path) -> None:
 
 
 def pareto(nets: list[str], sets: list[str], task: Task, rounds: int, pause: float, out: Path) -> Path:
-    """Write pareto.md, .csv and .png to ``out``; the path of the first. Nets run in turn, ``rounds`` times."""
+    """Write pareto.md, .csv and .png to ``out``; the path of the first. Nets run in turn,
+    ``rounds`` times."""
     out.mkdir(parents=True, exist_ok=True)
     lr = to_q(task.luma())
     with tempfile.TemporaryDirectory() as folder:

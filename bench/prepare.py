@@ -1,4 +1,5 @@
-"""Make a file that contenders share: ``python -m bench.prepare KIND NET PATH TASK`` (bench.task does)."""
+"""Make a file that contenders share: ``python -m bench.prepare KIND NET PATH TASK`` (bench.task
+does)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from .task import Task, prepared
 
 
 def calibration(task: Task, n: int = 16) -> list[np.ndarray]:
-    """LR luma of (1, 1, height, width) for quantisers: shifted and mirrored views of the bench's image."""
+    """LR luma of (1, 1, height, width) for quantisers: shifted and mirrored views of the bench's
+    image."""
     y = task.luma()
     views = [np.roll(y, (17 * i, 29 * i), (0, 1))[:: (-1) ** i] for i in range(n)]
     return [np.ascontiguousarray(v[None, None]) for v in views]
@@ -31,7 +33,8 @@ def make_bsr(path: Path, net: str, task: Task) -> None:
 
 
 def make_onnx(path: Path, net: str, task: Task) -> None:
-    """Export through torch.onnx, batch norm folded, fixed size: the form that runtimes like best."""
+    """Export through torch.onnx, batch norm folded, fixed size: the form that runtimes like
+    best."""
     import torch
 
     module = torch_net(net, task.scale)
@@ -50,11 +53,11 @@ def make_onnx(path: Path, net: str, task: Task) -> None:
 
 
 def quantise_onnx(source: Path, path: Path, images: list[np.ndarray]) -> None:
-    """Static QDQ quantisation by ONNX Runtime: weights int8 per channel, activations uint8. images: LR luma
-    (1, 1, h, w).
+    """Static QDQ quantisation by ONNX Runtime: weights int8 per channel, activations uint8. images:
+    LR luma (1, 1, h, w).
 
-    x86 without VNNI adds pairs of its products in 16 bits and saturates: there weights get 7 bits (``reduce_range``),
-    which costs no time.
+    x86 without VNNI adds pairs of its products in 16 bits and saturates: there weights get 7 bits
+    (``reduce_range``), which costs no time.
     """
     from onnxruntime import quantization as q
     from onnxruntime.quantization.shape_inference import quant_pre_process

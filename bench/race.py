@@ -1,8 +1,8 @@
 """All contenders side by side in one run: ``python -m bench``.
 
-Every contender waits in a process of its own. In each round every one of them, in turn, is asked for one
-measurement, so that whatever slows the machine for a while slows all of them; medians and paired ratios over
-the rounds are reported, with the load average before and after.
+Every contender waits in a process of its own. In each round every one of them, in turn, is asked
+for one measurement, so that whatever slows the machine for a while slows all of them; medians and
+paired ratios over the rounds are reported, with the load average before and after.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ class Result:
 def race(
     task: Task, threads: list[int], rounds: int, only: list[str], pause: float, say=lambda text: None
 ) -> Result:
-    """Measure every contender whose name matches one of the patterns ``only``, at each number of threads.
+    """Measure every contender whose name matches one of the patterns ``only``, at each number of
+    threads.
 
     pause: seconds before each measurement, in which the last contender's threads go to sleep.
     """
@@ -172,7 +173,8 @@ def ratio(entry: Entry, base: Entry) -> float:
 
 
 def bases(entries: list[Entry]) -> dict[int, Entry]:
-    """What ratios are against, for each number of threads: bitsr's best path, else the first contender."""
+    """What ratios are against, for each number of threads: bitsr's best path, else the first
+    contender."""
     out: dict[int, Entry] = {}
     for entry in entries:
         out.setdefault(entry.task.threads, entry)

@@ -1,6 +1,8 @@
-"""One contender in its own process: ``python -m bench.worker NAME TASK``, driven through pipes by bench.race.
+"""One contender in its own process: ``python -m bench.worker NAME TASK``, driven through pipes by
+bench.race.
 
-It answers one JSON line when ready and one for each line "run"; it ends when its standard input does.
+It answers one JSON line when ready and one for each line "run"; it ends when its standard input
+does.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from .contenders import Run, contenders
 from .task import Task
 
 LEAST = 0.2
-"""Seconds that one measurement lasts at least: short nets run several times, after one run to warm up."""
+"""Seconds that one measurement lasts at least: short nets run several times, after one run to warm
+up."""
 
 
 def measure(run: Run, estimate: float) -> float:

@@ -96,7 +96,8 @@ def run(
     progress: Callable[[int, int], object] = lambda done, total: None,
     note: Callable[[Job, str], object] = lambda job, text: None,
 ) -> Iterator[Result]:
-    """Upscale the jobs one after another, and yield how each ended; a failure does not stop the rest.
+    """Upscale the jobs one after another, and yield how each ended; a failure does not stop the
+    rest.
 
     quality, tile, ensemble: as in ``upscaler.upscale``. begin: called before each job. progress:
     called with (SR rows done, SR rows in all) of the job at work. note: called with what a user
@@ -139,7 +140,8 @@ def _folder(
     files = sorted(
         path
         for path in (input.rglob("*") if recursive else input.iterdir())
-        # Dot files: a Mac leaves a ._NAME.jpg beside images it copies. Earlier results are no input.
+        # Dot files: a Mac leaves a ._NAME.jpg beside images it copies. Earlier results are no
+        # input.
         if path.suffix.lower() in photo.SUFFIXES and not path.name.startswith(".") and path.is_file()
         if inside == input.resolve() or inside not in path.resolve().parents
     )
@@ -149,7 +151,7 @@ def _folder(
         )
     outputs = [(output / path.relative_to(input)).with_suffix(target(path)[1]) for path in files]
     count = Counter(outputs)
-    jobs = []
+    jobs: list[Job] = []
     for path, out in zip(files, outputs, strict=True):
         if (
             count[out] > 1 and out.suffix != path.suffix

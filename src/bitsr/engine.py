@@ -1,4 +1,5 @@
-"""A packed net runs on a plane of luma, by the C core. The numeric contract is in its header, bitsr.h."""
+"""A packed net runs on a plane of luma, by the C core. The numeric contract is in its header,
+bitsr.h."""
 
 from __future__ import annotations
 
@@ -99,7 +100,8 @@ class Engine:
 
     @cached_property
     def equivariant(self) -> bool:
-        """Whether the net flips and rotates with its image, bit for bit (``ModelFile.equivariant``)."""
+        """Whether the net flips and rotates with its image, bit for bit
+        (``ModelFile.equivariant``)."""
         return equivariant(*header(self._data))
 
     def __del__(self) -> None:

@@ -1,4 +1,5 @@
-"""Where recipes and images for training and evaluation lie, and which files are images (no torch, no pyvips)."""
+"""Where recipes and images for training and evaluation lie, and which files are images (no torch,
+no pyvips)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def data_folder(data: str | os.PathLike[str] | None = None) -> Path:
-    """``data``, else the variable BITSR_DATA, else ../shared/data from the current folder or from the checkout.
+    """``data``, else the variable BITSR_DATA, else ../shared/data from the current folder or from
+    the checkout.
 
     Where there is none of them it is the first, for an error message to name.
     """

@@ -48,17 +48,17 @@ class ModelFileError(BitsrError):
 class Op:
     """One operation: ``kind out inputs... [name] [key=value ...]``.
 
-    kind: a key of ``_WORDS``. inputs: buffers made by earlier operations, or ``lr``. roles: of a bconv or a qconv,
-    what its inputs after the first are ("skip", "map"). name: prefix of its tensors, "" where it has none. attrs: of a
-    map, ``maps=8`` where it makes eight channels, else one; of a map and a bconv, ``turns=8`` where every eighth filter
-    stands for all (``turns``).
+    kind: a key of ``_WORDS``. inputs: buffers made by earlier operations, or ``lr``. roles: of a
+    bconv or a qconv, what its inputs after the first are ("skip", "map"). name: prefix of its
+    tensors, "" where it has none. attrs: of a map, ``maps=8`` where it makes eight channels, else
+    one; of a map and a bconv, ``turns=8`` where every eighth filter stands for all (``turns``).
     """
 
     kind: str
     out: str
     inputs: tuple[str, ...]
     name: str = ""
-    attrs: dict[str, int] = field(default_factory=dict)
+    attrs: dict[str, int] = field(default_factory=dict[str, int])
     roles: tuple[str, ...] = ()
 
     @classmethod
@@ -141,7 +141,8 @@ class ModelFile:
 
     @property
     def equivariant(self) -> bool:
-        """Whether the net flips and rotates with its image, bit for bit: its self-ensemble is itself.
+        """Whether the net flips and rotates with its image, bit for bit: its self-ensemble is
+        itself.
 
         By ``symmetry`` of the metadata. Files without it: whether every 1-bit convolution is stored
         for one orientation of eight (``turns=8``).

@@ -1,8 +1,8 @@
 """Image files in and out, by rows. Nothing else in bitsr knows formats.
 
 An image is never held whole where its format allows it: libvips decodes rows as they are asked for,
-and encodes them as they come, so memory follows the width. Pixels are (rows, W, C) uint8 or uint16; C
-is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. They are passed on as stored, with their ICC
+and encodes them as they come, so memory follows the width. Pixels are (rows, W, C) uint8 or uint16;
+C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. They are passed on as stored, with their ICC
 profile beside them.
 """
 
@@ -47,9 +47,11 @@ def format_of(path: str | Path) -> str | None:
 
 
 def _reason(error: pyvips.Error) -> str:
-    """What libvips found, in one line: it reports a stack of causes, often the same one many times."""
+    """What libvips found, in one line: it reports a stack of causes, often the same one many
+    times."""
     lines = [line.strip() for line in error.detail.splitlines() if line.strip()]
-    # That a loader was called and failed says nothing: what its library said stands before, if it said anything.
+    # That a loader was called and failed says nothing: what its library said stands before, if it
+    # said anything.
     telling = [line for line in [error.message, *lines] if not line.startswith("unable to call")]
     text = telling[-1] if telling else "damaged or cut short"
     for line in lines:
@@ -67,8 +69,9 @@ def _reason(error: pyvips.Error) -> str:
 class Photo:
     """An image ready to be read, rows from top to bottom, once.
 
-    channels: 1 to 4. depth: 8 or 16. metadata: ICC profile, EXIF and the like, under libvips' names, bytes or
-    str. resolution: pixels a mm, (x, y). notes: what a user should know about how the file was taken.
+    channels: 1 to 4. depth: 8 or 16. metadata: ICC profile, EXIF and the like, under libvips'
+    names, bytes or str. resolution: pixels a mm, (x, y). notes: what a user should know about how
+    the file was taken.
     """
 
     height: int
@@ -80,8 +83,9 @@ class Photo:
     notes: list[str]
     _image: pyvips.Image = field(repr=False)
 
-    def rows(self, n: int) -> Iterator[NDArray]:
-        """Yield (n, W, C) arrays, the last one shorter. Raises PhotoError where the file is damaged."""
+    def rows(self, n: int) -> Iterator[NDArray[Any]]:
+        """Yield (n, W, C) arrays, the last one shorter. Raises PhotoError where the file is
+        damaged."""
         region = pyvips.Region.new(self._image)
         dtype = np.uint8 if self.depth == 8 else np.uint16
         for y in range(0, self.height, n):
@@ -96,9 +100,9 @@ class Photo:
 def read(path: str | Path) -> Photo:
     """Open an image file; the pixels are decoded later, by ``Photo.rows``.
 
-    EXIF orientation is applied. Palettes become RGB or RGBA; CMYK and Lab become sRGB; of several pages the
-    first is taken. Raises OSError where the file cannot be opened and PhotoError where it is not an image,
-    is damaged, or holds samples that are neither 8-bit nor 16-bit integers.
+    EXIF orientation is applied. Palettes become RGB or RGBA; CMYK and Lab become sRGB; of several
+    pages the first is taken. Raises OSError where the file cannot be opened and PhotoError where it
+    is not an image, is damaged, or holds samples that are neither 8-bit nor 16-bit integers.
     """
     with Path(path).open("rb"):  # for the system's own words: missing, a directory, no permission
         pass
@@ -127,8 +131,9 @@ def _open(name: bytes) -> pyvips.Image:
     image = load("error")
     if not _get(image, "vips-loader", "").startswith("jpeg"):
         return image
-    # A JPEG cut short and closed with an end marker is only a warning to libjpeg, which paints the rest grey.
-    # Strict reading also refuses harmless oddities of cameras; those show at the first row.
+    # A JPEG cut short and closed with an end marker is only a warning to libjpeg, which paints the
+    # rest grey. Strict reading also refuses harmless oddities of cameras; those show at the first
+    # row.
     strict = load("warning")
     try:
         pyvips.Region.new(strict).fetch(0, 0, strict.width, 1)  # libvips keeps the first rows: no second pass
@@ -144,7 +149,7 @@ def _get(image: pyvips.Image, name: str, default: Any) -> Any:
 
 
 def _photo(image: pyvips.Image) -> Photo:
-    notes = []
+    notes: list[str] = []
     pages = _get(image, "n-pages", 1)
     if pages > 1:
         notes.append(f"first of {pages} pages taken")
@@ -203,15 +208,16 @@ def _to_rgb(image: pyvips.Image) -> pyvips.Image:
 
 
 class Writer:
-    """Writes an image from rows, top to bottom: a context manager that leaves the whole file or nothing.
+    """Writes an image from rows, top to bottom: a context manager that leaves the whole file or
+    nothing.
 
-    path: the file; its directory must exist. format: a key of FORMATS. height, width, channels, depth: of the
-    rows to come; 16-bit rows go to 8 bits where the format has no more, and alpha goes over white in JPEG.
-    metadata, resolution: as in Photo. quality: 1 to 100 for JPEG and WebP.
+    path: the file; its directory must exist. format: a key of FORMATS. height, width, channels,
+    depth: of the rows to come; 16-bit rows go to 8 bits where the format has no more, and alpha
+    goes over white in JPEG. metadata, resolution: as in Photo. quality: 1 to 100 for JPEG and WebP.
 
-    The image grows in PATH.part and is renamed when it is complete and on disk; leaving the block by any
-    exception removes it. Raises OSError where the file cannot be made and PhotoError where the image does
-    not fit the format or the encoder fails.
+    The image grows in PATH.part and is renamed when it is complete and on disk; leaving the block
+    by any exception removes it. Raises OSError where the file cannot be made and PhotoError where
+    the image does not fit the format or the encoder fails.
     """
 
     def __init__(
@@ -234,8 +240,9 @@ class Writer:
         self.shape, self.depth = (height, width, channels), min(depth, bits)
         self.metadata, self.resolution = metadata or {}, resolution
         self._part = self.path.with_name(self.path.name + ".part")
-        # The encoder pulls and we push: it runs in a thread of its own, at most two bands behind, so memory
-        # stays bounded, encoding overlaps with upscaling, and the main thread stays open to Ctrl-C.
+        # The encoder pulls and we push: it runs in a thread of its own, at most two bands behind,
+        # so memory stays bounded, encoding overlaps with upscaling, and the main thread stays open
+        # to Ctrl-C.
         self._bands: queue.Queue[bytes] = queue.Queue(maxsize=2)
         self._thread = threading.Thread(target=self._encode, name="bitsr-writer")
         self._error: BaseException | None = None
@@ -262,15 +269,16 @@ class Writer:
             raise
         return self
 
-    def write(self, rows: NDArray) -> None:
+    def write(self, rows: NDArray[Any]) -> None:
         """Append (n, W, C) rows, uint8 or uint16 as the depth given."""
         if rows.shape[1:] != self.shape[1:] or len(rows) > self._left:
             raise ValueError(f"rows of shape {rows.shape} do not fit an image of {self.shape}")
         self._left -= len(rows)
         if rows.itemsize * 8 > self.depth:
             rows = ((rows.astype(np.uint32) * 255 + 32895) >> 16).astype(np.uint8)  # round(v / 257)
-        # libvips takes rows through a loader, and PNG is the one that streams every kind of pixel and that
-        # every build has: rows with filter byte 0 in stored blocks, which cost about as much as a copy.
+        # libvips takes rows through a loader, and PNG is the one that streams every kind of pixel
+        # and that every build has: rows with filter byte 0 in stored blocks, which cost about as
+        # much as a copy.
         n, width, channels = rows.shape
         pitch = width * channels * rows.itemsize
         lines = np.empty((n, 1 + pitch), np.uint8)
@@ -331,7 +339,8 @@ class Writer:
             self._error = error
 
     def _take(self) -> Callable[[int], bytes | memoryview]:
-        """The read callback of libvips: up to size bytes of the bands to come, none when stopped."""
+        """The read callback of libvips: up to size bytes of the bands to come, none when
+        stopped."""
         band = memoryview(b"")
 
         def take(size: int) -> bytes | memoryview:
@@ -350,11 +359,12 @@ class Writer:
         return take
 
     def _target(self) -> pyvips.TargetCustom:
-        """The part file, by calls of our own: libvips loses the system's reason for a failed write."""
+        """The part file, by calls of our own: libvips loses the system's reason for a failed
+        write."""
         file, target = self._file, pyvips.TargetCustom()
 
-        def guarded(call: Callable, failed: int | None) -> Callable:
-            def guard(*args):
+        def guarded(call: Callable[..., Any], failed: int | None) -> Callable[..., Any]:
+            def guard(*args: Any) -> Any:
                 try:
                     return call(*args)
                 except OSError as error:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from .zoo import ZOO, choose
 # SR pixels of a strip are kept near this size; a few such arrays are alive at a time.
 _STRIP_BYTES = 8 << 20
 _STRIP_ROWS = 4096
-"""The most LR rows of a strip, however narrow an image: its decoder and the progress go by strips."""
+"""The most LR rows of a strip, however narrow an image: its decoder and the progress go by
+strips."""
 
 
 def load(
@@ -58,7 +59,8 @@ class Upscaler:
         self.scale: int = engine.scale
 
     def __call__(self, image: Any, *, ensemble: bool = False) -> Any:
-        """Upscale a PIL image or an array; the result is of the same kind, ``scale`` times the size.
+        """Upscale a PIL image or an array; the result is of the same kind, ``scale`` times the
+        size.
 
         Arrays: (H, W) or (H, W, C) uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and
         alpha. PIL modes: 1, L, LA, I;16, P, RGB, RGBA, CMYK. Mode 1 gives L, P gives RGB or RGBA,
@@ -76,20 +78,21 @@ class Upscaler:
             return out
         if not isinstance(image, np.ndarray):
             raise BitsrError(f"image must be a PIL image or a numpy array, not {type(image).__name__}")
-        if image.dtype not in (np.uint8, np.uint16):
-            raise BitsrError(f"samples must be uint8 or uint16, not {image.dtype}")
-        pixels = image[:, :, None] if image.ndim == 2 else image
+        array = cast("NDArray[Any]", image)
+        if array.dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+            raise BitsrError(f"samples must be uint8 or uint16, not {array.dtype}")
+        pixels = array[:, :, None] if array.ndim == 2 else array
         if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] > 4:
-            raise BitsrError(f"image must be (H, W) or (H, W, 1 to 4) and not empty, not {image.shape}")
+            raise BitsrError(f"image must be (H, W) or (H, W, 1 to 4) and not empty, not {array.shape}")
         height, width, channels = pixels.shape
-        out = np.empty((self.scale * height, self.scale * width, channels), image.dtype)
-        n = self.strip(width, channels, 8 * image.itemsize)
+        out = np.empty((self.scale * height, self.scale * width, channels), array.dtype)
+        n = self.strip(width, channels, 8 * array.itemsize)
         strips = (pixels[i : i + n] for i in range(0, height, n))
         y = 0
         for rows in self.rows(strips, height, width, ensemble=ensemble):
             out[y : y + len(rows)] = rows
             y += len(rows)
-        return out[:, :, 0] if image.ndim == 2 else out
+        return out[:, :, 0] if array.ndim == 2 else out
 
     def strip(self, width: int, channels: int, depth: int) -> int:
         """LR rows to take at a time, so that their SR pixels stay within the memory budget.
@@ -108,8 +111,8 @@ class Upscaler:
         return self.engine.equivariant
 
     def rows(
-        self, strips: Iterable[NDArray], height: int, width: int, *, ensemble: bool = False
-    ) -> Iterator[NDArray]:
+        self, strips: Iterable[NDArray[Any]], height: int, width: int, *, ensemble: bool = False
+    ) -> Iterator[NDArray[Any]]:
         """Yield the SR image as (m, scale*W, C) arrays while its LR rows come as (n, W, C) arrays.
 
         strips: uint8 or uint16, ``height`` rows in all, from top to bottom. Memory follows the
@@ -175,7 +178,7 @@ class _Ensemble:
         return out.astype(np.int16)
 
 
-def _from_pil(image: Any) -> NDArray:
+def _from_pil(image: Any) -> NDArray[Any]:
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     elif image.mode in ("1", "CMYK"):
@@ -196,16 +199,16 @@ def upscale(
     tile: int = 0,
     threads: int | None = None,
     ensemble: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    note: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    note: Callable[[str], object] | None = None,
 ) -> tuple[int, int]:
     """Upscale an image file into another, by strips: memory follows its width, not its height.
 
-    net: as in ``load``, or an Upscaler. scale: as in ``load``. format: "png", "jpg", "webp" or "tif",
-    default by the output's suffix. quality: 1 to 100, for JPEG and WebP. tile: LR rows of a strip, 0
-    for the memory budget; no byte depends on it. threads: default every CPU this process may use.
-    ensemble: mean over 8 flips and rotations, at 8 times the work. progress: called with (SR rows
-    done, SR rows in all). note: called with what a user should know, one line each.
+    net: as in ``load``, or an Upscaler. scale: as in ``load``. format: "png", "jpg", "webp" or
+    "tif", default by the output's suffix. quality: 1 to 100, for JPEG and WebP. tile: LR rows of a
+    strip, 0 for the memory budget; no byte depends on it. threads: default every CPU this process
+    may use. ensemble: mean over 8 flips and rotations, at 8 times the work. progress: called with
+    (SR rows done, SR rows in all). note: called with what a user should know, one line each.
     Returns (height, width) of the SR image. Raises OSError for files that cannot be read or written
     and BitsrError for everything else; no partial file stays behind.
     """

@@ -31,7 +31,9 @@ def test_the_same_net_is_the_same_file():
     data = net.to_bytes()
     again = ModelFile.from_bytes(data)
     assert (again.metadata, again.ops) == (net.metadata, net.ops)
-    turned = ModelFile(dict(reversed(again.tensors.items())), again.ops, dict(reversed(again.metadata.items())))
+    turned = ModelFile(
+        dict(reversed(again.tensors.items())), again.ops, dict(reversed(again.metadata.items()))
+    )
     assert turned.to_bytes() == again.to_bytes() == data
     assert int.from_bytes(data[:8], "little") % 8 == 0
 

@@ -68,7 +68,9 @@ def test_packed_teachers_give_the_mean_of_their_outputs(
     for i, shown in enumerate(images(pairs, soft)):
         lr = pairs.image(i)[0].numpy().astype(np.float64)
         for alone, net in zip(each, nets.values(), strict=True):
-            np.testing.assert_allclose(alone[i], upscale_luma(net[0], lr, net[1]).clip(0, 255), atol=0.51 / 256)
+            np.testing.assert_allclose(
+                alone[i], upscale_luma(net[0], lr, net[1]).clip(0, 255), atol=0.51 / 256
+            )
         np.testing.assert_allclose(shown, (each[0][i] + each[1][i]) / 2, atol=0.51 / 256)
 
     with monkeypatch.context() as m:

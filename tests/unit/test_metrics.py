@@ -118,9 +118,7 @@ def test_ms_ssim_is_its_definition(shape):
 
 
 @settings(max_examples=10, deadline=None)
-@given(
-    h=st.integers(176, 210), w=st.integers(176, 210), spread=st.floats(1, 80), seed=st.integers(0, 9)
-)
+@given(h=st.integers(176, 210), w=st.integers(176, 210), spread=st.floats(1, 80), seed=st.integers(0, 9))
 def test_ms_ssim_as_a_measure(h, w, spread, seed):
     """1 for equal images alone, the same for both orders and for moved images, falling with noise."""
     a, b = noisy_pair((h // 16 * 16, w // 16 * 16), spread, seed)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Generator
 from typing import Annotated, Any
 
 import typer
@@ -36,7 +37,7 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line. The exit code: 0, 1 for any error, 130 for Ctrl-C, 143 for SIGTERM."""
     args = list(sys.argv[1:] if args is None else args) or ["--help"]
     with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave by way of the clean-up
+        signal.signal(signal.SIGTERM, _stop)
     try:
         with _old_names_said():
             command = typer.main.get_command(app)
@@ -60,9 +61,15 @@ def main(args: list[str] | None = None) -> int:
         return 1
 
 
+def _stop(*_: object) -> None:
+    """Leave by way of the clean-up."""
+    sys.exit(143)
+
+
 @contextlib.contextmanager
-def _old_names_said() -> Any:
-    """Within the block, the warning of an old name of a net (``zoo.alias``) is one line, said once."""
+def _old_names_said() -> Generator[None]:
+    """Within the block, the warning of an old name of a net (``zoo.alias``) is one line, said
+    once."""
     said: set[str] = set()
     other = warnings.showwarning
 

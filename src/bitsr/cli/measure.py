@@ -168,6 +168,8 @@ def bench(
     if not (width.isdecimal() and height.isdecimal()):
         raise BitsrError(f"--size wants WIDTHxHEIGHT, such as 320x180, not {size!r}")
     model = ModelFile.read(find(net))
-    timings = speed.measure(model, width=int(width), height=int(height), threads=threads or None, rounds=rounds)
+    timings = speed.measure(
+        model, width=int(width), height=int(height), threads=threads or None, rounds=rounds
+    )
     print(f"{model.name}, x{model.scale}, LR {width}x{height}, median of {rounds}\n")
     print(speed.speed_table(timings), end="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,8 +67,9 @@ Show = Callable[[int, int, dict[str, Any] | None], None]
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[tuple[Show, Callable[[str], None]]]:
-    """A progress bar of a training on stderr: (what shows an iteration, what prints a line above)."""
+def _progress() -> Generator[tuple[Show, Callable[[str], None]]]:
+    """A progress bar of a training on stderr: (what shows an iteration, what prints a line
+    above)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -127,7 +128,8 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="last.pt, best.pt or latent.safetensors of a run.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="NET.onnx", help="File to write.")],
 ) -> None:
-    """Write a trained net's float simulation as ONNX, for other runtimes; slow and large next to `bitsr pack`."""
+    """Write a trained net's float simulation as ONNX, for other runtimes; slow and large next to
+    `bitsr pack`."""
     try:
         from ..pack.onnx import export_checkpoint
     except ImportError as error:

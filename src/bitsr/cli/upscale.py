@@ -13,7 +13,8 @@ from . import reason, say
 
 
 def _threads(text: str) -> int | None:
-    """Threads from "N" or the ncnn family's "load:proc:save", of which proc counts; 0 is every CPU."""
+    """Threads from "N" or the ncnn family's "load:proc:save", of which proc counts; 0 is every
+    CPU."""
     parts = text.split(":")
     if len(parts) not in (1, 3) or not all(p.isdecimal() for p in parts):
         raise BitsrError(f"-j wants N or load:proc:save, not {text!r}")

@@ -26,18 +26,37 @@ def _json(model: ModelFile, key: str) -> Any:
         return None
 
 
+_WORDS: dict[str, dict[Any, str]] = {
+    "act": {"triangle": "approx_sign"},
+    "weight": {"identity": "ste_sign"},
+    "base": {False: "none", True: "bicubic", "consistent": "back-projection"},
+    "method": {"house": "bitsr"},
+}
+"""Arguments of nets in the recipes of older files, and today's words for their values."""
+_KEYS = {"base": "skip_path", "tries": "crop_candidates"}
+_BITSR = {"maps": 8, "norm": True, "inner": False, "slope": 1.0}
+"""Options of older files that are what the method does today."""
+
+
+def _arguments(args: dict[str, Any]) -> str:
+    args = dict(args)
+    options = args.pop("options", {})
+    if args.get("method") == "house":
+        options = {k: v for k, v in options.items() if _BITSR.get(k) != v}
+    said = {_KEYS.get(k, k): _WORDS[k].get(v, v) if k in _WORDS else v for k, v in args.items()}
+    return ", ".join(f"{k} = {v}" for k, v in (said | options).items())
+
+
 def _recipe(recipe: dict[str, Any]) -> list[str]:
     """The settings that decide the weights, a line each."""
     net, data, train = (recipe.get(key, {}) for key in ("net", "data", "train"))
-    args = dict(net.get("args", {}))
-    args |= args.pop("options", {})
-    said = ", ".join(f"{k} = {v}" for k, v in args.items())
+    said = _arguments(net.get("args", {}))
     loop = (
-        ("batch", "patch", "tries"),
+        ("batch", "patch", "crop_candidates", "tries"),
         ("iterations", "lr", "schedule", "warmup", "loss", "ema", "precision", "seed"),
     )
     settings = [
-        f"{k} {s[k]}"
+        f"{_KEYS.get(k, k)} {s[k]}"
         for s, keys in zip((data, train), loop, strict=True)
         for k in keys
         if s.get(k) is not None
@@ -46,7 +65,8 @@ def _recipe(recipe: dict[str, Any]) -> list[str]:
         settings.append(f"symmetry {net['symmetry']}")
     if train.get("optimiser", "adam") != "adam":
         settings.append(f"optimiser {train['optimiser']}")
-    settings += [f"{k} {v}" for k in ("int8", "freeze_bn") if (v := train.get(k))]
+    if train.get("int8"):
+        settings.append("int8")
     lines = [f"- net: {net.get('name')}" + (f" ({said})" if said else "")]
     if recipe.get("source"):
         lines.append(f"- source: {recipe['source']}")
@@ -64,7 +84,7 @@ def card(model: ModelFile, file_bytes: int) -> str:
     width, height = LR_SIZE
     one_bit = f"{total.binary_weights:,} one-bit weights"
     if free := shared_weights(model):
-        one_bit += f", of which {free:,} stand in eight orientations for all,"
+        one_bit += f" (stored as {free:,}, once for eight orientations)"
     field = f"{2 * radius + 1} x {2 * radius + 1} LR pixels" if radius < inf else "the whole image"
     lines = [
         f"# {model.name}",

@@ -1,11 +1,13 @@
-"""Parameters, multiply-accumulates (MACs) and OPs of a network (no torch): the arithmetic, and packed nets.
+"""Parameters, multiply-accumulates (MACs) and OPs of a network (no torch): the arithmetic, and
+packed nets.
 
 ``net_complexity`` makes the same ``Layer`` rows of a net in torch.
 
-OPs = full-precision MACs + binary MACs / 64 (ReActNet; Bi-Real; BBCU's Table 1 at 320x180 LR), one MAC being
-one operation. A MAC is binary where weight and activation are of one bit; one-bit weights alone (W1A8, W1A32)
-buy no discount, as in the papers, and are told apart beside. Whatever is not a convolution (skips, activations,
-signs, bit packing) counts nothing: this is a convention for tables, not a prediction of time.
+OPs = full-precision MACs + binary MACs / 64 (ReActNet; Bi-Real; BBCU's Table 1 at 320x180 LR), one
+MAC being one operation. A MAC is binary where weight and activation are of one bit; one-bit weights
+alone (W1A8, W1A32) buy no discount, as in the papers, and are told apart beside. Whatever is not a
+convolution (skips, activations, signs, bit packing) counts nothing: this is a convention for
+tables, not a prediction of time.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ LR_SIZE = (320, 180)
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution: k x k, cin -> cout, at ``pixels`` places for every LR pixel (4 after one x2; 0: once a
-    image)."""
+    """One convolution: k x k, cin -> cout, at ``pixels`` places for every LR pixel (4 after one x2;
+    0: once a image)."""
 
     name: str
     cin: int
@@ -117,13 +119,14 @@ def count(layers: Iterable[Layer]) -> Count:
 def packed_layers(model: ModelFile) -> list[Layer]:
     """The convolutions of a packed net in the order of its op list, each with the tensors it owns.
 
-    The threshold of a ``sign`` counts to the convolution that reads the bits, the factors of a ``quant`` to the
-    first that reads the bytes. Weights that are stored for one orientation of eight count as what is computed with.
-    Raises BitsrError where the op list names what is not there; the engine checks everything else.
+    The threshold of a ``sign`` counts to the convolution that reads the bits, the factors of a
+    ``quant`` to the first that reads the bytes. Weights that are stored for one orientation of
+    eight count as what is computed with. Raises BitsrError where the op list names what is not
+    there; the engine checks everything else.
     """
     values = {"lr": (1, 1)}  # channels, rows (and columns) an LR row
     owned: dict[str, list[str]] = {}
-    out = []
+    out: list[Layer] = []
     for op in model.ops:
         try:
             channels, rate = values[op.inputs[0]]
@@ -132,9 +135,7 @@ def packed_layers(model: ModelFile) -> list[Layer]:
                 stored, k = model.tensors[f"{op.name}.weight"].shape[:2]
                 cout = stored * op.attrs.get("turns", 1)
                 tensors += owned.pop(op.inputs[0], [])
-                others = (
-                    sum(model.tensors[t].size for t in tensors) - model.tensors[f"{op.name}.weight"].size
-                )
+                others = sum(model.tensors[t].size for t in tensors) - model.tensors[f"{op.name}.weight"].size
                 size = sum(model.tensors[t].nbytes for t in tensors)
                 ones = model.tensors[f"{op.name}.weight"].dtype == np.uint64
                 kind = {"binary": op.kind == "bconv", "weight_only": op.kind == "qconv" and ones}
@@ -173,7 +174,8 @@ def packed_layers(model: ModelFile) -> list[Layer]:
 
 
 def shared_weights(model: ModelFile) -> int:
-    """One-bit weights that are stored once for eight orientations (``turns=8``); 0 where none is."""
+    """One-bit weights that are stored once for eight orientations (``turns=8``); 0 where none
+    is."""
     shared = {op.name for op in model.ops if op.kind == "bconv" and "turns" in op.attrs}
     return sum(x.weights for x in packed_layers(model) if x.name in shared) // 8
 
@@ -207,8 +209,8 @@ def packed_radius(model: ModelFile) -> float:
 
 
 def layer_table(layers: Iterable[Layer]) -> str:
-    """Markdown: a line a layer and the total; MACs are per LR pixel. Bytes are a packed file's: without one there is no
-    such column."""
+    """Markdown: a line a layer and the total; MACs are per LR pixel. Bytes are a packed file's:
+    without one there is no such column."""
     layers = list(layers)
     total = count(layers)
     heads = ["1-bit weights", "other params", "binary MACs/px", "FP MACs/px", "bytes"]
@@ -259,7 +261,8 @@ def report(layers: Iterable[Layer], radius: float) -> str:
 def describe(model: ModelFile, file_bytes: int | None = None) -> str:
     """What ``bitsr info`` prints of a packed net: metadata, file size and ``report`` (Markdown).
 
-    Full-precision (FP) layers of a packed net run as int16 or int8; they count as the papers count floating point.
+    Full-precision (FP) layers of a packed net run as int16 or int8; they count as the papers count
+    floating point.
     """
     lines = [f"- {key}: {value}" for key, value in model.metadata.items()]
     if file_bytes is not None:

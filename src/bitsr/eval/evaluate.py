@@ -1,4 +1,5 @@
-"""PSNR and SSIM of a net on the standard test sets, from the packed bits that users run (no torch)."""
+"""PSNR and SSIM of a net on the standard test sets, from the packed bits that users run (no
+torch)."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class LumaNet(Protocol):
 
 
 def find_set(name: str, data: str | os.PathLike[str] | None = None) -> list[Path]:
-    """The HR files of test set ``name`` (a folder in ``data_folder(data)``, or a path), sorted by name.
+    """The HR files of test set ``name`` (a folder in ``data_folder(data)``, or a path), sorted by
+    name.
 
     Raises FileNotFoundError, one line, where there are none.
     """
@@ -57,8 +59,9 @@ def find_set(name: str, data: str | os.PathLike[str] | None = None) -> list[Path
 def read_hr(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """An 8-bit image as its file holds it: (H, W, 3), or (H, W) for a grey one; alpha is dropped.
 
-    RGB with three equal channels stays RGB: the published rows take it so (Set14's man), and only files that
-    are grey themselves (Set14's bridge) as luma. Raises BitsrError for other depths and colour spaces.
+    RGB with three equal channels stays RGB: the published rows take it so (Set14's man), and only
+    files that are grey themselves (Set14's bridge) as luma. Raises BitsrError for other depths and
+    colour spaces.
     """
     image = pyvips.Image.new_from_file(os.fspath(path))
     bands = image.bands - int(image.hasalpha())
@@ -77,9 +80,7 @@ def to_q(y: NDArray[np.floating]) -> NDArray[np.int16]:
     return np.floor(128.0 * (np.clip(y, 0.0, 255.0) - 127.5) + 0.5).astype(np.int16)
 
 
-def upscale_luma(
-    net: LumaNet, y: NDArray[np.float64], self_ensemble: bool = False
-) -> NDArray[np.float64]:
+def upscale_luma(net: LumaNet, y: NDArray[np.float64], self_ensemble: bool = False) -> NDArray[np.float64]:
     """Luma (h, w) through the net: (scale * h, scale * w), real numbers, not clipped."""
     q = np.ascontiguousarray(to_q(y))
     if not self_ensemble:
@@ -112,8 +113,8 @@ def evaluate_image(
     lr = imresize(hr if protocol.lr_from == "rgb" else to_8bit(_luma(hr)), shrink)
     sr = upscale_luma(net, _luma(lr), protocol.self_ensemble)
     if protocol.colour == "rgb" and hr.ndim == 3:
-        # Luma from the net and chroma from bicubic, without leaving RGB: the conversion is affine, and a
-        # change of luma alone moves R, G and B by the same 255 / 219 of it.
+        # Luma from the net and chroma from bicubic, without leaving RGB: the conversion is affine,
+        # and a change of luma alone moves R, G and B by the same 255 / 219 of it.
         bicubic = imresize(lr.astype(np.float64), s)
         sr = bicubic + ((255.0 / 219.0) * (sr - rgb_to_y(bicubic)))[..., None]
         target = hr.astype(np.float64)
@@ -134,7 +135,7 @@ class Evaluation:
 
     def means(self) -> list[Scores]:
         """One row a set: the mean over its images (PSNR averaged in dB, as everyone does)."""
-        out = []
+        out: list[Scores] = []
         for name in dict.fromkeys(row.set for row in self.rows):
             rows = [row for row in self.rows if row.set == name]
             figures = np.mean([(r.psnr, r.ssim, r.bicubic_psnr, r.bicubic_ssim) for r in rows], axis=0)
@@ -168,7 +169,8 @@ class Evaluation:
         return out.getvalue()
 
     def summary(self) -> str:
-        """The means as compact JSON, for a model file's metadata: protocol and means, no single images."""
+        """The means as compact JSON, for a model file's metadata: protocol and means, no single
+        images."""
         body = json.loads(self.json())
         return json.dumps(
             {"protocol": body["protocol"]["text"], "means": body["means"]}, separators=(",", ":")
@@ -201,14 +203,14 @@ def evaluate(
 ) -> Evaluation:
     """Run the net over test sets and compare with HR.
 
-    sets: names of folders in ``data_folder(data)`` or paths; all are looked up before the first image runs.
-    progress is called after each image. Raises FileNotFoundError for a missing set, BitsrError for an
-    unknown protocol or an unfit image.
+    sets: names of folders in ``data_folder(data)`` or paths; all are looked up before the first
+    image runs. progress is called after each image. Raises FileNotFoundError for a missing set,
+    BitsrError for an unknown protocol or an unfit image.
     """
     if isinstance(protocol, str):
         protocol = protocols.protocol(protocol)
     found = {s: find_set(s, data) for s in sets}
-    rows = []
+    rows: list[Scores] = []
     for label, files in found.items():
         for path in files:
             try:

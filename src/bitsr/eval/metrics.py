@@ -10,14 +10,16 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import BitsrError
 
 Y_WEIGHTS = (65.481, 128.553, 24.966)
-"""ITU-R BT.601 luma weights of MATLAB's rgb2ycbcr, for RGB in [0, 1]; they sum to 219 = 235 - 16."""
+"""ITU-R BT.601 luma weights of MATLAB's rgb2ycbcr, for RGB in [0, 1]; they sum to 219 = 235 -
+16."""
 
 
 def rgb_to_y(rgb: ArrayLike) -> NDArray[np.float64]:
     """Luma of MATLAB's ``rgb2ycbcr``: Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255.
 
-    rgb: (..., 3), values in [0, 255], any real dtype. Returns (...), float64 in [16, 235], not rounded;
-    MATLAB rounds it to 8 bit for uint8 input, which ``to_8bit`` does. Raises BitsrError for other shapes.
+    rgb: (..., 3), values in [0, 255], any real dtype. Returns (...), float64 in [16, 235], not
+    rounded; MATLAB rounds it to 8 bit for uint8 input, which ``to_8bit`` does. Raises BitsrError
+    for other shapes.
     """
     x = np.asarray(rgb, np.float64)
     if x.ndim < 1 or x.shape[-1] != 3:
@@ -43,8 +45,9 @@ def _pair(a: ArrayLike, b: ArrayLike, crop: int) -> tuple[NDArray[np.float64], N
 def psnr(a: ArrayLike, b: ArrayLike, *, crop: int = 0, peak: float = 255.0) -> float:
     """Peak signal-to-noise ratio in dB, 10 log10(peak^2 / MSE); infinite for equal images.
 
-    a, b: (H, W) or (H, W, C) of one shape, any real dtype; the mean runs over all samples left after ``crop``
-    pixels are cut off every border. Raises BitsrError where shapes differ or nothing is left.
+    a, b: (H, W) or (H, W, C) of one shape, any real dtype; the mean runs over all samples left
+    after ``crop`` pixels are cut off every border. Raises BitsrError where shapes differ or nothing
+    is left.
     """
     x, y = _pair(a, b, crop)
     mse = float(np.mean((x - y) ** 2))
@@ -69,9 +72,10 @@ def ssim(
 ) -> float:
     """Mean structural similarity (Wang et al., IEEE TIP 13(4), 2004), at most 1.
 
-    11x11 Gaussian window with sigma 1.5, K1 = 0.01, K2 = 0.03, windows wholly inside the image, population
-    covariance: the authors' MATLAB reference without its automatic downsampling, and BasicSR's. Channels are
-    averaged. ``sample_covariance`` multiplies (co)variances by 121/120, scikit-image's default.
+    11x11 Gaussian window with sigma 1.5, K1 = 0.01, K2 = 0.03, windows wholly inside the image,
+    population covariance: the authors' MATLAB reference without its automatic downsampling, and
+    BasicSR's. Channels are averaged. ``sample_covariance`` multiplies (co)variances by 121/120,
+    scikit-image's default.
 
     a, b: (H, W) or (H, W, C) of one shape, any real dtype, range ``peak``; ``crop`` as in ``psnr``.
     Raises BitsrError where shapes differ or less than 11x11 pixels are left.
@@ -105,9 +109,9 @@ def ms_ssim(a: ArrayLike, b: ArrayLike, *, crop: int = 0, peak: float = 255.0) -
     """Multi-scale structural similarity (Wang et al., Asilomar 2003, eq. 7), at most 1.
 
     Contrast and structure of five scales and the luminance of the coarsest, each the mean over the
-    windows of ``ssim``, to the power of ``MS_WEIGHTS``, multiplied. From scale to scale 2 x 2 pixels
-    become their mean; an odd last row or column is left out. A scale whose mean is negative (images
-    that have nothing in common) counts as 0. Channels are averaged.
+    windows of ``ssim``, to the power of ``MS_WEIGHTS``, multiplied. From scale to scale 2 x 2
+    pixels become their mean; an odd last row or column is left out. A scale whose mean is negative
+    (images that have nothing in common) counts as 0. Channels are averaged.
 
     a, b: (H, W) or (H, W, C) of one shape, any real dtype, range ``peak``; ``crop`` as in ``psnr``.
     Raises BitsrError where shapes differ or less than 176 x 176 pixels are left.

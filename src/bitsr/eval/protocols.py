@@ -15,8 +15,9 @@ from .metrics import psnr, ssim
 class Protocol:
     """How LR images are made and SR images compared; a PSNR means nothing without its protocol.
 
-    Common to all: HR is cropped to multiples of the scale; the net works on luma; the SR image is clipped
-    and rounded to 8 bit; ``scale`` pixels of every border are left out. A grey file gives its levels as Y.
+    Common to all: HR is cropped to multiples of the scale; the net works on luma; the SR image is
+    clipped and rounded to 8 bit; ``scale`` pixels of every border are left out. A grey file gives
+    its levels as Y.
     """
 
     name: str
@@ -24,13 +25,16 @@ class Protocol:
     colour: Literal["y", "rgb"] = "y"
     """What is compared: luma, or RGB with the chroma upscaled by bicubic."""
     lr_from: Literal["rgb", "y"] = "rgb"
-    """What bicubic shrinks: the 8-bit RGB image into an 8-bit one, or the 8-bit luma into real numbers."""
+    """What bicubic shrinks: the 8-bit RGB image into an 8-bit one, or the 8-bit luma into real
+    numbers."""
     round_hr: bool = True
-    """Whether HR luma is rounded to 8 bit. Rounding costs about 0.03 dB at 38 dB, 0.01 dB at 32 dB."""
+    """Whether HR luma is rounded to 8 bit. Rounding costs about 0.03 dB at 38 dB, 0.01 dB at 32
+    dB."""
     sample_covariance: bool = False
     """SSIM as scikit-image computes it by default."""
     self_ensemble: bool = False
-    """Mean of the net over the 8 flips and quarter rotations (Timofte et al., CVPR 2016): 8 times the work."""
+    """Mean of the net over the 8 flips and quarter rotations (Timofte et al., CVPR 2016): 8 times
+    the work."""
 
     def with_self_ensemble(self) -> Protocol:
         return replace(self, self_ensemble=True)
@@ -49,7 +53,8 @@ class Protocol:
         )
 
     def score(self, sr: ArrayLike, hr: ArrayLike, scale: int) -> tuple[float, float]:
-        """(PSNR in dB, SSIM) of an SR image, rounded already, against HR: both (H, W) or (H, W, 3)."""
+        """(PSNR in dB, SSIM) of an SR image, rounded already, against HR: both (H, W) or (H, W,
+        3)."""
         return (
             psnr(sr, hr, crop=scale),
             ssim(sr, hr, crop=scale, sample_covariance=self.sample_covariance),

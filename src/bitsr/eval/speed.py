@@ -39,11 +39,12 @@ def measure(
     rounds: int = 5,
     progress: Callable[[], object] | None = None,
 ) -> list[Timing]:
-    """Time a net on an LR image of width x height: every path and number of threads, ``rounds`` times.
+    """Time a net on an LR image of width x height: every path and number of threads, ``rounds``
+    times.
 
-    They run in turn, so that a busy moment of the machine slows all of them alike; the first round warms up
-    and does not count. threads: the most to try, default every CPU this process may use. paths: names from
-    ``engine.isas()``, default all. progress is called after each measurement.
+    They run in turn, so that a busy moment of the machine slows all of them alike; the first round
+    warms up and does not count. threads: the most to try, default every CPU this process may use.
+    paths: names from ``engine.isas()``, default all. progress is called after each measurement.
     Raises EngineError for an unknown path, an impossible size or an unsound model.
     """
     if rounds < 1 or width < 1 or height < 1:
@@ -61,7 +62,7 @@ def measure(
                 seen.append(time.perf_counter() - start)
             if progress is not None:
                 progress()
-    out = []
+    out: list[Timing] = []
     for engine, seen in zip(engines, times, strict=True):
         seconds = statistics.median(seen)
         megapixels = width * height * engine.scale**2 / 1e6
@@ -70,7 +71,8 @@ def measure(
 
 
 def speed_table(timings: Sequence[Timing]) -> str:
-    """Markdown, a line a measurement; the last column is the speed-up over the first path's one thread."""
+    """Markdown, a line a measurement; the last column is the speed-up over the first path's one
+    thread."""
     base = timings[0].ms
     lines = ["| path | threads | ms | SR MP/s | speed-up |", "|---|---:|---:|---:|---:|"]
     for t in timings:

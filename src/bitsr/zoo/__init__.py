@@ -1,7 +1,7 @@
 """The nets that come with bitsr: their names, their files, and which one is the default.
 
-``bitsr-s``, ``-m`` and ``-l`` have 8, 16 and 32 residual blocks at every scale; ``bitsr-xl-x2`` has 48.
-``zoo.toml`` says how each of them was made (``zoo.build``).
+``bitsr-s``, ``-m`` and ``-l`` have 8, 16 and 32 residual blocks at every scale; ``bitsr-xl-x2`` has
+48. ``zoo.toml`` says how each of them was made (``zoo.build``).
 """
 
 from __future__ import annotations
@@ -71,9 +71,11 @@ def find(net: str | Path, folder: str | Path = ZOO) -> Path:
 
 
 def choose(net: str | Path | None, scale: int | None, folder: str | Path = ZOO) -> Path:
-    """The file of a net, or where none is named of the default net of a scale (2, 3 or 4; None is 4).
+    """The file of a net, or where none is named of the default net of a scale (2, 3 or 4; None is
+    4).
 
-    The default is the first of ``DEFAULTS`` that the folder has. Raises BitsrError where there is none.
+    The default is the first of ``DEFAULTS`` that the folder has. Raises BitsrError where there is
+    none.
     """
     if net is not None:
         return find(net, folder)

@@ -9,8 +9,9 @@ A net is a table of that file::
     set = ["train.lr=4e-3", ...]     # changes to the recipe, as --set
     init_from = "..."                # checkpoint to start from; default: the step before
 
-``build`` runs the steps, packs the last net, measures it and writes it. Files in ``init_from`` and in
-the recipes are relative to the current folder: that of a checkout for the chains that come with bitsr.
+``build`` runs the steps, packs the last net, measures it and writes it. Files in ``init_from`` and
+in the recipes are relative to the current folder: that of a checkout for the chains that come with
+bitsr.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..engine import Engine
 from ..errors import BitsrError
@@ -85,23 +86,30 @@ def chains(path: str | Path = CHAINS) -> dict[str, Chain]:
     return {name: _chain(name, table, f"{path}: {name}") for name, table in content.items()}
 
 
-def _chain(name: str, table: Any, where: str) -> Chain:
-    if not isinstance(table, dict) or table.keys() - {"history", "steps"}:
-        raise ChainError(f"{where}: a chain has steps and history, and nothing else")
-    steps, history = table.get("steps", []), table.get("history", "")
+def _chain(name: str, found: object, where: str) -> Chain:
+    table = _table(found, {"history", "steps"}, f"{where}: a chain has steps and history, and nothing else")
+    steps, history = table.get("steps"), table.get("history", "")
     if not isinstance(history, str) or not isinstance(steps, list) or not steps:
         raise ChainError(f"{where}: wants at least one step, and history as text")
-    return Chain(name, tuple(_step(step, where) for step in steps), " ".join(history.split()))
+    made = [_step(step, where) for step in cast("list[object]", steps)]
+    return Chain(name, tuple(made), " ".join(history.split()))
 
 
-def _step(table: Any, where: str) -> Step:
-    if not isinstance(table, dict) or table.keys() - {"recipe", "set", "init_from"}:
-        raise ChainError(f"{where}: a step has recipe, set and init_from, and nothing else")
-    recipe, changes, start = table.get("recipe"), table.get("set", []), table.get("init_from", "")
-    texts = isinstance(changes, list) and all(isinstance(x, str) for x in changes)
+def _step(found: object, where: str) -> Step:
+    known = {"recipe", "set", "init_from"}
+    table = _table(found, known, f"{where}: a step has recipe, set and init_from, and nothing else")
+    recipe, start, changes = table.get("recipe"), table.get("init_from", ""), table.get("set", [])
+    texts = isinstance(changes, list) and {type(x) for x in cast("list[object]", changes)} <= {str}
     if not isinstance(recipe, str) or not isinstance(start, str) or not texts:
         raise ChainError(f"{where}: recipe and init_from are text, set is a list of KEY=VALUE")
-    return Step(recipe, tuple(changes), start)
+    return Step(recipe, tuple(cast("list[str]", changes)), start)
+
+
+def _table(found: object, keys: set[str], fault: str) -> dict[str, object]:
+    """``found`` as a table of these keys alone; else ChainError says ``fault``."""
+    if not isinstance(found, dict) or cast("dict[str, object]", found).keys() - keys:
+        raise ChainError(fault)
+    return cast("dict[str, object]", found)
 
 
 @dataclass(frozen=True)
@@ -130,21 +138,19 @@ def build(
 ) -> Built:
     """Train the steps of a chain, pack and measure the last net, and write it to folder ``output``.
 
-    Step i trains in ``runs``/NAME/i, where the same call goes on that was stopped. Then NAME.bsr and
-    NAME.latent.safetensors are written. sets: what the net is measured on, by protocol matlab-y, for
-    its metadata. images: folder of HR images to calibrate and check with, as in ``pack_checkpoint``.
-    max_minutes: for each step, in this call. report(iteration, iterations in all, row): during a
-    step, row as in ``train``. say: called with what a user should know, one line each.
+    Step i trains in ``runs``/NAME/i, where the same call goes on that was stopped. Then NAME.bsr
+    and NAME.latent.safetensors are written. sets: what the net is measured on, by protocol
+    matlab-y, for its metadata. images: folder of HR images to calibrate and check with, as in
+    ``pack_checkpoint``. max_minutes: for each step, in this call. report(iteration, iterations in
+    all, row): during a step, row as in ``train``. say: called with what a user should know, one
+    line each.
 
     Raises RecipeError for a wrong step before anything is trained, and as ``train``,
     ``pack_checkpoint`` and ``evaluate`` do.
     """
     folder, output = Path(runs) / chain.name, Path(output)
     results = [folder / str(i) / "latent.safetensors" for i in range(1, len(chain.steps) + 1)]
-    recipes = [
-        step.load(before)
-        for step, before in zip(chain.steps, [None, *results[:-1]], strict=True)
-    ]
+    recipes = [step.load(before) for step, before in zip(chain.steps, [None, *results[:-1]], strict=True)]
     for i, (recipe, result) in enumerate(zip(recipes, results, strict=True)):
         say(f"{chain.name}: step {i + 1} of {len(recipes)}, {chain.steps[i]}")
         outcome = train(
