@@ -22,7 +22,7 @@ from bitsr.layers.binarizers import ACTIVATIONS
 from bitsr.layers.convs import BasesConv2d
 from bitsr.layers.ops import TORCH, Net, Ops, V
 from bitsr.methods import METHODS, Unit, units
-from bitsr.model_file import Op, ModelFile
+from bitsr.model_file import ModelFile, Op
 from bitsr.nets import NETS
 from bitsr.nets.e2fif_ablation import RCAN_VARIANTS, RDN_VARIANTS, TAILS
 from bitsr.nets.msrresnet import BINARIZED

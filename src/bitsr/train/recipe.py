@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +32,7 @@ from torch import nn
 from ..errors import BitsrError
 from ..folders import RECIPES
 from ..nets import NETS
+from ..zoo import alias
 from .losses import LOSSES, PYRAMIDS
 
 if sys.version_info >= (3, 11):
@@ -330,15 +330,6 @@ def construct(recipe: Recipe, stage: Stage) -> nn.Module:
     return cls(scale=recipe.scale, **args)
 
 
-RENAMED = {
-    "house-fast-": "bitsr-s-",
-    "house-srresnet-": "bitsr-m-",
-    "house-best-x2": "bitsr-xl-x2",
-    "house-best-": "bitsr-l-",
-}
-"""Beginnings of recipes' names until version 0.1, and those of today; to go with the next one."""
-
-
 def names() -> list[str]:
     """Names of the packaged recipes."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
@@ -392,11 +383,9 @@ def _read(recipe: str | Path, folder: Path) -> tuple[Path, dict[str, Any]]:
     """(file, table) of a recipe file, relative to ``folder``, or of a packaged recipe by name."""
     path = folder / recipe
     if not path.is_file():
-        for old, new in RENAMED.items():
-            if str(recipe).startswith(old):
-                renamed = new + str(recipe).removeprefix(old)
-                warnings.warn(f"recipe {recipe} is now {renamed}", FutureWarning, stacklevel=3)
-                recipe = renamed
+        # old names of nets were names of recipes too
+        stem = str(recipe).removesuffix("-cpu")
+        recipe = alias(stem) + str(recipe)[len(stem) :]
         path = RECIPES / f"{recipe}.toml"
         if Path(recipe).name != str(recipe) or not path.is_file():
             raise RecipeError(f"{recipe}: no such recipe file; packaged recipes: {', '.join(names())}")
