@@ -70,7 +70,7 @@ def _hr_folder(root: Path, name: str, role: str) -> Path:
 
 
 def _lr_folder(hr: Path, scale: int) -> Path | None:
-    """The LR folder that belongs to an HR folder in the EDSR and BasicSR layouts, if it is there."""
+    """The LR folder that belongs to an HR folder in the EDSR and BasicSR layouts, if any."""
     stem, sub = hr.name.removesuffix("_sub"), "_sub" if hr.name.endswith("_sub") else ""
     if not stem.endswith("_HR"):
         return None

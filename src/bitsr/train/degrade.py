@@ -93,8 +93,10 @@ def to_bytes(x: Pixels) -> NDArray[np.uint8]:
 
 
 def stored(x: Pixels, codec: str, quality: int, subsample: bool = True) -> Pixels:
-    """x after one trip through "jpeg" or "webp" at ``quality``; subsample: JPEG's chroma at half size
-    (4:2:0)."""
+    """x after one trip through "jpeg" or "webp" at ``quality``, 1 to 100.
+
+    subsample: JPEG's chroma at half size (4:2:0).
+    """
     image = pyvips.Image.new_from_array(to_bytes(x))
     if codec == "jpeg":
         mode = "on" if subsample else "off"

@@ -46,7 +46,7 @@ class RecipeError(BitsrError):
 
 
 def net_name(path: str | Path) -> str:
-    """The name of the net in a model file or checkpoint: ``x4`` of ``runs/x4.latent.safetensors``."""
+    """The name of the net in a file of it: ``x4`` of ``runs/x4.latent.safetensors``."""
     return Path(path).stem.removesuffix(".latent")
 
 
@@ -69,8 +69,8 @@ class Net(_Section):
     """At initialisation the latent weights of binary convolutions are multiplied by it. Adam moves
     a weight by the learning rate whatever its size, so smaller weights change sign sooner."""
     symmetry: Literal[1, 2, 4, 8] = 1
-    """Number of orientations over which the weights are tied, so that the net is equivariant: 2 left
-    and right, 4 also top and bottom, 8 also transposed, 1 none."""
+    """Number of orientations over which the weights are tied, so that the net is equivariant:
+    2 left and right, 4 also top and bottom, 8 also transposed, 1 none."""
 
 
 class Data(_Section):
