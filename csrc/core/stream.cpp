@@ -343,9 +343,10 @@ bitsr_stream* bitsr_stream_open(const bitsr_model* model, int h, int w, int thre
                                 char* err, size_t cap) {
   return bitsr::guarded<bitsr_stream*>(nullptr, err, cap, [&] {
     bitsr::Idle idle;
-    {
-      const std::lock_guard<std::mutex> lock(model->idle_mutex);
+    /* Never waited for: in a child forked while another thread held it, it is held for ever. */
+    if (model->idle_mutex.try_lock()) {
       idle.swap(model->idle);
+      model->idle_mutex.unlock();
     }
     if (!idle || !idle->fits(h, w, threads, pass))
       return new bitsr_stream(*model, h, w, threads, pass);
@@ -362,7 +363,8 @@ void bitsr_stream_close(bitsr_stream* stream) {
   bitsr::Idle idle(stream);
   if (!stream || stream->bytes() > IDLE_MOST) return;
   const bitsr::Model& model = stream->model;
-  const std::lock_guard<std::mutex> lock(model.idle_mutex);
+  if (!model.idle_mutex.try_lock()) return;
   idle.swap(model.idle);
+  model.idle_mutex.unlock();
 }
 }

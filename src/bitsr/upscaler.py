@@ -36,7 +36,7 @@ def load(
 
     net: default the default net of ``scale``. scale: 2, 3 or 4, default that of the net, or 4.
     folder: where names are looked up. isa: path of the engine, default the fastest. threads:
-    default every CPU this process may use.
+    None or 0 is every CPU this process may use.
     Raises BitsrError for a name that is not there, a file that is no sound model or a net that
     upscales by another factor, OSError for a file that cannot be read.
     """
@@ -47,7 +47,8 @@ def load(
 
 
 class Upscaler:
-    """One net, ready for images: ``out = upscaler(image)``. Immutable: threads may share one.
+    """One net, ready for images: ``out = upscaler(image)``. Immutable: threads may share one, and a
+    copy or pickle is a net of its own, for another process.
 
     The net sees luma; chroma and alpha are upscaled by bicubic. The same image gives the same bytes
     whatever the strips and threads.
@@ -206,9 +207,10 @@ def upscale(
 
     net: as in ``load``, or an Upscaler. scale: as in ``load``. format: "png", "jpg", "webp" or
     "tif", default by the output's suffix. quality: 1 to 100, for JPEG and WebP. tile: LR rows of a
-    strip, 0 for the memory budget; no byte depends on it. threads: default every CPU this process
-    may use. ensemble: mean over 8 flips and rotations, at 8 times the work. progress: called with
-    (SR rows done, SR rows in all). note: called with what a user should know, one line each.
+    strip, 0 for the memory budget; no byte depends on it. threads: None or 0 is every CPU this
+    process may use. ensemble: mean over 8 flips and rotations, at 8 times the work. progress:
+    called with (SR rows done, SR rows in all). note: called with what a user should know, one line
+    each.
     Returns (height, width) of the SR image. Raises OSError for files that cannot be read or written
     and BitsrError for everything else; no partial file stays behind.
     """
