@@ -18,6 +18,7 @@ import pyvips
 from PIL import Image
 
 from bitsr.cli.main import main
+from bitsr.files import PREFIX
 
 
 def image(path, height=11, width=9, bands=3, **save):
@@ -40,7 +41,7 @@ def run(net_file, tmp_path, monkeypatch, capsys):
 
     def run(*args, net=net_file):
         code = main(["upscale", *(["-n", str(net)] if net else []), "-j", "1", *map(str, args)])
-        assert not list(tmp_path.rglob("*.part"))
+        assert not list(tmp_path.rglob(f"{PREFIX}*"))
         return code, capsys.readouterr().err.splitlines()
 
     return run
@@ -131,6 +132,26 @@ def test_notes(run, tmp_path):
     assert code == 0 and err[0] == "bitsr: clear.png: note: JPEG has no transparency: laid over white"
     code, err = run("-i", "pages.gif")
     assert code == 0 and err[0] == "bitsr: pages.gif: note: first of 2 pages taken"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX files")
+def test_the_output_and_nothing_else_is_written(run, tmp_path):
+    image(tmp_path / "a.png")
+    other = image(tmp_path / "b.png").rename(tmp_path / "o.png.part").read_bytes()
+    (tmp_path / "o.png").write_bytes(b"old")
+    (tmp_path / "o.png").chmod(0o600)
+    (tmp_path / "link.png").symlink_to("o.png")
+    assert run("-i", "a.png", "-o", "link.png")[0] == 0
+    assert (tmp_path / "link.png").is_symlink() and size(tmp_path / "o.png") == (36, 44)
+    assert (tmp_path / "o.png").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "o.png.part").read_bytes() == other
+    assert run("-i", "o.png.part", "-o", "o.png")[0] == 0
+    assert (tmp_path / "o.png.part").read_bytes() == other
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, kind in (("pipe.png", "a pipe"), ("/dev/null", "a device")):
+        code, err = run("-i", "a.png", "-o", name, "-f", "png")
+        assert code == 1 and err == [f"bitsr: a.png: {name}: is {kind}; an output is a file"]
+    assert (tmp_path / "pipe.png").is_fifo() and Path("/dev/null").is_char_device()
 
 
 # ---- mistakes ---------------------------------------------------------------------------------------------
@@ -231,11 +252,14 @@ def test_hostile_nets(run, net_file, tmp_path):
         assert code == 1 and len(err) == 1 and err[0].startswith(f"bitsr: {name}: ")
 
 
+STOPS = [(number, 128 + number) for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", 1))]
+
+
 # ---- the world --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), STOPS)
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_interrupted(net_file, tmp_path, number, code, suffix):
     image(tmp_path / "a.png", 1500, 1000)
@@ -243,9 +267,8 @@ def test_interrupted(net_file, tmp_path, number, code, suffix):
     heard = partial(signal.signal, number, signal.SIG_DFL)
     out = tmp_path / f"b.{suffix}"
     process = start("-i", tmp_path / "a.png", "-o", out, "-n", net_file, preexec_fn=heard)
-    part = tmp_path / f"b.{suffix}.part"
     until = time.monotonic() + 20
-    while not part.exists() and time.monotonic() < until:
+    while not list(tmp_path.glob(f"{PREFIX}*")) and time.monotonic() < until:
         time.sleep(0.01)
     process.send_signal(number)
     _, err = process.communicate(timeout=40)
@@ -288,6 +311,7 @@ def test_no_room_for_the_output(net_file, tmp_path, how, suffix):
         _, err = process.communicate(timeout=30)
         assert process.returncode == 1
         assert err.count("\n") == 1 and err.startswith("bitsr: ") and text in err
+        assert str(folder / f"b.{suffix}") in err
         assert list(folder.iterdir()) == []
     finally:
         if how == "full disk":
@@ -306,6 +330,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from bitsr.cli.main import main
+from bitsr.files import PREFIX
 code = main(sys.argv[1:])
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 sys.exit(code)

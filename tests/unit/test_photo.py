@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -247,11 +247,13 @@ def test_too_large_for_the_format(tmp_path, format, longest):
 def test_signal_as_the_file_opens(tmp_path, monkeypatch):
     """The file is there, but nobody has its handle yet."""
 
+    real = os.open
+
     def interrupted(path, *args, **kw):
-        path.touch()
+        os.close(real(path, *args, **kw))
         raise SystemExit(143)
 
-    monkeypatch.setattr(Path, "open", interrupted)
+    monkeypatch.setattr("bitsr.files.os.open", interrupted)
     with pytest.raises(SystemExit), photo.Writer(tmp_path / "x.png", "png", 4, 4, 3, 8):
         pass
     assert not list(tmp_path.iterdir())

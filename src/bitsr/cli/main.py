@@ -34,10 +34,13 @@ app.add_typer(train.zoo, name="zoo")
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line. The exit code: 0, 1 for any error, 130 for Ctrl-C, 143 for SIGTERM."""
+    """Run the command line. The exit code: 0, 1 for any error, 130 for Ctrl-C, 143 for SIGTERM, 129
+    for SIGHUP."""
     args = list(sys.argv[1:] if args is None else args) or ["--help"]
     with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, _stop)
+        for number in _STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+                signal.signal(number, _stop)
     try:
         with _old_names_said():
             command = typer.main.get_command(app)
@@ -61,9 +64,12 @@ def main(args: list[str] | None = None) -> int:
         return 1
 
 
-def _stop(*_: object) -> None:
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def _stop(number: int, _: object) -> None:
     """Leave by way of the clean-up."""
-    sys.exit(143)
+    sys.exit(128 + number)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric  # before any torch.compile, whose arguments it records
 
+from ..files import NewFile
 from ..folders import data_folder
 from . import checkpoint, data, legacy
 from .build import build, symmetry
@@ -319,7 +320,8 @@ def train(
         if state is None:  # left by a run that died before its first checkpoint
             for file in ("best.pt", "latent.safetensors"):
                 (folder / file).unlink(missing_ok=True)
-        (folder / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
+        with NewFile(folder / "recipe.json") as new:
+            new.file.write(f"{json.dumps(recipe.model_dump(mode='json'), indent=1)}\n".encode())
     weights, name, skip, grow = None, str(folder), (), False
     if state is not None:
         weights = state["net"]
