@@ -40,7 +40,7 @@ def plan(
     those of its sub-folders too, mirrored in the output). output: a file, or a folder; default
     NAME_x4.EXT or NAME_x4/ beside the input. format: "auto" keeps the input's where it can be
     written, else PNG. Raises OSError for an input that is not there and BitsrError for what cannot
-    be meant, such as an output that is an input.
+    be meant, such as an output that is an input, or one output of two inputs.
     """
     folder_wanted = output is not None and str(output).endswith(("/", "\\"))
     input, output = Path(input), None if output is None else Path(output)
@@ -158,8 +158,18 @@ def _folder(
         ):  # a.gif and a.png, both to a.png: a.gif.png and a.png
             out = out.with_name(path.name + out.suffix)
         jobs.append(Job(path, out, target(path)[0], folder=True))
+    _keep_apart(jobs)
     _spare_inputs(jobs, files)
     return jobs
+
+
+def _keep_apart(jobs: list[Job]) -> None:
+    """Raise BitsrError where two jobs have one output, also by way of a link."""
+    taken: dict[Path, Job] = {}
+    for job in jobs:
+        first = taken.setdefault(job.output.resolve(), job)
+        if first is not job:
+            raise BitsrError(f"{first.input} and {job.input} would both be written to {job.output}")
 
 
 def _spare_inputs(jobs: list[Job], inputs: list[Path]) -> None:

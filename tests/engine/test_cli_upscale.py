@@ -106,6 +106,27 @@ def test_folder_with_defaults(run, tmp_path):
     assert {p.name for p in (tmp_path / "in_x4").iterdir()} == {"a.png", "a.gif.png"}
 
 
+@pytest.mark.parametrize("names", [("a.jpg", "a.jpg.png", "a.png"), ("a.gif", "a.gif.png", "a.png")])
+def test_two_inputs_of_one_output_are_refused_before_any_work(run, tmp_path, names):
+    for name in names:
+        image(tmp_path / "in" / name)
+    code, err = run("-i", "in", "-o", "out", "-f", "png")
+    first, second, _ = (Path("in") / name for name in names)
+    assert code == 1 and not (tmp_path / "out").exists()
+    assert err == [f"bitsr: {first} and {second} would both be written to {Path('out') / names[1]}"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX links")
+def test_outputs_that_are_one_file_by_a_link_are_refused(run, tmp_path):
+    for name in ("a.png", "b.png"):
+        image(tmp_path / "in" / name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").symlink_to("b.png")
+    code, err = run("-i", "in", "-o", "out")
+    assert code == 1 and "would both be written to" in err[0] and len(err) == 1
+    assert not (tmp_path / "out/b.png").exists()
+
+
 def test_skip_existing(run, tmp_path):
     for name in ("a.png", "b.png"):
         image(tmp_path / "in" / name)
