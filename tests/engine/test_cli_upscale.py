@@ -414,3 +414,33 @@ def test_main_without_arguments_and_version(capsys):
     assert main([]) == 0 and "upscale" in capsys.readouterr().out
     assert main(["--version"]) == 0 and capsys.readouterr().out.startswith("bitsr ")
     assert main(["bogus"]) == 1 and capsys.readouterr().err == "bitsr: No such command 'bogus'.\n"
+
+
+def shell(folder, line):
+    """A line of the shell, in which ``bitsr`` is the command."""
+    bitsr = f"{sys.executable} -m bitsr"
+    line = line.replace("bitsr ", f"{bitsr} ", 1)
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+@pytest.mark.parametrize("args", ["-i clear.png -o out.jpg -v", "-i missing.png"])
+@pytest.mark.parametrize("where", ["2>&-", "2>&- >&- <&-", "2>/dev/full", "2>&1 >/dev/null | true"])
+def test_a_stderr_that_takes_nothing_costs_no_image(net_file, tmp_path, args, where):
+    image(tmp_path / "clear.png", bands=4)  # a note is said before the work, a line after it
+    done = shell(tmp_path, f"bitsr upscale -n {net_file} {args} {where}")
+    good = "out" in args
+    assert (done.returncode, done.stdout, done.stderr) == (0 if good else 1, "", "")
+    assert {p.name for p in tmp_path.iterdir()} == {"clear.png", *(["out.jpg"] if good else [])}
+    assert not good or size(tmp_path / "out.jpg") == (36, 44)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+def test_a_closed_pipe_on_stdout_is_no_error_and_a_full_disk_is(net_file, tmp_path):
+    for args in (f"info {net_file}", "--help"):
+        done = shell(tmp_path, f"bitsr {args} | true")
+        assert (done.returncode, done.stderr) == (0, "")
+        done = shell(tmp_path, f"bitsr {args} > /dev/full")
+        assert (done.returncode, done.stderr) == (1, "bitsr: No space left on device\n")

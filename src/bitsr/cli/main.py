@@ -17,6 +17,7 @@ import typer
 
 from ..errors import BitsrError
 from . import measure, reason, say, train
+from .streams import steady
 from .upscale import upscale
 
 app = typer.Typer(
@@ -41,6 +42,17 @@ def main(args: list[str] | None = None) -> int:
         for number in _STOPPING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
                 signal.signal(number, _stop)
+    with steady():
+        code = _run(args)
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            say(reason(error))
+            return code or 1
+        return code
+
+
+def _run(args: list[str]) -> int:
     try:
         with _old_names_said():
             command = typer.main.get_command(app)

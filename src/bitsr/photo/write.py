@@ -15,6 +15,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from ..files import NewFile
+from .fork import use_libvips
 from .formats import FORMATS, PhotoError, reason
 
 
@@ -62,6 +63,7 @@ class Writer:
         self._left = height
 
     def __enter__(self) -> Writer:
+        use_libvips()
         self._zlib = zlib.compressobj(0)
         height, width, channels = self.shape
         colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
