@@ -43,6 +43,8 @@ def plan(
     be meant, such as an output that is an input, or one output of two inputs.
     """
     folder_wanted = output is not None and str(output).endswith(("/", "\\"))
+    if not str(input) or (output is not None and not str(output)):
+        raise BitsrError("an input or output of no name; the current folder is .")
     input, output = Path(input), None if output is None else Path(output)
     if format != "auto" and format not in photo.FORMATS:
         format = photo.format_of(f"x.{format}") or format  # jpeg, tiff
@@ -58,8 +60,11 @@ def plan(
 
     if input.is_dir():
         return _folder(input, output, scale, target, recursive)
+    regular = input.is_file()
     input.stat()  # the system's own words for what is missing
     kind, suffix = target(input)
+    if output is None and not regular:
+        raise BitsrError(f"{input}: is no file beside which an output could lie; give -o")
     if output is None:
         return [Job(input, input.with_name(f"{input.stem}_x{scale}{suffix}"), kind)]
     if folder_wanted or output.is_dir():

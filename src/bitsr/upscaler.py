@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from . import colour
 from .engine import Engine
 from .errors import BitsrError
+from .files import naming
 from .symmetry import sum_over_orientations
 from .zoo import ZOO, choose
 
@@ -205,6 +209,7 @@ def upscale(
 ) -> tuple[int, int]:
     """Upscale an image file into another, by strips: memory follows its width, not its height.
 
+    input: a file, or a pipe such as /dev/stdin, which is kept in a temporary file meanwhile.
     net: as in ``load``, or an Upscaler. scale: as in ``load``. format: "png", "jpg", "webp" or
     "tif", default by the output's suffix. quality: 1 to 100, for JPEG and WebP. tile: LR rows of a
     strip, 0 for the memory budget; no byte depends on it. threads: None or 0 is every CPU this
@@ -224,6 +229,25 @@ def upscale(
         raise BitsrError(f"{output.name}: no output format of that name; there are {known}")
     if tile < 0 or not 1 <= quality <= 100:
         raise BitsrError("tile must be at least 0 rows" if tile < 0 else "quality must be 1 to 100")
+    kind = input.stat().st_mode
+    if stat.S_ISFIFO(kind):  # kept as a file meanwhile, for decoders go back and forth
+        with tempfile.TemporaryDirectory(prefix="bitsr-") as folder:
+            whole = Path(folder) / "input"
+            with naming(whole), input.open("rb") as pipe, whole.open("wb") as file:
+                shutil.copyfileobj(pipe, file)
+            return upscale(
+                whole,
+                output,
+                net=upscaler,
+                format=format,
+                quality=quality,
+                tile=tile,
+                ensemble=ensemble,
+                progress=progress,
+                note=note,
+            )
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # of which the system speaks
+        raise BitsrError(f"{input}: is a device; an input is a file or a pipe")
     image = photo.read(input)
     if output.exists() and output.samefile(input):
         raise BitsrError("the output would overwrite the input")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from PIL import Image
 
 from bitsr.cli.main import main
 from bitsr.files import PREFIX
+from bitsr.photo.write import chunk
 
 
 def image(path, height=11, width=9, bands=3, **save):
@@ -191,6 +193,12 @@ def test_the_output_and_nothing_else_is_written(run, tmp_path):
         ("-i a.png -j 100000", "threads must be from 1 to 1024, not 100000"),
         ("-i a.png -j 1:2", "-j wants N or load:proc:save"),
         ("-i a.png -m bitsr-s-x2", "bitsr-s-x2: no such folder; -n names a net"),
+        ("-i", "requires an argument"),
+        ("-i @", "-i wants a value, not an empty one"),
+        ("-i a.png -o @", "-o wants a value, not an empty one"),
+        ("-i a.png --output=", "--output wants a value, not an empty one"),
+        ("-i /dev/null -o b.png", "/dev/null: is a device; an input is a file or a pipe"),
+        ("-i /dev/null", "/dev/null: is no file beside which an output could lie; give -o"),
         ("-i a.png -f bmp", "no output format bmp; there are auto, png"),
         ("-i a.png -o b.bmp", "b.bmp: name it .png, .jpg, .webp or .tif, or give -f"),
         ("-i a.png -o b.png -f jpg", "b.png: its suffix says png, -f says jpg"),
@@ -222,7 +230,7 @@ def test_a_mistake_is_one_line(run, tmp_path, args, text):
     os.link(tmp_path / "a.png", tmp_path / "hard.png")
     (tmp_path / "text.png").write_text("text")
     before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
-    code, err = run(*args.split())
+    code, err = run(*("" if word == "@" else word for word in args.split()))
     assert code == 1
     assert len(err) == 1 and err[0].startswith("bitsr: ") and text in err[0]
     assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
@@ -352,6 +360,7 @@ import sys
 from pathlib import Path
 from bitsr.cli.main import main
 from bitsr.files import PREFIX
+from bitsr.photo.write import chunk
 code = main(sys.argv[1:])
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 sys.exit(code)
@@ -444,3 +453,26 @@ def test_a_closed_pipe_on_stdout_is_no_error_and_a_full_disk_is(net_file, tmp_pa
         assert (done.returncode, done.stderr) == (0, "")
         done = shell(tmp_path, f"bitsr {args} > /dev/full")
         assert (done.returncode, done.stderr) == (1, "bitsr: No space left on device\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("how", ["< {}", "< <(cat {})"])
+def test_standard_input(net_file, tmp_path, name, how):
+    image(tmp_path / name)
+    done = shell(tmp_path, f"bitsr upscale -n {net_file} -i /dev/stdin -o b.png {how.format(name)}")
+    assert done.returncode == 0, done.stderr
+    run_on_file = shell(tmp_path, f"bitsr upscale -n {net_file} -i {name} -o c.png")
+    assert run_on_file.returncode == 0
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_lie_about_the_width_is_refused_before_memory_is_touched(net_file, tmp_path):
+    x = tmp_path / "wide.png"
+    header = struct.pack(">IIBBBBB", 2**20, 25, 8, 2, 0, 0, 0)
+    x.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"x\x9c" + bytes(90)))
+    args = ["upscale", "-i", x, "-o", tmp_path / "o.png", "-n", "bitsr-l-x4", "-j", "2"]
+    done = subprocess.run([sys.executable, "-c", PEAK, *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == 1 and "too wide" in done.stderr and done.stderr.count("\n") == 1
+    assert int(done.stdout) < 300 * 1024

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import warnings
@@ -38,6 +39,10 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line. The exit code: 0, 1 for any error, 130 for Ctrl-C, 143 for SIGTERM, 129
     for SIGHUP."""
     args = list(sys.argv[1:] if args is None else args) or ["--help"]
+    for before, given in zip(["bitsr", *args], args, strict=False):
+        if not given or re.fullmatch(r"--[a-z-]+=", given):  # a path of no name is the current folder
+            say(f"{(given or before).rstrip('=')} wants a value, not an empty one")
+            return 1
     with contextlib.suppress(ValueError):  # not the main thread
         for number in _STOPPING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
