@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).resolve().parent / "recipes"
 """The packaged ones."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 """Of the images that training and evaluation read."""

@@ -276,10 +276,14 @@ def test_vgg_layers_have_torchvisions_numbers(layer: str, last: int) -> None:
 def test_a_resumed_adversarial_run_is_the_same(tmp_path: Path) -> None:
     """Stopped after the first iteration: equal losses, net, discriminator and both optimisers; the EMA too."""
     r = make("ledig-srresnet", 2, loss="mse", adversarial={}, log_every=1, ema=0.5, iterations=3)
-    loop.train(r, tmp_path / "whole", device="cpu")
+    said: list[str] = []
+    loop.train(r, tmp_path / "whole", device="cpu", say=said.append)
+    assert "best.pt" in said[0] and "last.pt" in said[0] and "random weights" in said[1] and len(said) == 2
     stopped = loop.train(r, tmp_path / "cut", device="cpu", max_minutes=1e-9)
     assert stopped.iteration == 1 and not stopped.complete
-    loop.train(r, tmp_path / "cut", device="cpu")
+    said.clear()
+    loop.train(r, tmp_path / "cut", device="cpu", say=said.append)
+    assert "best.pt" in said[0] and len(said) == 1  # it goes on, from weights that are not random
     whole, cut = (checkpoint.load(tmp_path / run / "last.pt") for run in ("whole", "cut"))
     for key in ("net", "average", "optimiser", "adversary"):
         torch.testing.assert_close(whole[key], cut[key], rtol=0, atol=0)

@@ -331,6 +331,31 @@ def test_signal_leaves_a_checkpoint(tmp_path: Path, number: int) -> None:
     assert [int(row["iteration"]) for row in log(tmp_path)] == [3, 6, 9, 12]
 
 
+def test_files_say_what_made_the_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    r = make(train__iterations=4, train__log_every=1)
+    origin = make(train__iterations=5, train__log_every=3)
+    r = r.changed(origin, "another")
+    assert r.overrides == {"train.iterations": 4}
+    train(
+        r,
+        tmp_path,
+        device="cpu",
+        report=lambda i, row: os.kill(os.getpid(), signal.SIGINT) if i == 2 else None,
+    )
+    (first,) = checkpoint.load(tmp_path / "last.pt")["provenance"]
+    assert first["overrides"] == {"train.iterations": 4} and first["torch"] == torch.__version__
+    assert first["machine"] and first["bitsr"] and first["data"]["train"] != first["data"]["valid"]
+    assert len({*first["data"].values()} | {""}) == 3
+    monkeypatch.setattr("bitsr.train.provenance._machine", lambda device: "elsewhere")
+    # a resumed run is the same whatever its source says
+    assert train(r.model_copy(update={"source": "older words"}), tmp_path, device="cpu").complete
+    expected = [first, {**first, "machine": "elsewhere"}]
+    for name in ("last.pt", "latent.safetensors"):
+        assert checkpoint.load_net(tmp_path / name)[1]["provenance"] == expected
+    assert train(r, tmp_path, device="cpu").complete
+    assert checkpoint.load_net(tmp_path / "last.pt")[1]["provenance"] == expected
+
+
 def test_time_budget_validates_and_stops(tmp_path: Path) -> None:
     outcome = train(make(train__iterations=10**6), tmp_path, device="cpu", max_minutes=1e-6)
     assert not outcome.complete and outcome.iteration == 1 and outcome.best > 0

@@ -87,6 +87,8 @@ def test_a_chain_becomes_a_net(place: Path, capsys: pytest.CaptureFixture) -> No
     ).read_bytes()
     model = ModelFile.read(out / "tiny.bsr")
     assert model.name == "tiny" and "train.iterations=3" in model.metadata["training"]
+    (made,) = json.loads(model.metadata["provenance"])
+    assert made["overrides"]["train.iterations"] == 3 and made["torch"] == torch.__version__
     (told,) = json.loads(model.metadata["evaluation"])["means"]
     (mean,) = evaluate(Engine(model), ["valid"]).means()
     assert (told["set"], told["psnr"]) == ("valid", mean.psnr)

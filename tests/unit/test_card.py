@@ -27,6 +27,19 @@ def test_metadata_is_told():
         "check": json.dumps({"images": 3, "float_psnr": 30.0, "packed_psnr": 29.99}),
     }
     text = card(packed, 1)
+    assert "trained by" not in text
+    facts = {
+        "bitsr": "9.8",
+        "torch": "7.6",
+        "machine": "a slow one",
+        "data": {"train": "12ab", "valid": "34cd"},
+    }
+    packed.metadata["provenance"] = json.dumps([{**facts, "overrides": {"train.lr": 0.5}}])
+    told = card(packed, 1)
+    assert (
+        "- trained by bitsr 9.8 with torch 7.6 on a slow one;" in told and "12ab" in told and "34cd" in told
+    )
+    assert "- changed against the recipe: train.lr = 0.5\n" in told
     for part in (
         "Ten minutes",
         "77",

@@ -57,6 +57,40 @@ def test_published_settings() -> None:
         assert not r.train.ema and r.train.precision == "32"
 
 
+def test_changed_settings_are_told_in_place_of_the_source(tmp_path: Path) -> None:
+    plain = load("e2fif-srresnet-x4")
+    assert plain.source.endswith("settings from the released code") and not plain.overrides
+    free = ["data.root=/elsewhere", "train.log_every=7", "train.max_minutes=3"]
+    assert load("e2fif-srresnet-x4", free).source == plain.source
+    same = load("e2fif-srresnet-x4", ["train.lr=2e-4"])
+    assert same.source == plain.source and not same.overrides
+    changed = load("e2fif-srresnet-x4", [*free, "train.iterations=9", "net.args.blocks=3"])
+    assert changed.overrides == {"net.args.blocks": 3, "train.iterations": 9}
+    assert changed.source.startswith(
+        "recipe e2fif-srresnet-x4 with net.args.blocks = 3, train.iterations = 9"
+    )
+    assert "Lang et al. (2023)" in changed.source and "settings" not in changed.source
+    # a file that extends a packaged recipe, on top of another one
+    (tmp_path / "mine.toml").write_text('extends = "e2fif-rdn-x3"\n[train]\nlr = 0.5\n')
+    (tmp_path / "again.toml").write_text('extends = "mine.toml"\n[data]\nbatch = 2\n')
+    mine = load(tmp_path / "again.toml")
+    assert mine.overrides == {"data.batch": 2, "train.lr": 0.5}
+    assert mine.source.startswith("recipe e2fif-rdn-x3 with data.batch = 2, train.lr = 0.5;")
+    # whoever names a source of his own speaks of his own settings
+    (tmp_path / "own.toml").write_text('source = "me"\nextends = "e2fif-rdn-x3"\n[train]\nlr = 0.5\n')
+    assert load(tmp_path / "own.toml").source == "me" and not load(tmp_path / "own.toml").overrides
+    assert (
+        load(tmp_path / "own.toml", ["train.lr=1"]).source
+        == "recipe own with train.lr = 1.0; the recipe is after me"
+    )
+    assert load("e2fif-rdn-x3", ["train.lr=1", "source=me"]).source == "me"
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_packaged_recipe_changes_nothing(name: str) -> None:
+    assert not load(name).overrides and not load(name).source.startswith("recipe ")
+
+
 def test_two_stages_share_their_keys() -> None:
     r = load("e2fif-srresnet-x4-two-stage", ["net.args.channels=4", "net.args.blocks=1"])
     first, second = (build(r, stage) for stage in r.stages)

@@ -36,6 +36,11 @@ from .recipe import Recipe
 _BLOCK = re.compile(r"body\.\d+\.")
 
 
+KEYS = ("recipe", "stage", "iteration", "psnr", "provenance")
+"""Facts of a net in files of it, as JSON; ``provenance`` (``provenance.provenance``, a list) is absent
+in files of older versions."""
+
+
 class CheckpointError(BitsrError):
     """A checkpoint that cannot be used; the message is one line."""
 
@@ -122,7 +127,7 @@ def export_latent(path: Path, content: Mapping[str, Any]) -> None:
     ties = symmetry(recipe, net)
     state = ties.free(content["net"]) if ties else content["net"]
     state = {k: (_half(v) if k in halved else v).contiguous().cpu() for k, v in state.items()}
-    facts = {key: json.dumps(content[key]) for key in ("recipe", "stage", "iteration", "psnr")}
+    facts = {key: json.dumps(content[key]) for key in KEYS if key in content}
     with NewFile(path) as new:
         new.file.write(to_bytes(state, {"format": "bitsr-latent 1", **facts}))
 
@@ -135,6 +140,8 @@ def _load_latent(path: Path) -> dict[str, Any]:
             facts = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
         content = {key: json.loads(facts[key]) for key in ("recipe", "stage", "iteration", "psnr")}
+        if "provenance" in facts:  # since it is recorded
+            content["provenance"] = json.loads(facts["provenance"])
     except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a latent checkpoint: {error}") from error
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
@@ -164,8 +171,8 @@ def load_net(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     """The net of a checkpoint in evaluation mode on the CPU, and the checkpoint's facts without
     tensors.
 
-    Facts: recipe (dict as stored, for ``legacy.parse``), stage, iteration, and psnr where the file holds a validated
-    net. Raises CheckpointError for a file without a recipe or with weights that do not fit it.
+    Facts: ``KEYS``, recipe as a dict as stored (for ``legacy.parse``), psnr where the file holds a
+    validated net. Raises CheckpointError for a file without a recipe or with weights that do not fit it.
     """
     content = load_any(path)
     path = Path(path)
@@ -176,7 +183,7 @@ def load_net(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     initialise(net, content["net"], (), str(path))
     if ties := symmetry(recipe, net):  # to the last bit, whatever arithmetic has left
         ties.tie(net)
-    return net.eval(), {k: content[k] for k in ("recipe", "stage", "iteration", "psnr") if k in content}
+    return net.eval(), {k: content[k] for k in KEYS if k in content}
 
 
 def blank(net: nn.Module, state: Mapping[str, Tensor], name: str) -> list[str]:

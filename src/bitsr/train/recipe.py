@@ -7,10 +7,13 @@ below each key is its entry in docs/training.md (``bitsr.train.reference``).
 
 from __future__ import annotations
 
+import copy
 import inspect
+import json
 import math
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +27,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -266,6 +270,27 @@ class Recipe(_Section):
     """Section [data]."""
     train: Train
     """Section [train]."""
+    _overrides: dict[str, Any] = PrivateAttr(default_factory=dict[str, Any])
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """``section.key -> value`` of what ``load`` was given beside the recipe that ``source``
+        speaks of."""
+        return self._overrides
+
+    def changed(self, origin: Recipe, name: str) -> Recipe:
+        """The same with what differs from recipe ``origin``, called ``name``, in ``overrides`` and
+        ``source``: "settings from ..." are then not what it says there."""
+        old, new = (_flat(settings(r.model_dump(mode="json"))) for r in (origin, self))
+        overrides = {k: new.get(k) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
+        if not overrides:
+            return self
+        told = ", ".join(f"{k} = {json.dumps(v)}" for k, v in overrides.items())
+        after = origin.source.partition(";")[0]
+        source = f"recipe {name} with {told}" + (f"; the recipe is after {after}" if after else "")
+        out = self.model_copy(update={"source": source})
+        out._overrides = overrides
+        return out
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -317,6 +342,40 @@ class Recipe(_Section):
         elif t.schedule == "cosine":
             rate *= 0.5 + 0.5 * math.cos(math.pi * iteration / stage.iterations)
         return rate
+
+
+FREE = {
+    "": {"source"},
+    "data": {"root"},
+    "train": {
+        "max_minutes",
+        "log_every",
+        "validate_every",
+        "checkpoint_every",
+        "checkpoint_minutes",
+        "compile",
+        "graph",
+    },
+}
+"""Settings that do not touch the weights. A run and its resumption may differ in them."""
+
+
+def settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat ``section.key -> value`` of a recipe as JSON without the free keys."""
+    flat: dict[str, Any] = {}
+    for key, value in recipe.items():
+        for name, entry in value.items() if isinstance(value, dict) else [("", value)]:
+            if (name or key) not in FREE.get(key if name else "", ()):
+                flat[f"{key}.{name}" if name else key] = entry
+    return flat
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``a.b.c -> value`` of tables in tables."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def construct(recipe: Recipe, stage: Stage) -> nn.Module:
@@ -395,16 +454,12 @@ def _read(recipe: str | Path, folder: Path) -> tuple[Path, dict[str, Any]]:
         raise RecipeError(f"{path}: {error}") from error
 
 
-def load(recipe: str | Path, assignments: Iterable[str] = ()) -> Recipe:
-    """Read a recipe file or a packaged recipe by name, with ``a.b=value`` assignments on top.
-
-    A recipe may say ``extends = "NAME"``, a packaged recipe or a file beside it, and then hold only
-    what differs: sections are merged key by key, lists are replaced.
-
-    Raises RecipeError for a name that is neither, bad TOML, and any key or value that is wrong.
-    """
-    path, table = _read(recipe, Path())
+def _merged(path: Path) -> tuple[dict[str, Any], Path]:
+    """A recipe file with all that it extends; and the file whose ``source`` it has: the first on the
+    way that has one of its own or comes with bitsr."""
+    path, table = _read(path, Path())
     file, seen = path, {path}
+    origin: Path | None = path if "source" in table or path.parent.resolve() == RECIPES else None
     while "extends" in table:
         parent = table.pop("extends")
         if not isinstance(parent, str):
@@ -413,7 +468,31 @@ def load(recipe: str | Path, assignments: Iterable[str] = ()) -> Recipe:
         if file in seen:
             raise RecipeError(f"{path}: extends: {parent!r} leads back to itself")
         seen.add(file)
+        if origin is None and ("source" in below or file.parent.resolve() == RECIPES):
+            origin = file
         table = _merge(below, table)
+    return table, origin or path
+
+
+def load(recipe: str | Path, assignments: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file or a packaged recipe by name, with ``a.b=value`` assignments on top.
+
+    A recipe may say ``extends = "NAME"``, a packaged recipe or a file beside it, and then hold only
+    what differs: sections are merged key by key, lists are replaced. Where settings differ from
+    those that ``source`` speaks of, ``source`` and ``overrides`` say so (``Recipe.changed``).
+
+    Raises RecipeError for a name that is neither, bad TOML, and any key or value that is wrong.
+    """
+    path, _ = _read(recipe, Path())
+    table, origin = _merged(path)
+    changed = copy.deepcopy(table)
+    sourced = False
     for assignment in assignments:
-        _set(table, assignment)
-    return parse(table, str(path))
+        _set(changed, assignment)
+        sourced |= assignment.partition("=")[0].strip() == "source"
+    out = parse(changed, str(path))
+    if sourced:
+        return out
+    with suppress(RecipeError):  # a file to be extended alone need not be whole
+        return out.changed(parse(_merged(origin)[0], str(origin)), origin.stem)
+    return out

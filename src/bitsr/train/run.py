@@ -34,7 +34,8 @@ from .build import build, symmetry
 from .crops import Crops
 from .distill import soft_targets
 from .log import Log
-from .recipe import Recipe, Stage
+from .provenance import provenance
+from .recipe import Recipe, Stage, settings
 from .trainer import Trainer, TrainError, over_devices
 from .validate import protocol, validate
 
@@ -43,19 +44,6 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# Settings that may differ between a run and its resumption: they do not touch the weights.
-FREE = {
-    "data": {"root"},
-    "train": {
-        "max_minutes",
-        "log_every",
-        "validate_every",
-        "checkpoint_every",
-        "checkpoint_minutes",
-        "compile",
-        "graph",
-    },
-}
 Report = Callable[[int, "dict[str, Any] | None"], None]
 
 
@@ -130,16 +118,6 @@ def _interruptible() -> Iterator[Callable[[], int]]:
             signal.signal(number, handler)
 
 
-def _settings(recipe: dict[str, Any], free: dict[str, set[str]]) -> dict[str, Any]:
-    """Flat ``section.key -> value`` without the free keys."""
-    flat = {}
-    for key, value in recipe.items():
-        for name, entry in value.items() if isinstance(value, dict) else [("", value)]:
-            if name not in free.get(key, ()):
-                flat[f"{key}.{name}" if name else key] = entry
-    return flat
-
-
 def _resume(folder: Path, recipe: Recipe, resume: bool | None) -> dict[str, Any] | None:
     """The checkpoint to go on from, or None for a fresh run. resume: None is "if there is one"."""
     last = folder / "last.pt"
@@ -154,7 +132,7 @@ def _resume(folder: Path, recipe: Recipe, resume: bool | None) -> dict[str, Any]
         raise TrainError(f"{last}: not written by this loop; start from it by train.init_from")
     # parsed: a setting that is younger than the run has its default
     ran = legacy.parse(state["recipe"], str(last))
-    old, new = (_settings(r.model_dump(mode="json"), FREE) for r in (ran, recipe))
+    old, new = (settings(r.model_dump(mode="json")) for r in (ran, recipe))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             raise TrainError(f"{folder}: the run has {key} = {old.get(key)!r}, the recipe {new.get(key)!r}")
@@ -219,6 +197,7 @@ class _Run:
         fabric: Fabric,
         recipe: Recipe,
         folder: Path,
+        train: data.Pairs,
         valid: data.Pairs,
         state: dict[str, Any] | None,
         report: Report,
@@ -229,7 +208,13 @@ class _Run:
         self.iteration: int = state["iteration"] if state else 0  # finished, over all stages
         self.count = 0  # iterations in the loss sum
         self.best = -math.inf
+        here = provenance(recipe, fabric.device, train, valid)
+        before: list[dict[str, Any]] = state.get("provenance", []) if state else []
+        # one entry for each machine or version that the run went on with
+        self.provenance = before if before[-1:] == [here] else [*before, here]
         title = f"loss: {recipe.objective}\n{protocol(valid, recipe.data.valid_crop)}"
+        if recipe.train.adversarial:
+            title += "\nbest.pt: the best PSNR, so an early state; last.pt: the end of the training"
         self.log = Log(folder, self.iteration, title) if fabric.is_global_zero else None
 
     def stage(self, trainer: Trainer, number: int, stage: Stage, begin: int) -> bool:
@@ -286,7 +271,12 @@ class _Run:
         return over_devices(self.fabric, flag, "max") > 0
 
     def _facts(self, number: int) -> dict[str, Any]:
-        return {"recipe": self.recipe.model_dump(mode="json"), "stage": number, "iteration": self.iteration}
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "stage": number,
+            "iteration": self.iteration,
+            "provenance": self.provenance,
+        }
 
     def _validate(self, trainer: Trainer, number: int) -> float:
         net = trainer.validated()
@@ -333,7 +323,8 @@ def train(
     max_minutes: wall-clock budget of this call, in place of the recipe's; 0: none.
     report(iteration, row): called on the first device after every iteration; row as in log.csv, or
     None.
-    say(line): called before soft targets are made, and each minute that it takes.
+    say(line): called before soft targets are made, and each minute that it takes, and with what a
+    user should know of adversarial training.
 
     Raises RecipeError, DataError, CheckpointError or TrainError (all BitsrError) or OSError, each
     one line.
@@ -367,6 +358,14 @@ def _train(
     folder = lock.folder
     state = _resume(folder, recipe, resume)  # before anything slow or written
 
+    if recipe.train.adversarial:
+        say(
+            "note: best.pt and latent.safetensors keep the best PSNR-Y, so an early and least adversarial"
+            " state; last.pt is the result of the whole training"
+        )
+        if state is None and not recipe.train.init_from:
+            say("note: adversarial training starts from random weights; train.init_from names a trained net")
+
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(accelerator=device, devices=devices, precision="32-true")
     fabric.launch()
@@ -391,7 +390,7 @@ def _train(
         weights = checkpoint.load_any(Path(name).expanduser())["net"]
 
     with _interruptible() as interrupted:
-        run = _Run(fabric, recipe, folder, valid, state, report, interrupted)
+        run = _Run(fabric, recipe, folder, crops.pairs, valid, state, report, interrupted)
         run.deadline = start + 60 * minutes if minutes else math.inf
         end, complete = 0, True
         for number, stage in enumerate(recipe.stages):
