@@ -4,11 +4,11 @@ test:
 quick:
     pytest -m "not slow"
 format:
-    ruff format . && ruff check --fix . && find csrc fuzz tests/cross -name '*.cpp' -o -name '*.h' | xargs clang-format -i
+    ruff format . && ruff check --fix . && git ls-files "csrc/**" "fuzz/*.cpp" "tests/cross/*.cpp" | xargs clang-format -i
 check:
     ruff format --check .
     ruff check .
-    find csrc fuzz tests/cross -name '*.cpp' -o -name '*.h' | xargs clang-format --dry-run --Werror
+    git ls-files "csrc/**" "fuzz/*.cpp" "tests/cross/*.cpp" | xargs clang-format --dry-run --Werror
     pyright
     NO_MKDOCS_2_WARNING=1 mkdocs build --strict -q
 docs:

@@ -1,4 +1,4 @@
-"""``python -m bench [race|kernel|sizes|memory|look|front|train]``: see bench/README.md."""
+"""``python -m bench [race|kernel|sizes|memory|crops|pareto|train]``: see bench/README.md."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def memory(args: argparse.Namespace) -> None:
     print(report(args.photo, args.scale, args.net, args.formats))
 
 
-def look(args: argparse.Namespace) -> None:
-    from .look import page
+def crops(args: argparse.Namespace) -> None:
+    from .crops import page
 
     print(page(args.nets, args.sets, args.out, args.side))
 
 
-def front(args: argparse.Namespace) -> None:
-    from .front import front
+def pareto(args: argparse.Namespace) -> None:
+    from .pareto import pareto
 
     task = Task(*args.lr, threads=args.threads)
-    print(front(args.nets, args.sets, task, args.rounds, args.pause, args.out).read_text())
+    print(pareto(args.nets, args.sets, task, args.rounds, args.pause, args.out).read_text())
 
 
 def train(args: argparse.Namespace) -> None:
@@ -100,7 +100,7 @@ def main() -> None:
     p = commands.add_parser("kernel", help="the machine's ceilings and the engine's share of them")
     p.add_argument("--rounds", type=int, default=5)
     p.set_defaults(run=kernel)
-    p = commands.add_parser("sizes", help="time of a pixel against the picture's size; share of colour")
+    p = commands.add_parser("sizes", help="time of a pixel against the image's size; share of colour")
     p.add_argument(
         "--lr", type=size, nargs="+", default=[(320, 180), (960, 540), (1920, 1080)], metavar="WxH"
     )
@@ -113,21 +113,21 @@ def main() -> None:
     p.add_argument("--net", help="a .bsr file of that scale in place of random weights")
     p.add_argument("--formats", nargs="+", default=["jpg", "png"], metavar="EXT")
     p.set_defaults(run=memory)
-    p = commands.add_parser("look", help="a page of crops: bicubic, nets, ground truth")
+    p = commands.add_parser("crops", help="a page of crops: bicubic, nets, ground truth")
     p.add_argument("nets", nargs="+", metavar="NET", help="names or .bsr files of one scale")
     p.add_argument("--sets", nargs="+", default=["Set5", "Set14"], metavar="SET")
     p.add_argument("--side", type=int, default=120, help="of a crop, HR pixels (120)")
-    p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "look")
-    p.set_defaults(run=look)
-    p = commands.add_parser("front", help="quality against time: packed nets and small float nets")
+    p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "crops")
+    p.set_defaults(run=crops)
+    p = commands.add_parser("pareto", help="quality against time: packed nets and small float nets")
     p.add_argument("nets", nargs="+", metavar="NET", help="names, .bsr files, .onnx files of one scale")
     p.add_argument("--sets", nargs="+", default=["Set5", "Set14", "B100"], metavar="SET")
     p.add_argument("--lr", type=size, default=(320, 180), metavar="WxH")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--rounds", type=int, default=15)
     p.add_argument("--pause", type=float, default=0.3, help="seconds of rest before each measurement")
-    p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "front")
-    p.set_defaults(run=front)
+    p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "pareto")
+    p.set_defaults(run=pareto)
     p = commands.add_parser("train", help="iterations a second of the ways to train on a CPU")
     p.add_argument("recipe", nargs="?", default="ranking-x4", help="ranking-x4")
     p.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="as for bitsr train")

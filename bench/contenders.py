@@ -1,8 +1,9 @@
 """The contenders: the one place to add one.
 
-A contender is a function that builds a net once and returns ``run``, a function without arguments that takes
-the LR picture through it once and returns the SR picture. It runs in its own process, started with ``env``.
-What is set here is what a careful user of that library would set: a rival made slow proves nothing.
+A contender is a function that builds a net once and returns ``run``, a function without arguments
+that takes the LR image through it once and returns the SR image. It runs in its own process,
+started with ``env``. What is set here is what a careful user of that library would set: a rival
+made slow proves nothing.
 """
 
 from __future__ import annotations
@@ -36,17 +37,18 @@ AVX2_ONLY = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 class Contender:
     name: str
     net: str
-    """What it runs: contenders of one net answer the same picture."""
+    """What it runs: contenders of one net answer the same image."""
     library: str
     """The module whose absence skips it, and whose version the report names."""
     build: Callable[[Task], Run]
     env: dict[str, str] = field(default_factory=dict)
     reference: bool = False
-    """Whether the other contenders of this net are compared with its picture."""
+    """Whether the other contenders of this net are compared with its image."""
 
 
 def bitsr(isa: str, net: str | None = None) -> Callable[[Task], Run]:
-    """The integer engine on one of its paths; int16 luma in and out. net: packed anew in place of the task's."""
+    """The integer engine on one of its paths; int16 luma in and out. net: packed anew in place of
+    the task's."""
 
     def build(task: Task) -> Run:
         from bitsr.engine import Engine

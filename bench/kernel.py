@@ -15,7 +15,7 @@ import numpy as np
 
 from bitsr.engine import Engine, isas
 from bitsr.eval.complexity import packed_layers
-from bitsr.model_file import Packed
+from bitsr.model_file import ModelFile
 
 from . import machine
 from .nets import random_int8, random_packed
@@ -25,7 +25,8 @@ WIDTH, HEIGHT = 320, 180
 
 
 def compile_ceilings(folder: Path) -> ctypes.CDLL:
-    """Build ceilings.cpp by $CXX, c++, g++ or clang++. RuntimeError where none is there or it fails."""
+    """Build ceilings.cpp by $CXX, c++, g++ or clang++. RuntimeError where none is there or it
+    fails."""
     names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
     compiler = next((found for n in names if n and (found := shutil.which(n))), None)
     if compiler is None:
@@ -43,7 +44,8 @@ def compile_ceilings(folder: Path) -> ctypes.CDLL:
 
 
 def ceilings(rounds: int, seconds: float = 0.05) -> dict[str, tuple[str, float]]:
-    """{name: (unit, units a second)}: the best of the rounds, for a ceiling is what nothing exceeds."""
+    """{name: (unit, units a second)}: the best of the rounds, for a ceiling is what nothing
+    exceeds."""
     out: dict[str, tuple[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         lib = compile_ceilings(Path(folder))
@@ -57,7 +59,7 @@ def ceilings(rounds: int, seconds: float = 0.05) -> dict[str, tuple[str, float]]
     return out
 
 
-def fastest(nets: Sequence[Packed], paths: list[str], height: int, rounds: int) -> dict[str, list[float]]:
+def fastest(nets: Sequence[ModelFile], paths: list[str], height: int, rounds: int) -> dict[str, list[float]]:
     """{path: seconds of each net, the fastest of the rounds}, one thread."""
     lr = np.random.default_rng(0).integers(-16320, 16321, (height, WIDTH), np.int16)
     engines = {isa: [Engine(net, isa=isa, threads=1) for net in nets] for isa in paths}
@@ -72,9 +74,11 @@ def fastest(nets: Sequence[Packed], paths: list[str], height: int, rounds: int) 
 
 
 def int8_rates(rounds: int, height: int = 40) -> dict[tuple[str, str], float]:
-    """{(path, shape): MACs a second} of int8 convolutions, one thread; without the scalar path, it takes too long.
+    """{(path, shape): MACs a second} of int8 convolutions, one thread; without the scalar path, it
+    takes too long.
 
-    A convolution's time is the difference between a net with three of them and one with one, as of the body.
+    A convolution's time is the difference between a net with three of them and one with one, as of
+    the body.
     """
     out = {}
     for bits, cin, cout, k in ((1, 64, 64, 3), (8, 64, 64, 3), (8, 64, 256, 3), (8, 64, 1, 9)):
@@ -86,10 +90,12 @@ def int8_rates(rounds: int, height: int = 40) -> dict[tuple[str, str], float]:
 
 
 def body_rates(rounds: int) -> dict[str, tuple[float, float, float]]:
-    """{path: (seconds a body layer, its MACs a second, seconds of all that is no body)}, one thread.
+    """{path: (seconds a body layer, its MACs a second, seconds of all that is no body)}, one
+    thread.
 
-    The layer's time is the difference between nets of 16 and of 8 blocks by 16 layers, with all that belongs
-    to a layer (epilogue, skip, sign); no clock runs inside the engine. The fastest of the rounds counts.
+    The layer's time is the difference between nets of 16 and of 8 blocks by 16 layers, with all
+    that belongs to a layer (epilogue, skip, sign); no clock runs inside the engine. The fastest of
+    the rounds counts.
     """
     long, short = random_packed(4, 64, 16), random_packed(4, 64, 8)
     layer = next(x for x in packed_layers(long) if x.binary)
@@ -101,7 +107,8 @@ def body_rates(rounds: int) -> dict[str, tuple[float, float, float]]:
 
 
 def report(rounds: int) -> str:
-    """Markdown: the ceilings, then each path of the engine against those of its own instructions."""
+    """Markdown: the ceilings, then each path of the engine against those of its own
+    instructions."""
     before = machine.load()
     top, body, int8 = ceilings(rounds), body_rates(rounds), int8_rates(rounds)
     clock = top["clock"][1]

@@ -17,7 +17,7 @@ from .task import ROOT, Task, prepared
 
 
 def photo(path: Path, width: int, height: int) -> None:
-    """Write an RGB picture that compresses about as a photograph: smooth waves, edges and noise."""
+    """Write an RGB image that compresses about as a photograph: smooth waves, edges and noise."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:512, :512].astype(np.float32)
     tile = 127 + 50 * np.sin(x / 23)[..., None] * np.cos(y / 31)[..., None] + rng.normal(0, 5, (512, 512, 3))
@@ -28,7 +28,8 @@ def photo(path: Path, width: int, height: int) -> None:
 
 
 def measure(command: list[str]) -> tuple[float, float]:
-    """(seconds, peak resident MiB) of a command. RuntimeError with the last line it wrote if it fails."""
+    """(seconds, peak resident MiB) of a command. RuntimeError with the last line it wrote if it
+    fails."""
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
@@ -44,8 +45,8 @@ def measure(command: list[str]) -> tuple[float, float]:
 
 
 def report(size: tuple[int, int], scale: int, net: str | None, formats: list[str]) -> str:
-    """Markdown, a line a format of the output; the interpreter and libraries alone are the first line, the first format
-    without a limit to memory the last."""
+    """Markdown, a line a format of the output; the interpreter and libraries alone are the first
+    line, the first format without a limit to memory the last."""
     width, height = size
     task = Task(scale=scale)
     model = net or str(prepared(task, "bsr", "random-64x16"))
@@ -65,18 +66,18 @@ def report(size: tuple[int, int], scale: int, net: str | None, formats: list[str
         small = Path(folder) / "small.png"
         photo(small, 16, 16)
         whole = ["-t", str(height)]  # no limit to memory: one strip
-        for name, picture, suffix, more in [
+        for name, image, suffix, more in [
             ("16x16 to png", small, "png", []),
             *((f"photo to {f}", source, f, []) for f in formats),
             (f"photo to {formats[0]}, in one strip", source, formats[0], whole),
         ]:
-            target = Path(folder) / f"{picture.stem}-out.{suffix}"
-            command = [sys.executable, "-m", "bitsr", "upscale", "-i", str(picture), "-o", str(target)]
+            target = Path(folder) / f"{image.stem}-out.{suffix}"
+            command = [sys.executable, "-m", "bitsr", "upscale", "-i", str(image), "-o", str(target)]
             seconds, peak = measure([*command, "-n", model, *more])
             size_of = pyvips.Image.new_from_file(str(target))
-            if picture is source and (size_of.width, size_of.height) != (width * scale, height * scale):
+            if image is source and (size_of.width, size_of.height) != (width * scale, height * scale):
                 raise RuntimeError(f"{name}: the result is {size_of.width}x{size_of.height}")
-            speed = f"{megapixels / seconds:.2f}" if picture is source else ""
+            speed = f"{megapixels / seconds:.2f}" if image is source else ""
             lines.append(f"| {name} | {seconds:.1f} | {speed} | {peak:.0f} |")
             target.unlink()
     return "\n".join(lines) + "\n"

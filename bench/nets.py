@@ -1,4 +1,5 @@
-"""The float nets that contenders run, and the packed net of random bits (torch only where it is needed)."""
+"""The float nets that contenders run, and the packed net of random bits (torch only where it is
+needed)."""
 
 from __future__ import annotations
 
@@ -10,12 +11,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bitsr.eval.complexity import Layer
-    from bitsr.model_file import Packed
+    from bitsr.model_file import ModelFile
 
 
-def random_packed(scale: int, channels: int = 64, blocks: int = 16) -> Packed:
-    """SRResNet-E2FIF as an op list with random weights; pictures of it mean nothing, its time does."""
-    from bitsr.model_file import Op, Packed
+def random_packed(scale: int, channels: int = 64, blocks: int = 16) -> ModelFile:
+    """SRResNet-E2FIF as an op list with random weights; images of it mean nothing, its time
+    does."""
+    from bitsr.model_file import ModelFile, Op
 
     rng = np.random.default_rng(0)
     words = -(-channels // 64)
@@ -38,12 +40,13 @@ def random_packed(scale: int, channels: int = 64, blocks: int = 16) -> Packed:
             tensors[f"c{i}.slope"] = np.full(channels, 3277, np.int16)
         ops += [f"sign b{i} x{i}", f"bconv x{i + 1} b{i} c{i} shift=3 skip=x{i}"]
     ops += [f"add y x{2 * blocks} x0", "conv z y tail shift=12", f"shuffle sr z scale={scale}"]
-    return Packed(tensors, [Op.parse(line) for line in ops], {"name": f"random-{channels}x{blocks}"})
+    return ModelFile(tensors, [Op.parse(line) for line in ops], {"name": f"random-{channels}x{blocks}"})
 
 
-def random_int8(cin: int, cout: int, k: int, one_bit: bool, times: int) -> Packed:
-    """An int8 convolution of the same bytes ``times`` times, each adding to the last; weights are random."""
-    from bitsr.model_file import Op, Packed
+def random_int8(cin: int, cout: int, k: int, one_bit: bool, times: int) -> ModelFile:
+    """An int8 convolution of the same bytes ``times`` times, each adding to the last; weights are
+    random."""
+    from bitsr.model_file import ModelFile, Op
 
     rng = np.random.default_rng(0)
     signs = rng.integers(0, 2**63, (cout, k, k, -(-cin // 64)), np.uint64) << np.uint64(1)
@@ -60,7 +63,7 @@ def random_int8(cin: int, cout: int, k: int, one_bit: bool, times: int) -> Packe
     ops = ["conv x lr head shift=12", "quant q x in shift=7", "qconv y0 q c shift=5"]
     ops += [f"qconv y{i} q c shift=5 skip=y{i - 1}" for i in range(1, times)]
     ops += [f"conv z y{times - 1} tail shift=12", "shuffle sr z scale=1"]
-    return Packed(tensors, [Op.parse(line) for line in ops], {"name": f"random-int8-{cin}-{cout}"})
+    return ModelFile(tensors, [Op.parse(line) for line in ops], {"name": f"random-int8-{cin}-{cout}"})
 
 
 def layers(name: str, scale: int) -> list[Layer]:
@@ -74,11 +77,12 @@ def layers(name: str, scale: int) -> list[Layer]:
 
 
 def torch_net(name: str, scale: int) -> nn.Module:
-    """A net by name, in eval mode, weights random: (1, 1, h, w) -> (1, 1, scale*h, scale*w), Y in [0, 255].
+    """A net by name, in eval mode, weights random: (1, 1, h, w) -> (1, 1, scale*h, scale*w), Y in
+    [0, 255].
 
-    srresnet: the float twin of SRResNet-E2FIF 64x16; srresnet-binary: its bits simulated in float32, as
-    researchers run them; ledig and ledig-binary: the float twin of Ma-SRResNet 64x16 and its one-bit filters; fsrcnn,
-    espcn: see bitsr.nets.small.
+    srresnet: the float twin of SRResNet-E2FIF 64x16; srresnet-binary: its bits simulated in
+    float32, as researchers run them; ledig and ledig-binary: the float twin of Ma-SRResNet 64x16
+    and its one-bit filters; fsrcnn, espcn: see bitsr.nets.small.
     """
     import torch
 

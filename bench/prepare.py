@@ -1,4 +1,5 @@
-"""Make a file that contenders share: ``python -m bench.prepare KIND NET PATH TASK`` (bench.task does)."""
+"""Make a file that contenders share: ``python -m bench.prepare KIND NET PATH TASK`` (bench.task
+does)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from .task import Task, prepared
 
 
 def calibration(task: Task, n: int = 16) -> list[np.ndarray]:
-    """LR luma of (1, 1, height, width) for quantisers: shifted and mirrored views of the bench's picture."""
+    """LR luma of (1, 1, height, width) for quantisers: shifted and mirrored views of the bench's
+    image."""
     y = task.luma()
     views = [np.roll(y, (17 * i, 29 * i), (0, 1))[:: (-1) ** i] for i in range(n)]
     return [np.ascontiguousarray(v[None, None]) for v in views]
@@ -24,14 +26,15 @@ def make_bsr(path: Path, net: str, task: Task) -> None:
         blocks = int(net.removeprefix("random-64x"))
         packed = random_packed(task.scale, 64, blocks)
     else:
-        from bitsr.pack.emit import pack
+        from bitsr.pack import pack
 
         packed = pack(torch_net(net, task.scale), [task.luma()[:64, :64]], net)  # type: ignore[arg-type]
     packed.write(path)
 
 
 def make_onnx(path: Path, net: str, task: Task) -> None:
-    """Export through torch.onnx, batch norm folded, fixed size: the form that runtimes like best."""
+    """Export through torch.onnx, batch norm folded, fixed size: the form that runtimes like
+    best."""
     import torch
 
     module = torch_net(net, task.scale)
@@ -49,19 +52,19 @@ def make_onnx(path: Path, net: str, task: Task) -> None:
     )
 
 
-def quantise_onnx(source: Path, path: Path, pictures: list[np.ndarray]) -> None:
-    """Static QDQ quantisation by ONNX Runtime: weights int8 per channel, activations uint8. pictures: LR luma
-    (1, 1, h, w).
+def quantise_onnx(source: Path, path: Path, images: list[np.ndarray]) -> None:
+    """Static QDQ quantisation by ONNX Runtime: weights int8 per channel, activations uint8. images:
+    LR luma (1, 1, h, w).
 
-    x86 without VNNI adds pairs of its products in 16 bits and saturates: there weights get 7 bits (``reduce_range``),
-    which costs no time.
+    x86 without VNNI adds pairs of its products in 16 bits and saturates: there weights get 7 bits
+    (``reduce_range``), which costs no time.
     """
     from onnxruntime import quantization as q
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(q.CalibrationDataReader):
         def __init__(self) -> None:
-            self.items = iter([{"lr": x} for x in pictures])
+            self.items = iter([{"lr": x} for x in images])
 
         def get_next(self):
             return next(self.items, None)

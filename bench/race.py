@@ -1,8 +1,8 @@
 """All contenders side by side in one run: ``python -m bench``.
 
-Every contender waits in a process of its own. In each round every one of them, in turn, is asked for one
-measurement, so that whatever slows the machine for a while slows all of them; medians and paired ratios over
-the rounds are reported, with the load average before and after.
+Every contender waits in a process of its own. In each round every one of them, in turn, is asked
+for one measurement, so that whatever slows the machine for a while slows all of them; medians and
+paired ratios over the rounds are reported, with the load average before and after.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Entry:
     process: subprocess.Popen[str]
     version: str = ""
     agreement: float | None = None
-    """PSNR in dB of its picture against the reference contender's of the same net."""
+    """PSNR in dB of its image against the reference contender's of the same net."""
     seconds: list[float] = field(default_factory=list)
     rss_mib: float = 0.0
 
@@ -100,8 +100,8 @@ def start(contender: Contender, task: Task, log: Path) -> tuple[Entry, dict]:
     return entry, answer
 
 
-def agreement(picture: np.ndarray, reference: np.ndarray) -> float:
-    mse = float(np.mean((picture.astype(np.float64) - reference) ** 2))
+def agreement(image: np.ndarray, reference: np.ndarray) -> float:
+    mse = float(np.mean((image.astype(np.float64) - reference) ** 2))
     return float("inf") if mse == 0 else 10 * np.log10(255**2 / mse)
 
 
@@ -117,7 +117,8 @@ class Result:
 def race(
     task: Task, threads: list[int], rounds: int, only: list[str], pause: float, say=lambda text: None
 ) -> Result:
-    """Measure every contender whose name matches one of the patterns ``only``, at each number of threads.
+    """Measure every contender whose name matches one of the patterns ``only``, at each number of
+    threads.
 
     pause: seconds before each measurement, in which the last contender's threads go to sleep.
     """
@@ -148,12 +149,12 @@ def race(
                     say(f"  skipped: {e}")
                     continue
                 entries.append(entry)
-                picture = np.load(answer["picture"])
-                Path(answer["picture"]).unlink()
+                image = np.load(answer["image"])
+                Path(answer["image"]).unlink()
                 if contender.reference:
-                    references.setdefault(contender.net, picture.astype(np.float64))
+                    references.setdefault(contender.net, image.astype(np.float64))
                 if contender.net in references:
-                    entry.agreement = agreement(picture, references[contender.net])
+                    entry.agreement = agreement(image, references[contender.net])
         for i in range(rounds):
             began = time.monotonic()
             for entry in entries:
@@ -172,7 +173,8 @@ def ratio(entry: Entry, base: Entry) -> float:
 
 
 def bases(entries: list[Entry]) -> dict[int, Entry]:
-    """What ratios are against, for each number of threads: bitsr's best path, else the first contender."""
+    """What ratios are against, for each number of threads: bitsr's best path, else the first
+    contender."""
     out: dict[int, Entry] = {}
     for entry in entries:
         out.setdefault(entry.task.threads, entry)
@@ -202,7 +204,7 @@ def write_csv(result: Result, path: Path) -> None:
 
 
 def nets_table(result: Result) -> list[str]:
-    """A line a net: MACs of the LR picture, parameters without biases and batch norm."""
+    """A line a net: MACs of the LR image, parameters without biases and batch norm."""
     lines = []
     for title in dict.fromkeys(e.contender.net for e in result.entries):
         sums = count(layers(NETS[title], result.task.scale))
@@ -223,7 +225,7 @@ def markdown(result: Result) -> str:
         "",
         "Time is the median over rounds in which every contender ran once, in turn; spread is (third - first"
         " quartile) / median; ratio is the median of the contender's time by the first line's in the same"
-        " round. Agreement is the PSNR of its picture with the first fp32 picture of the same net; weights"
+        " round. Agreement is the PSNR of its image with the first fp32 image of the same net; weights"
         " are random, so it shows that the same net was run, not how good it is. RSS is the process's peak.",
         "",
         "| net | G FP MACs | G binary MACs | parameters |",
@@ -291,7 +293,7 @@ def plot(result: Result, path: Path) -> None:
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.margins(x=0.15, y=0.01)
-        axis.set_xlabel("ms a picture (median; min to max), lower is better")
+        axis.set_xlabel("ms an image (median; min to max), lower is better")
         axis.set_title(f"{threads} thread{'s' if threads > 1 else ''}")
         axis.tick_params(axis="y", labelsize=8)
         axis.grid(axis="x", alpha=0.3)

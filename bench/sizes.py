@@ -1,4 +1,5 @@
-"""Does the time of a pixel grow with the picture? Depth first against layer by layer; what colour adds."""
+"""Does the time of a pixel grow with the image? Depth first against layer by layer; what colour
+adds."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from .nets import random_packed
 
 SCALE, CHANNELS, BLOCKS = 4, 64, 16
 
-# Bytes an LR pixel that each order takes through memory where maps do not fit a cache. Layer by layer, each binary
-# layer reads and writes 64 int16 and 64 bits, the head writes both, the sum before the tail reads two maps and writes
-# one, the tail reads one. Depth first, only LR and SR.
+# Bytes an LR pixel that each order takes through memory where maps do not fit a cache. Layer by
+# layer, each binary layer reads and writes 64 int16 and 64 bits, the head writes both, the sum
+# before the tail reads two maps and writes one, the tail reads one. Depth first, only LR and SR.
 LAYERS = 2 * BLOCKS * 2 * (2 * CHANNELS + CHANNELS // 8) + 2 * CHANNELS + CHANNELS // 8 + 4 * 2 * CHANNELS
 DEPTH_FIRST = 2 + 2 * SCALE**2
 MOST = 2 << 30
-"""Bytes of maps that layer by layer may hold; larger pictures are not tried."""
+"""Bytes of maps that layer by layer may hold; larger images are not tried."""
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -37,7 +38,8 @@ def by_layers(engine: Engine, lr: np.ndarray) -> None:
 
 
 def report(sizes: list[tuple[int, int]], threads: list[int], rounds: int) -> str:
-    """Markdown: every size and number of threads, all of a round in turn; medians over the rounds."""
+    """Markdown: every size and number of threads, all of a round in turn; medians over the
+    rounds."""
     before = machine.load()
     packed = random_packed(SCALE, CHANNELS, BLOCKS)
     rng = np.random.default_rng(0)
@@ -68,7 +70,7 @@ def report(sizes: list[tuple[int, int]], threads: list[int], rounds: int) -> str
         *(f"- {line}" for line in machine.describe()),
         f"- load average before {before}, after {machine.load()}",
         "",
-        "Depth first is the engine's order, layer by layer the same kernels with passes as high as the picture. MB is"
+        "Depth first is the engine's order, layer by layer the same kernels with passes as high as the image. MB is"
         " what an order takes through memory where maps do not fit a cache. Colour is RGB to luma, bicubic chroma and"
         " SR to RGB, one thread; its share is of both together.",
         "",

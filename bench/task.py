@@ -1,4 +1,5 @@
-"""What is measured, and where prepared files lie. Imported by parent and workers: no heavy library here."""
+"""What is measured, and where prepared files lie. Imported by parent and workers: no heavy library
+here."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Task:
-    """One picture through one net: LR width x height, scale, threads, and the folder of prepared files."""
+    """One image through one net: LR width x height, scale, threads, and the folder of prepared
+    files."""
 
     width: int = 320
     height: int = 180
@@ -24,7 +26,8 @@ class Task:
     threads: int = 1
     cache: str = str(ROOT / "build" / "bench")
     net: str | None = None
-    """A .bsr file for bitsr; None makes one of random weights (the time does not depend on them)."""
+    """A .bsr file for bitsr; None makes one of random weights (the time does not depend on
+    them)."""
 
     def json(self) -> str:
         return json.dumps(asdict(self))
@@ -34,7 +37,7 @@ class Task:
         return cls(**json.loads(text))
 
     def luma(self) -> NDArray[np.float32]:
-        """The LR picture of every contender: (height, width), Y in [0, 255], smooth with texture."""
+        """The LR image of every contender: (height, width), Y in [0, 255], smooth with texture."""
         y, x = np.mgrid[: self.height, : self.width].astype(np.float32)
         waves = 60 * np.sin(x / 17) * np.cos(y / 23) + 30 * np.sin((x + 2 * y) / 5)
         noise = np.random.default_rng(0).normal(0, 4, waves.shape)
@@ -44,7 +47,8 @@ class Task:
 def prepared(task: Task, kind: str, net: str) -> Path:
     """File of ``net`` of a kind (a key of MAKERS in bench.prepare), made anew if missing or old.
 
-    bench.prepare makes it in a process of its own: no worker is to carry a library that it does not measure.
+    bench.prepare makes it in a process of its own: no worker is to carry a library that it does not
+    measure.
     """
     suffix = {"openvino-int8": "xml", "bsr": "bsr", "tflite": "tflite", "tflite-int8": "tflite"}.get(
         kind, "onnx"

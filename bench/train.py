@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from types import MethodType
 
 import torch
 from lightning_fabric import Fabric
 
 from bitsr.train import recipe
-from bitsr.train import run as loop
-from bitsr.train.fast.winograd import Conv3x3
+from bitsr.train.build import build
+from bitsr.train.run import load_data
+from bitsr.train.trainer import Trainer
 
 from . import machine
 
 COMPILED = ("train.compile=true",)
-PLAIN = "float32, torch's convolutions"
 SETTINGS: dict[str, tuple[str, ...]] = {
     "float32": (),
-    PLAIN: (),
     "float32, compiled": COMPILED,
     "bf16, compiled": (*COMPILED, "train.precision=bf16"),
     "int8": ("train.int8=true",),
@@ -27,17 +25,18 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 
 
 def settings() -> dict[str, tuple[str, ...]]:
-    """Those that this CPU has instructions for: without its own products bfloat16 takes seconds an iteration."""
+    """Those that this CPU has instructions for: without them bfloat16 takes seconds an iteration."""
     bf16 = "bf16" in machine.features()
     return {key: extra for key, extra in SETTINGS.items() if bf16 or "bf16" not in key}
 
 
-def trainer(name: str, base: list[str]) -> loop.Trainer:
-    read = recipe.load(name, base)
+def trainer(name: str, assignments: list[str]) -> Trainer:
+    """The trainer of a recipe as `bitsr train` makes it on one CPU, before its first iteration."""
+    read = recipe.load(name, assignments)
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    crops, _ = loop._load_data(read, fabric.device, 0, 1)
+    crops, _ = load_data(read, fabric.device)
     torch.manual_seed(read.train.seed)
-    return loop.Trainer(fabric, read, recipe.build(read), crops)
+    return Trainer(fabric, read, build(read), crops)
 
 
 def report(name: str, assignments: list[str], threads: int, rounds: int, steps: int = 8) -> str:
@@ -45,14 +44,9 @@ def report(name: str, assignments: list[str], threads: int, rounds: int, steps: 
     torch.set_num_threads(threads)
     before = machine.load()
     common = ["train.precision=32", "train.compile=false", "train.int8=false", "train.loss=l1"]
-    # Teachers take minutes before the first iteration, and no time in it.
+    # Soft targets take minutes before the first iteration, and no time in it.
     common += ["data.teachers=[]", *assignments]
     trainers = {key: trainer(name, [*common, *extra]) for key, extra in settings().items()}
-    quick = [m for m in trainers[PLAIN].net.modules() if isinstance(m, Conv3x3)]
-    for module in quick:
-        module.forward = MethodType(torch.nn.Conv2d.forward, module)
-    if not quick:  # the net has none: the same again
-        del trainers[PLAIN]
     seen: dict[str, list[float]] = {key: [] for key in trainers}
     for i in range(rounds + 1):
         for key, made in trainers.items():

@@ -1,6 +1,8 @@
-"""One contender in its own process: ``python -m bench.worker NAME TASK``, driven through pipes by bench.race.
+"""One contender in its own process: ``python -m bench.worker NAME TASK``, driven through pipes by
+bench.race.
 
-It answers one JSON line when ready and one for each line "run"; it ends when its standard input does.
+It answers one JSON line when ready and one for each line "run"; it ends when its standard input
+does.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from .contenders import Run, contenders
 from .task import Task
 
 LEAST = 0.2
-"""Seconds that one measurement lasts at least: short nets run several times, after one run to warm up."""
+"""Seconds that one measurement lasts at least: short nets run several times, after one run to warm
+up."""
 
 
 def measure(run: Run, estimate: float) -> float:
@@ -43,23 +46,23 @@ def main(name: str, task: Task) -> None:
     contender = next(c for c in contenders(isas) if c.name == name)
     try:
         run = contender.build(task)
-        picture = np.asarray(run())
+        image = np.asarray(run())
         want = (task.height * task.scale, task.width * task.scale)
-        if picture.shape != want:
-            raise RuntimeError(f"its picture is {picture.shape}, not {want}")
+        if image.shape != want:
+            raise RuntimeError(f"its image is {image.shape}, not {want}")
         start = time.perf_counter()
         run()
         estimate = time.perf_counter() - start
     except Exception as e:
         print(json.dumps({"error": f"{type(e).__name__}: {e}".splitlines()[0]}), file=answers)
         return
-    path = Path(task.cache) / f"picture-{os.getpid()}.npy"
-    np.save(path, picture)
+    path = Path(task.cache) / f"image-{os.getpid()}.npy"
+    np.save(path, image)
     try:
         version = importlib.metadata.version(contender.library)
     except importlib.metadata.PackageNotFoundError:
         version = "source tree"
-    print(json.dumps({"version": version, "picture": str(path)}), file=answers)
+    print(json.dumps({"version": version, "image": str(path)}), file=answers)
     for line in sys.stdin:
         if line.strip() == "run":
             estimate = measure(run, estimate)

@@ -9,7 +9,7 @@ import bitsr
 from bitsr.imresize import imresize
 
 here = Path(__file__).parent
-net = bitsr.load("house-srresnet-x4")
+net = bitsr.load("bitsr-m-x4")
 columns = []
 for name in ("text", "foliage", "face"):
     lr = pyvips.Image.new_from_file(str(here / "crops" / f"{name}.png")).numpy()

@@ -1,4 +1,4 @@
-"""Upscale a picture from Python: an array (or a PIL image) in, the same kind out."""
+"""Upscale an image from Python: an array (or a PIL image) in, the same kind out."""
 
 from pathlib import Path
 

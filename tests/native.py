@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bitsr import reference
-from bitsr.model_file import Packed
+from bitsr.model_file import ModelFile
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,9 +44,9 @@ class Jobs:
         self.folder.mkdir(exist_ok=True)
         self.lines: list[str] = []
         self.expected: dict[str, NDArray[np.int16]] = {}  # by the OUT of a job
-        self._models: dict[int, tuple[Packed, Path]] = {}
+        self._models: dict[int, tuple[ModelFile, Path]] = {}
 
-    def run(self, packed: Packed, lr: NDArray[np.int16], *variants: tuple[int, int]) -> None:
+    def run(self, packed: ModelFile, lr: NDArray[np.int16], *variants: tuple[int, int]) -> None:
         """The plane through the model for each (threads, rows a push; 0: all of them)."""
         if id(packed) not in self._models:
             self._models[id(packed)] = packed, self.folder / f"{len(self._models)}.bsr"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bitsr.model_file import Op, Packed
+from bitsr.model_file import ModelFile, Op
 
 
 def with_roles(kind: str, out: str, x: str, name: str, attrs: dict[str, int], **roles: str | None) -> Op:
@@ -122,13 +122,13 @@ class Maker:
         self.ops.append(Op(kind, f"{kind}{len(self.ops)}", inputs, "", attrs))
         return self.ops[-1].out
 
-    def end(self, x: str, cin: int, scale: int) -> Packed:
+    def end(self, x: str, cin: int, scale: int) -> ModelFile:
         tail = self.conv(x, cin, scale * scale, 3, 14)
         self.ops.append(Op("shuffle", "sr", (tail,), "", {"scale": scale}))
-        return Packed(self.tensors, self.ops, {"name": "random", "scale": str(scale)})
+        return ModelFile(self.tensors, self.ops, {"name": "random", "scale": str(scale)})
 
 
-def srresnet(channels: int = 64, blocks: int = 2, scale: int = 4, seed: int = 0) -> Packed:
+def srresnet(channels: int = 64, blocks: int = 2, scale: int = 4, seed: int = 0) -> ModelFile:
     """The operations of E2FIF-SRResNet."""
     m = Maker(seed)
     x = head = m.conv("lr", 1, channels, 3, 12)
@@ -138,7 +138,7 @@ def srresnet(channels: int = 64, blocks: int = 2, scale: int = 4, seed: int = 0)
     return m.end("sum", channels, scale)
 
 
-def attention(seed: int, channels: int = 64, blocks: int = 3) -> Packed:
+def attention(seed: int, channels: int = 64, blocks: int = 3) -> ModelFile:
     """Residual blocks with channel attention (RCAN), the last one at twice the size."""
     m = Maker(seed)
     x = head = m.conv("lr", 1, channels, 3, 12)
@@ -150,7 +150,7 @@ def attention(seed: int, channels: int = 64, blocks: int = 3) -> Packed:
     return m.end(m.attend(up, 2, 1), 2, 1)
 
 
-def everything(seed: int) -> Packed:
+def everything(seed: int) -> ModelFile:
     """Thresholds, RPReLU, maps, one or eight, and their sum, weights of one orientation, 1x1 to 9x9, both kinds of
     edges, one filter of many channels, widths that are no multiple of 64, two readers of one sum, an unused sum; int8
     convolutions of weights of 1, 4 and 8 bits, one of them of a plane."""
@@ -183,7 +183,7 @@ def everything(seed: int) -> Packed:
 EXTREME_MAPS = ((1, 32767), (30, 32767), (7, 9))
 
 
-def extreme_maps(maps: int, shift: int, top: int) -> Packed:
+def extreme_maps(maps: int, shift: int, top: int) -> ModelFile:
     """Maps of sizes of 32767, many of -32768, by weights of +-top and their sum: with EXTREME_MAPS' (shift, top)
     sums far beyond 32 bits, or maps on both sides of 16."""
     m = Maker(shift)

@@ -1,25 +1,29 @@
-"""bitsr: 1-bit super-resolution on the CPU. ``load`` a net, ``upscale`` a file, list ``models``."""
+"""1-bit super-resolution on the CPU: ``load`` a net, ``upscale`` a file, list the ``models``."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from .errors import BitsrError
+
 if TYPE_CHECKING:
-    from .upscaler import load, models, upscale
+    from .upscaler import Upscaler, load, upscale
+    from .zoo import models
 
 try:
     __version__ = version("bitsr")
 except PackageNotFoundError:  # run from a checkout
     __version__ = "0+unknown"
 
-__all__ = ["__version__", "load", "models", "upscale"]
-
+__all__ = ["BitsrError", "Upscaler", "__version__", "load", "models", "upscale"]
 
 # The engine is loaded with the first of these names: training and metrics do without it.
-def __getattr__(name: str) -> Any:
-    if name in ("load", "models", "upscale"):
-        from . import upscaler
+_LATE = {"Upscaler": "upscaler", "load": "upscaler", "upscale": "upscaler", "models": "zoo"}
 
-        return getattr(upscaler, name)
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(import_module(f".{_LATE[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,12 +19,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import BitsrError
+
 _ERR = 256
 _FILE = {"win32": "{}.dll", "darwin": "lib{}.dylib"}.get(sys.platform, "lib{}.so")
 _CORE, _TRAIN = _FILE.format("bitsr_core"), _FILE.format("bitsr_train")
 
 
-class CoreError(ValueError):
+class CoreError(BitsrError):
     """What the library refuses; the message is its one line."""
 
 

@@ -1,19 +1,23 @@
-"""What to read and what to write: a picture or a folder of them, expanded before any work begins."""
+"""Many images: what to read and what to write, expanded before any work begins, and the work."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import photo
+from .errors import BitsrError
+from .upscaler import Upscaler, upscale
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture: input file, output file, output format (a key of photo.FORMATS).
+    """One image: input file, output file, output format (a key of photo.FORMATS).
 
-    folder: whether the output's directory is ours to make; that of an output named as a file must exist.
+    folder: whether the output's directory is ours to make; that of an output named as a file must
+    exist.
     """
 
     input: Path
@@ -22,6 +26,7 @@ class Job:
     folder: bool = False
 
     def make_folder(self) -> None:
+        """Make the output's directory where that is ours to do. Raises OSError."""
         if self.folder:
             self.output.parent.mkdir(parents=True, exist_ok=True)
 
@@ -31,17 +36,18 @@ def plan(
 ) -> list[Job]:
     """The jobs that a command line asks for, in the order of their names.
 
-    input: a file, or a folder, of which every file with a picture's suffix is taken (with recursive, those of
-    its sub-folders too, mirrored in the output). output: a file, or a folder; default NAME_x4.EXT or NAME_x4/
-    beside the input. format: "auto" keeps the input's where it can be written, else PNG. Raises OSError for
-    an input that is not there and ValueError for what cannot be meant, such as an output that is an input.
+    input: a file, or a folder, of which every file with an image's suffix is taken (with recursive,
+    those of its sub-folders too, mirrored in the output). output: a file, or a folder; default
+    NAME_x4.EXT or NAME_x4/ beside the input. format: "auto" keeps the input's where it can be
+    written, else PNG. Raises OSError for an input that is not there and BitsrError for what cannot
+    be meant, such as an output that is an input.
     """
     folder_wanted = output is not None and str(output).endswith(("/", "\\"))
     input, output = Path(input), None if output is None else Path(output)
     if format != "auto" and format not in photo.FORMATS:
         format = photo.format_of(f"x.{format}") or format  # jpeg, tiff
     if format != "auto" and format not in photo.FORMATS:
-        raise ValueError(f"no output format {format}; there are auto, {', '.join(photo.FORMATS)}")
+        raise BitsrError(f"no output format {format}; there are auto, {', '.join(photo.FORMATS)}")
 
     def target(path: Path) -> tuple[str, str]:
         """Format and suffix of an input's output."""
@@ -61,35 +67,91 @@ def plan(
     else:
         named = photo.format_of(output)
         if format == "auto" and named is None:
-            raise ValueError(f"{output}: name it .png, .jpg, .webp or .tif, or give -f")
+            raise BitsrError(f"{output}: name it .png, .jpg, .webp or .tif, or give -f")
         if format != "auto" and named not in (None, format):
-            raise ValueError(f"{output}: its suffix says {named}, -f says {format}")
+            raise BitsrError(f"{output}: its suffix says {named}, -f says {format}")
         job = Job(input, output, named or format)
     _spare_inputs([job], [input])
     return [job]
 
 
-def _folder(input: Path, output: Path | None, scale: int, target, recursive: bool) -> list[Job]:
+@dataclass(frozen=True)
+class Result:
+    """How a job ended: SR size in pixels (0 where it failed), and why it failed."""
+
+    job: Job
+    height: int = 0
+    width: int = 0
+    error: Exception | None = None
+
+
+def run(
+    jobs: Iterable[Job],
+    upscaler: Upscaler,
+    *,
+    quality: int = 95,
+    tile: int = 0,
+    ensemble: bool = False,
+    begin: Callable[[Job], object] = lambda job: None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    note: Callable[[Job, str], object] = lambda job, text: None,
+) -> Iterator[Result]:
+    """Upscale the jobs one after another, and yield how each ended; a failure does not stop the
+    rest.
+
+    quality, tile, ensemble: as in ``upscaler.upscale``. begin: called before each job. progress:
+    called with (SR rows done, SR rows in all) of the job at work. note: called with what a user
+    should know of a job. A failure is an OSError, ValueError or MemoryError; others are raised.
+    """
+    for job in jobs:
+        begin(job)
+        try:
+            job.make_folder()
+            height, width = upscale(
+                job.input,
+                job.output,
+                net=upscaler,
+                format=job.format,
+                quality=quality,
+                tile=tile,
+                ensemble=ensemble,
+                progress=progress,
+                note=lambda text, job=job: note(job, text),
+            )
+        except (OSError, ValueError, MemoryError) as error:
+            yield Result(job, error=error)
+        else:
+            yield Result(job, height, width)
+
+
+def _folder(
+    input: Path,
+    output: Path | None,
+    scale: int,
+    target: Callable[[Path], tuple[str, str]],
+    recursive: bool,
+) -> list[Job]:
     if output is None:
         whole = input.resolve()
         output = whole.with_name(f"{whole.name}_x{scale}")
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output}: the input is a folder, so the output must be one")
+        raise BitsrError(f"{output}: the input is a folder, so the output must be one")
     inside = output.resolve()
     files = sorted(
         path
         for path in (input.rglob("*") if recursive else input.iterdir())
-        # Dot files: a Mac leaves a ._NAME.jpg beside pictures it copies. Earlier results are no input.
+        # Dot files: a Mac leaves a ._NAME.jpg beside images it copies. Earlier results are no
+        # input.
         if path.suffix.lower() in photo.SUFFIXES and not path.name.startswith(".") and path.is_file()
         if inside == input.resolve() or inside not in path.resolve().parents
     )
     if not files:
-        raise ValueError(
-            f"{input}: no pictures in this folder" + ("" if recursive else " (-r takes sub-folders)")
+        raise BitsrError(
+            f"{input}: no images in this folder" + ("" if recursive else " (-r takes sub-folders)")
         )
     outputs = [(output / path.relative_to(input)).with_suffix(target(path)[1]) for path in files]
     count = Counter(outputs)
-    jobs = []
+    jobs: list[Job] = []
     for path, out in zip(files, outputs, strict=True):
         if (
             count[out] > 1 and out.suffix != path.suffix
@@ -104,4 +166,4 @@ def _spare_inputs(jobs: list[Job], inputs: list[Path]) -> None:
     taken = {path.resolve() for path in inputs}
     for job in jobs:
         if job.output.resolve() in taken:
-            raise ValueError(f"{job.output}: the output would overwrite an input")
+            raise BitsrError(f"{job.output}: the output would overwrite an input")

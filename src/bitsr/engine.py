@@ -1,9 +1,10 @@
-"""Python face of the C core: a packed net runs on a plane of luma. The numeric contract is in
-csrc/include/bitsr.h."""
+"""A packed net runs on a plane of luma, by the C core. The numeric contract is in its header,
+bitsr.h."""
 
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from math import inf
 from pathlib import Path
 
@@ -12,39 +13,42 @@ from numpy.typing import NDArray
 
 from . import _core
 from ._core import isas
-from .model_file import Packed
+from .errors import BitsrError
+from .model_file import ModelFile, equivariant, header
 
 _THREADS_MOST = 1024
 _core.core()  # where the library is missing, importing this module says so
 
 
-class EngineError(ValueError):
+class EngineError(BitsrError):
     """A model, a path or a size that the engine refuses; the message is one line."""
 
 
 class Engine:
     """A packed net, ready to run. Immutable: threads may share one.
 
-    packed: path or bytes of a .bsr file, or a Packed. isa: a name from ``isas()``, default the environment's
-    ``BITSR_ISA``, else the best. threads: default every CPU this process may use. radius: LR pixels that an SR
-    pixel sees to each side, infinite where it sees the whole picture (channel attention).
-    Raises EngineError when the file is no sound model or the path is not to be had, OSError when it cannot be read.
+    net: path or bytes of a .bsr file, or a ModelFile. isa: a name from ``isas()``, default the
+    environment's ``BITSR_ISA``, else the best. threads: default every CPU this process may use.
+    scale: SR pixels an LR pixel, each way. radius: LR pixels that an SR pixel sees to each side,
+    infinite where it sees the whole image (channel attention).
+    Raises EngineError when the file is no sound model or this CPU lacks the path, OSError when the
+    file cannot be read.
     """
 
     def __init__(
         self,
-        packed: bytes | str | os.PathLike[str] | Packed,
+        net: bytes | str | os.PathLike[str] | ModelFile,
         *,
         isa: str | None = None,
         threads: int | None = None,
     ) -> None:
         self._handle: int | None = None
-        if isinstance(packed, Packed):
-            data, self.name = packed.to_bytes(), packed.name
-        elif isinstance(packed, bytes):
-            data, self.name = packed, "unnamed"
+        if isinstance(net, ModelFile):
+            data, self.name = net.to_bytes(), net.name
+        elif isinstance(net, bytes):
+            data, self.name = net, "unnamed"
         else:
-            data, self.name = Path(packed).read_bytes(), Path(packed).stem
+            data, self.name = Path(net).read_bytes(), Path(net).stem
         isa = isa or os.environ.get("BITSR_ISA") or None
         if isa and isa not in isas():
             raise EngineError(f"this CPU has no path {isa!r}; it has {', '.join(isas())}")
@@ -60,6 +64,13 @@ class Engine:
         radius = _core.model_radius(self._handle)
         self.radius: float = inf if radius < 0 else radius
         self.isa: str = _core.model_isa(self._handle)
+        self._data = data
+
+    @cached_property
+    def equivariant(self) -> bool:
+        """Whether the net flips and rotates with its image, bit for bit
+        (``ModelFile.equivariant``)."""
+        return equivariant(*header(self._data))
 
     def __del__(self) -> None:
         if handle := getattr(self, "_handle", None):
@@ -67,15 +78,19 @@ class Engine:
             self._handle = None
 
     def stream(self, h: int, w: int, *, pass_rows: int = 0) -> Stream:
-        """Begin a picture of h x w LR pixels that is fed by rows. Raises EngineError for an impossible size.
+        """Begin an image of h x w LR pixels that is fed by rows.
 
-        pass_rows: LR rows that one operation makes before the next one's turn; 0 is the engine's choice, h the
-        order layer by layer. It changes time and memory, not the picture.
+        pass_rows: LR rows that one operation makes before the next operation runs; 0 is the
+        engine's choice, h the order layer by layer. It changes time and memory, not the image.
+        Raises EngineError for an impossible size.
         """
         return Stream(self, h, w, pass_rows)
 
     def run(self, lr: NDArray[np.int16]) -> NDArray[np.int16]:
-        """LR luma (h, w) int16 -> SR luma (scale*h, scale*w) int16, q = round(128 * (Y - 127.5))."""
+        """LR luma (h, w) int16 -> SR luma (scale*h, scale*w) int16, q = round(128 * (Y - 127.5)).
+
+        Raises EngineError for another shape or dtype.
+        """
         lr = np.asarray(lr)
         if lr.ndim != 2 or 0 in lr.shape:
             raise EngineError(f"luma must be a non-empty (h, w) plane, not of shape {lr.shape}")
@@ -84,7 +99,7 @@ class Engine:
 
 
 class Stream:
-    """One picture on its way through an engine; one thread at a time. A context manager."""
+    """One image on its way through an engine; one thread at a time. A context manager."""
 
     def __init__(self, engine: Engine, h: int, w: int, pass_rows: int = 0) -> None:
         self._engine, self.w = engine, w  # the engine must outlive the handle
@@ -102,7 +117,8 @@ class Stream:
     def push(self, rows: NDArray[np.int16]) -> NDArray[np.int16]:
         """Feed LR rows (n, w) int16; get the SR rows (m, scale*w) int16 that they complete, m >= 0.
 
-        When the last row is in, every SR row has come out. Raises EngineError for rows too many or too wide.
+        When the last row is in, every SR row has come out. Raises EngineError for rows that are too
+        many or too wide.
         """
         if not self._handle:
             raise EngineError("the stream is closed")
@@ -114,6 +130,7 @@ class Stream:
             raise EngineError(str(error)) from None
 
     def close(self) -> None:
+        """Free what the core holds; more than once does no harm."""
         if handle := getattr(self, "_handle", None):
             _core.stream_close(handle)
             self._handle = None

@@ -1,4 +1,5 @@
-"""Where recipes and pictures for training and evaluation lie, and which files are pictures (no torch, no pyvips)."""
+"""Where recipes and images for training and evaluation lie, and which files are images (no torch,
+no pyvips)."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ from pathlib import Path
 RECIPES = Path(__file__).parent / "recipes"
 """The packaged ones."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-"""Of the pictures that training and evaluation read."""
+"""Of the images that training and evaluation read."""
 
 
 def data_folder(data: str | os.PathLike[str] | None = None) -> Path:
-    """``data``, else the variable BITSR_DATA, else ../shared/data from the current folder or from the checkout.
+    """``data``, else the variable BITSR_DATA, else ../shared/data from the current folder or from
+    the checkout.
 
     Where there is none of them it is the first, for an error message to name.
     """
@@ -22,6 +24,6 @@ def data_folder(data: str | os.PathLike[str] | None = None) -> Path:
     return next((place for place in places if place.is_dir()), places[0])
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The picture files of a folder by name, hidden ones left out."""
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder by name, hidden ones left out."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))

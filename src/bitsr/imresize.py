@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import BitsrError
 
-def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys' cubic convolution kernel, a = -0.5 (Keys 1981), support [-2, 2]."""
+
+def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic convolution kernel, a = -0.5 (Keys 1981), support [-2, 2], at a distance x."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -21,8 +24,9 @@ def contributions(
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Source indices and weights of each output sample along one axis.
 
-    Returns (indices, weights), both (n_out, taps); each row of weights sums to 1, indices are folded into
-    [0, n_in) by symmetric reflection as MATLAB does. Antialiasing widens the kernel by 1/scale when scale < 1.
+    Returns (indices, weights), both (n_out, taps); each row of weights sums to 1, indices are
+    folded into [0, n_in) by symmetric reflection as MATLAB does. Antialiasing widens the kernel by
+    1/scale when scale < 1.
     """
     shrink = min(scale, 1.0) if antialias else 1.0
     width = 4.0 / shrink
@@ -30,7 +34,7 @@ def contributions(
     taps = int(np.ceil(width)) + 2
     first = np.floor(centre - width / 2 + 0.5).astype(np.int64)
     idx = first[:, None] + np.arange(taps)
-    weights = shrink * _cubic(shrink * (centre[:, None] - idx))
+    weights = shrink * cubic(shrink * (centre[:, None] - idx))
     weights /= weights.sum(axis=1, keepdims=True)
     period = np.concatenate([np.arange(n_in), np.arange(n_in)[::-1]])
     idx = period[idx % (2 * n_in)]
@@ -48,7 +52,8 @@ def _along_rows(x: NDArray[np.floating], n_out: int, scale: float, antialias: bo
 
 
 def resize(image: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.floating]:
-    """An image (H, W) or (H, W, C) of reals at ``size`` (h, w) by the same kernel, antialiased, unclipped."""
+    """An image (H, W) or (H, W, C) of reals at ``size`` (h, w) by the same kernel, antialiased,
+    unclipped."""
     for axis in (0, 1):
         n = image.shape[axis]
         image = _along_rows(image.swapaxes(0, axis), size[axis], size[axis] / n, True).swapaxes(0, axis)
@@ -56,22 +61,25 @@ def resize(image: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.flo
 
 
 def imresize(
-    image: NDArray, scale: float | Fraction, antialias: bool = True, dtype: type = np.float64
-) -> NDArray:
+    image: NDArray[Any],
+    scale: float | Fraction,
+    antialias: bool = True,
+    dtype: type[np.floating[Any]] = np.float64,
+) -> NDArray[Any]:
     """Resize by ``scale`` as MATLAB's imresize does with the bicubic kernel.
 
-    image: (H, W) or (H, W, C), any real dtype. Integer input gives the same integer dtype back, rounded half
-    up and clipped to its range after each axis (rows first), as MATLAB does for uint8 and uint16; float input
-    gives ``dtype``, unclipped. Output size is ceil(size * scale).
-    Raises ValueError for an empty image or a scale that is not positive.
+    image: (H, W) or (H, W, C), any real dtype. Integer input gives the same integer dtype back,
+    rounded half up and clipped to its range after each axis (rows first), as MATLAB does for uint8
+    and uint16; float input gives ``dtype``, unclipped. Output size is ceil(size * scale). Raises
+    BitsrError for an empty image or a scale that is not positive.
     """
     if image.ndim not in (2, 3) or 0 in image.shape:
-        raise ValueError(f"imresize wants a non-empty (H, W) or (H, W, C) image, not shape {image.shape}")
+        raise BitsrError(f"imresize wants a non-empty (H, W) or (H, W, C) image, not shape {image.shape}")
     if not scale > 0:
-        raise ValueError(f"imresize wants a positive scale, not {scale}")
+        raise BitsrError(f"imresize wants a positive scale, not {scale}")
     exact = Fraction(scale).limit_denominator(10_000)
     integer = np.iinfo(image.dtype) if np.issubdtype(image.dtype, np.integer) else None
-    x = image.astype(dtype)
+    x: NDArray[Any] = image.astype(dtype)
     for axis in (0, 1):
         n_out = -(-image.shape[axis] * exact.numerator // exact.denominator)
         x = _along_rows(x.swapaxes(0, axis), n_out, float(exact), antialias).swapaxes(0, axis)

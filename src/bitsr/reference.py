@@ -1,6 +1,7 @@
-"""The engine's arithmetic in plain numpy: what every path must equal, bit for bit.
+"""The arithmetic of the engine in plain numpy: what every path must equal, bit for bit.
 
-It is slow and holds every buffer whole; the formulas are those of csrc/bitsr.h and csrc/kernels.h.
+It is slow and holds every buffer whole. The formulas are those of csrc/include/bitsr.h and
+csrc/kernels/kernels.h.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .model_file import Op, Packed
-from .symmetry import turned
+from .model_file import ModelFile, Op
+from .symmetry import expand_symmetric
 
 Int = NDArray[np.int16]
 
@@ -29,7 +30,8 @@ def _wrap32(v: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _patches(x: NDArray, k: int, edge: bool = False) -> NDArray:
-    """(h, w, c) -> (h, w, k, k, c); outside the picture lie zeros, or with ``edge`` the nearest pixels."""
+    """(h, w, c) -> (h, w, k, k, c); outside the image lie zeros, or with ``edge`` the nearest
+    pixels."""
     h, w = x.shape[:2]
     around = ((k // 2, k // 2), (k // 2, k // 2), (0, 0))
     padded = np.pad(x, around, mode="edge" if edge else "constant")
@@ -45,7 +47,7 @@ def unpack_signs(words: NDArray[np.uint64], channels: int) -> NDArray[np.int64]:
 
 
 def _epilogue(op: Op, a: Int, x: dict[str, NDArray], t: dict[str, NDArray]) -> Int:
-    """What follows the sum of a binary or an int8 convolution (csrc/kernels.h). x: its inputs by role."""
+    """What follows the sum of a binary or an int8 convolution. x: its inputs by role."""
     inner, slope, slope_add = (t.get(f"{op.name}.{s}") for s in ("inner_slope", "slope", "slope_add"))
     mul = t[f"{op.name}.mul"]
     if "map" in x:
@@ -88,14 +90,14 @@ def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
         return np.where(x[0] < (0 if threshold is None else threshold), -1, 1).astype(np.int64)
     if op.kind == "bconv":
         weight = unpack_signs(t[f"{op.name}.weight"], x[0].shape[-1])
-        weight = turned(weight) if op.attrs.get("turns") else weight
+        weight = expand_symmetric(weight) if op.attrs.get("turns") else weight
         acc = np.einsum("hwijc,oijc->hwo", _patches(x[0], weight.shape[1]), weight)
         return _epilogue(op, sat(acc << op.attrs["shift"]), dict(zip(op.roles, x[1:], strict=True)), t)
     if op.kind == "map":
         size = np.minimum(np.abs(x[0].astype(np.int64)), 32767)
         weight, shift = np.atleast_2d(t[f"{op.name}.weight"]).astype(np.int64), op.attrs["shift"]
         if op.attrs.get("turns"):
-            weight = turned(weight[:, None, None])[:, 0, 0]
+            weight = expand_symmetric(weight[:, None, None])[:, 0, 0]
         return sat(_wrap32(size @ weight.T + (1 << (shift - 1))) >> shift)
     if op.kind == "quant":
         q = mulh(x[0], t[f"{op.name}.mul"]).astype(np.int64)
@@ -135,7 +137,7 @@ def _run(op: Op, x: list[NDArray], t: dict[str, NDArray]) -> NDArray:
     raise ValueError(f"no operation {op.kind!r}")
 
 
-def run(packed: Packed, lr: Int) -> Int:
+def run(packed: ModelFile, lr: Int) -> Int:
     """LR luma (h, w) int16 -> SR luma (scale*h, scale*w) int16, as ``Engine.run``."""
     buffers: dict[str, NDArray] = {"lr": lr[:, :, None]}
     for op in packed.ops:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from .errors import BitsrError
 from .folders import RECIPES
-from .upscaler import ZOO
+from .zoo import ZOO, alias
 
 Kind = Literal["packed", "checkpoint", "recipe"]
 SUFFIXES: dict[str, Kind] = {
@@ -20,20 +21,21 @@ SUFFIXES: dict[str, Kind] = {
 def kind(text: str, prefer: Kind = "packed") -> Kind:
     """The kind of a file by its suffix, or of a bare name: a net of the zoo or a packaged recipe.
 
-    prefer: which of the two, where both have the name. Raises ValueError, one line, where neither has.
+    prefer: which of the two, where both have the name. Old names of nets count as names.
+    Raises BitsrError where neither has it.
     """
     if known := SUFFIXES.get(Path(text).suffix):
         return known
     found: list[Kind] = []
-    if (ZOO / f"{text}.bsr").is_file():
+    if (ZOO / f"{alias(text)}.bsr").is_file():
         found.append("packed")
     if (RECIPES / f"{text}.toml").is_file():
         found.append("recipe")
     if not found and Path(text).is_file():
-        raise ValueError(f"{text}: no net file; those end in {', '.join(SUFFIXES)}")
+        raise BitsrError(f"{text}: no net file; those end in {', '.join(SUFFIXES)}")
     if not found:
         names = sorted({p.stem for p in [*ZOO.glob("*.bsr"), *RECIPES.glob("*.toml")]})
-        raise ValueError(
+        raise BitsrError(
             f"no net or recipe named {text} ({', '.join(names)}), and no file with one of {', '.join(SUFFIXES)}"
         )
     return prefer if prefer in found else found[0]

@@ -1,13 +1,15 @@
 """The eight orientations of a square, and weights that are stored once for all of them.
 
-Channels come in fields of eight, channel 8 f + i being field f in orientation i. A convolution whose weights are tied
-over orientations (``nets.symmetry``) has ``W[P o, P c, T t] = W[o, c, t]`` for each orientation, T moving the taps and
-P the channels: the filters of its first orientation, every eighth, are all there is to know.
+Channels come in fields of eight, channel 8 f + i being field f in orientation i. A convolution
+whose weights are tied over orientations (``train.equivariance``) has W[P o, P c, T t] = W[o, c, t]
+for each orientation, T moving the taps and P the channels. The filters of its first orientation,
+every eighth, are all there is to know.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +19,12 @@ ORIENTATIONS: tuple[Matrix, ...] = (
     (1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, 1), (-1, 0, 0, -1),
     (0, 1, 1, 0), (0, 1, -1, 0), (0, -1, 1, 0), (0, -1, -1, 0),
 )  # fmt: skip
-"""Matrices (a, b, c, d) on offsets (y, x): the identity; left and right, then top and bottom changed; both; these four
-transposed. The first 2, 4 and 8 are groups."""
+"""Matrices (a, b, c, d) on offsets (y, x): the identity; left and right, then top and bottom
+changed; both; these four transposed. The first 2, 4 and 8 are groups."""
 
 
 def times(m: Matrix, n: Matrix) -> Matrix:
+    """The product of two matrices: first n, then m."""
     a, b, c, d = m
     e, f, g, h = n
     return a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h
@@ -36,13 +39,17 @@ def points(side: int, m: Matrix) -> NDArray[np.int64]:
 
 
 def fields(channels: int, order: int, m: Matrix) -> NDArray[np.int64]:
-    """(channels,): where ``m``, one of the first ``order``, takes each channel of fields of so many."""
+    """(channels,): where ``m``, one of the first ``order``, takes each channel of fields of so
+    many."""
     moved = np.array([ORIENTATIONS.index(times(m, n)) for n in ORIENTATIONS[:order]])
     return (np.arange(0, channels, order)[:, None] + moved).ravel()
 
 
-def turned(weight: NDArray) -> NDArray:
-    """The filters of the first orientation, (F, k, k, C), as those of all: (8 F, k, k, C). C is a multiple of 8."""
+def expand_symmetric(weight: NDArray[Any]) -> NDArray[Any]:
+    """The filters of all eight orientations, (8 F, k, k, C), from those of the first, (F, k, k, C).
+
+    C is a multiple of 8.
+    """
     f, k, _, c = weight.shape
     flat, out = weight.reshape(f, k * k, c), np.empty((f, 8, k * k, c), weight.dtype)
     for i, m in enumerate(ORIENTATIONS):
@@ -50,10 +57,13 @@ def turned(weight: NDArray) -> NDArray:
     return out.reshape(8 * f, k, k, c)
 
 
-def sum_over_turns(run: Callable[[NDArray], NDArray], x: NDArray) -> NDArray:
-    """The sum of what ``run`` makes of each of the eight orientations of x (h, w), turned back: eight times the
-    self-ensemble of Timofte et al. (CVPR 2016). Whole numbers are summed as int32 at least."""
-    total: NDArray | None = None
+def sum_over_orientations(run: Callable[[NDArray[Any]], NDArray[Any]], x: NDArray[Any]) -> NDArray[Any]:
+    """The sum of what ``run`` makes of each of the eight orientations of x (h, w), moved back.
+
+    It is eight times the self-ensemble of Timofte et al. (CVPR 2016). Integers are summed as int32
+    at least.
+    """
+    total: NDArray[Any] | None = None
     for turn in range(8):
         y = np.rot90(run(np.ascontiguousarray(np.rot90(x.T if turn & 4 else x, turn & 3))), -(turn & 3))
         y = y.T if turn & 4 else y

@@ -1,96 +1,55 @@
-"""A net on whole pictures: colour, grey, alpha and 16 bit, in strips, from memory or from file to file."""
+"""A net on whole images: colour, grey, alpha and 16 bit, by strips, in memory or between files."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import colour
 from .engine import Engine
-from .model_file import Packed
-from .symmetry import sum_over_turns
+from .errors import BitsrError
+from .symmetry import sum_over_orientations
+from .zoo import ZOO, choose
 
-ZOO = Path(__file__).parent / "zoo"
-DEFAULTS = ("house-srresnet", "e2fif-srresnet")
-"""Where no net is named; the better one first."""
 # SR pixels of a strip are kept near this size; a few such arrays are alive at a time.
 _STRIP_BYTES = 8 << 20
 _STRIP_ROWS = 4096
-"""The most LR rows of a strip: decoders and progress by rows want more than one strip, however narrow a picture."""
+"""The most LR rows of a strip, however narrow an image: its decoder and the progress go by
+strips."""
 
 
-@dataclass(frozen=True)
-class Model:
-    """A packed net on disk: name, scale (SR pixels an LR pixel, each way), path and size in bytes."""
-
-    name: str
-    scale: int
-    path: Path
-    size: int
-
-
-def models(folder: str | Path = ZOO) -> list[Model]:
-    """The packed nets (.bsr) of a folder, by name; by default those that come with bitsr."""
-    found = []
-    for path in sorted(Path(folder).glob("*.bsr")):
-        found.append(Model(path.stem, Packed.read(path).scale, path, path.stat().st_size))
-    return found
-
-
-def find(net: str | Path, folder: str | Path = ZOO) -> Path:
-    """The file of a net: the path of a .bsr as it is, or a name in ``folder``, ValueError if it has none."""
-    path = Path(net)
-    if path.suffix == ".bsr" or os.sep in str(net):
-        return path
-    path = Path(folder) / f"{net}.bsr"
-    if not path.is_file():
-        raise ValueError(f"no net named {net}; there are: {_names(folder)}")
-    return path
-
-
-def _names(folder: str | Path) -> str:
-    return ", ".join(sorted(p.stem for p in Path(folder).glob("*.bsr"))) or "none"
-
-
-def choose(
-    net: str | Path | None, scale: int | None, *, folder: str | Path = ZOO, threads: int | None = None
+def load(
+    net: str | Path | None = None,
+    scale: int | None = None,
+    *,
+    folder: str | Path = ZOO,
+    isa: str | None = None,
+    threads: int | None = None,
 ) -> Upscaler:
-    """The Upscaler of a net, or of a scale (the first of ``DEFAULTS`` that the folder has; default x4), or of both.
+    """An ``Upscaler`` of a net: a name of ``models()``, or the path of a .bsr file.
 
-    Raises as ``load``, and ValueError where the net upscales by another factor.
+    net: default the default net of ``scale``. scale: 2, 3 or 4, default that of the net, or 4.
+    folder: where names are looked up. isa: path of the engine, default the fastest. threads:
+    default every CPU this process may use.
+    Raises BitsrError for a name that is not there, a file that is no sound model or a net that
+    upscales by another factor, OSError for a file that cannot be read.
     """
-    if net is None:
-        names = [f"{name}-x{scale or 4}" for name in DEFAULTS]
-        net = next((name for name in names if (Path(folder) / f"{name}.bsr").is_file()), None)
-        if net is None:
-            raise ValueError(f"no net for x{scale or 4} where none is named; there are: {_names(folder)}")
-    upscaler = load(find(net, folder), threads=threads)
+    upscaler = Upscaler(Engine(choose(net, scale, folder), isa=isa, threads=threads))
     if scale not in (None, upscaler.scale):
-        raise ValueError(f"{upscaler.name} upscales x{upscaler.scale}, not x{scale}")
+        raise BitsrError(f"{upscaler.name} upscales x{upscaler.scale}, not x{scale}")
     return upscaler
 
 
-def load(net: str | Path, *, isa: str | None = None, threads: int | None = None) -> Upscaler:
-    """An ``Upscaler`` of a net that comes with bitsr, by name (see ``models``), or of a .bsr file, by path.
-
-    isa: path of the engine, default the fastest. threads: default every CPU this process may use. Raises
-    ValueError for a name that is not there or a file that is no sound model, OSError when it cannot be read.
-    """
-    return Upscaler(Engine(find(net), isa=isa, threads=threads))
-
-
 class Upscaler:
-    """One net, ready for pictures: ``out = upscaler(image)``. Immutable: threads may share one.
+    """One net, ready for images: ``out = upscaler(image)``. Immutable: threads may share one.
 
-    The net sees luma; chroma and alpha are upscaled by bicubic. The same picture gives the same bytes
+    The net sees luma; chroma and alpha are upscaled by bicubic. The same image gives the same bytes
     whatever the strips and threads.
     """
 
@@ -100,13 +59,15 @@ class Upscaler:
         self.scale: int = engine.scale
 
     def __call__(self, image: Any, *, ensemble: bool = False) -> Any:
-        """Upscale a PIL image or an array, and give back the same kind, ``scale`` times the size each way.
+        """Upscale a PIL image or an array; the result is of the same kind, ``scale`` times the
+        size.
 
-        Arrays: (H, W) or (H, W, C) uint8 or uint16, C 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. PIL
-        modes: 1, L, LA, I;16, P, RGB, RGBA, CMYK; 1 gives L, P gives RGB or RGBA, CMYK gives RGB; the ICC
-        profile is kept. ensemble: mean of the net over 8 flips and turns, at 8 times the work and more memory; of a
-        net that ``turns`` it is the same picture, and made once.
-        Raises ValueError for anything else.
+        Arrays: (H, W) or (H, W, C) uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and
+        alpha. PIL modes: 1, L, LA, I;16, P, RGB, RGBA, CMYK. Mode 1 gives L, P gives RGB or RGBA,
+        CMYK gives RGB. The ICC profile is kept.
+        ensemble: mean of the net over 8 flips and rotations (Timofte et al., CVPR 2016), at 8 times
+        the work and more memory; of an ``equivariant`` net it is the plain result, at no cost.
+        Raises BitsrError for any other image.
         """
         # PIL stays optional: an image of its kind can only arrive when it is loaded.
         pil = sys.modules.get("PIL.Image")
@@ -116,52 +77,53 @@ class Upscaler:
                 out.info["icc_profile"] = profile
             return out
         if not isinstance(image, np.ndarray):
-            raise ValueError(f"image must be a PIL image or a numpy array, not {type(image).__name__}")
-        if image.dtype not in (np.uint8, np.uint16):
-            raise ValueError(f"samples must be uint8 or uint16, not {image.dtype}")
-        pixels = image[:, :, None] if image.ndim == 2 else image
+            raise BitsrError(f"image must be a PIL image or a numpy array, not {type(image).__name__}")
+        array = cast("NDArray[Any]", image)
+        if array.dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+            raise BitsrError(f"samples must be uint8 or uint16, not {array.dtype}")
+        pixels = array[:, :, None] if array.ndim == 2 else array
         if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] > 4:
-            raise ValueError(f"image must be (H, W) or (H, W, 1 to 4) and not empty, not {image.shape}")
+            raise BitsrError(f"image must be (H, W) or (H, W, 1 to 4) and not empty, not {array.shape}")
         height, width, channels = pixels.shape
-        out = np.empty((self.scale * height, self.scale * width, channels), image.dtype)
-        n = self.strip(width, channels, 8 * image.itemsize)
+        out = np.empty((self.scale * height, self.scale * width, channels), array.dtype)
+        n = self.strip(width, channels, 8 * array.itemsize)
         strips = (pixels[i : i + n] for i in range(0, height, n))
         y = 0
         for rows in self.rows(strips, height, width, ensemble=ensemble):
             out[y : y + len(rows)] = rows
             y += len(rows)
-        return out[:, :, 0] if image.ndim == 2 else out
+        return out[:, :, 0] if array.ndim == 2 else out
 
     def strip(self, width: int, channels: int, depth: int) -> int:
-        """LR rows to take at a time, so that their SR pixels stay within the memory budget."""
+        """LR rows to take at a time, so that their SR pixels stay within the memory budget.
+
+        width: LR pixels. channels: 1 to 4. depth: bits of a sample, 8 or 16.
+        """
         row = self.scale**2 * width * channels * (depth // 8)
         return max(1, min(_STRIP_BYTES // row, _STRIP_ROWS))
 
-    @cached_property
-    def turns(self) -> bool:
-        """Whether the net flips and turns with its picture, bit for bit (``net.symmetry``): the mean over flips and
-        turns is then the picture of one. It is tried on noise, where no other net does."""
-        lr = np.random.default_rng(0).integers(-14000, 14000, (19, 13), np.int16)
-        sr = self.engine.run(lr)
-        return all(
-            np.array_equal(self.engine.run(np.ascontiguousarray(turn(lr))), turn(sr))
-            for turn in (np.fliplr, np.transpose)
-        )
+    @property
+    def equivariant(self) -> bool:
+        """Whether the net flips and rotates with its image, bit for bit.
+
+        The mean over flips and rotations is then the result for one (``ensemble`` costs nothing).
+        """
+        return self.engine.equivariant
 
     def rows(
-        self, strips: Iterable[NDArray], height: int, width: int, *, ensemble: bool = False
-    ) -> Iterator[NDArray]:
-        """Yield the SR picture as (m, scale*W, C) arrays while its LR rows come as (n, W, C) arrays.
+        self, strips: Iterable[NDArray[Any]], height: int, width: int, *, ensemble: bool = False
+    ) -> Iterator[NDArray[Any]]:
+        """Yield the SR image as (m, scale*W, C) arrays while its LR rows come as (n, W, C) arrays.
 
-        strips: uint8 or uint16, ``height`` rows in all, from top to bottom. Memory follows the width, the
-        net's receptive field and the largest strip, not the height. A net that sees the whole picture (channel
-        attention) keeps it, and yields after the last strip.
+        strips: uint8 or uint16, ``height`` rows in all, from top to bottom. Memory follows the
+        width, the net's receptive field and the largest strip, not the height. A net that sees the
+        whole image (channel attention) keeps it, and yields after the last strip.
         """
         s = self.scale
         window, first, pushed = None, 0, 0  # LR rows [first, pushed) are kept for their chroma
         waiting = np.empty((0, s * width), np.int16)  # SR luma from row `done` on
         done = 0
-        ensemble = ensemble and not self.turns
+        ensemble = ensemble and not self.equivariant
         begin = self.engine.stream if not ensemble else partial(_Ensemble, self.engine)
         with begin(height, width) as stream:
             for strip in strips:
@@ -182,10 +144,10 @@ class Upscaler:
 
 
 class _Ensemble:
-    """Self-ensemble by strips: the stream of a net averaged over the 8 flips and turns of the picture.
+    """Self-ensemble by strips: a stream averaged over the 8 flips and rotations of the image.
 
-    A strip takes the receptive field above and below it along, so its rows are those of the whole picture; where
-    the net sees the whole picture, the strip is all of it.
+    A strip takes the receptive field above and below it along, so its rows are those of the whole
+    image. Where the net sees the whole image, the strip is all of it.
     """
 
     def __init__(self, engine: Engine, height: int, width: int):
@@ -207,7 +169,7 @@ class _Ensemble:
         # Below twice the overlap a strip would be mostly overlap: wait for more.
         if ready <= self.done or (ready < self.height and ready - self.done < 2 * r):
             return np.empty((0, s * self.rows.shape[1]), np.int16)
-        total = sum_over_turns(self.engine.run, self.rows)
+        total = sum_over_orientations(self.engine.run, self.rows)
         top = self.done - self.first
         out = (total[s * top : s * (top + ready - self.done)] + 4) >> 3
         self.done = ready
@@ -216,13 +178,13 @@ class _Ensemble:
         return out.astype(np.int16)
 
 
-def _from_pil(image: Any) -> NDArray:
+def _from_pil(image: Any) -> NDArray[Any]:
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     elif image.mode in ("1", "CMYK"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     elif image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-        raise ValueError(f"PIL mode {image.mode} is not supported; convert to L, LA, I;16, RGB or RGBA first")
+        raise BitsrError(f"PIL mode {image.mode} is not supported; convert to L, LA, I;16, RGB or RGBA first")
     return np.array(image)
 
 
@@ -237,56 +199,56 @@ def upscale(
     tile: int = 0,
     threads: int | None = None,
     ensemble: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    note: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    note: Callable[[str], object] | None = None,
 ) -> tuple[int, int]:
-    """Upscale a picture file into another, by strips: memory follows the width of a picture, not its height.
+    """Upscale an image file into another, by strips: memory follows its width, not its height.
 
-    net: a name of ``models()``, the path of a .bsr or an Upscaler; default the house net of ``scale``, which
-    is 4 unless a net says otherwise. format: "png", "jpg", "webp" or "tif", default by the output's suffix.
-    quality: 1 to 100, for JPEG and WebP. tile: LR rows of a strip, 0 for the memory budget; no byte depends
-    on it. threads: default every CPU. ensemble: mean over 8 flips and turns, at 8 times the work.
-    progress: called with (SR rows done, SR rows in all). note: called with what a user should know.
-    Returns (height, width) of the SR picture. Raises OSError for files that cannot be read or written and
-    ValueError for everything else; no partial file stays behind.
+    net: as in ``load``, or an Upscaler. scale: as in ``load``. format: "png", "jpg", "webp" or
+    "tif", default by the output's suffix. quality: 1 to 100, for JPEG and WebP. tile: LR rows of a
+    strip, 0 for the memory budget; no byte depends on it. threads: default every CPU this process
+    may use. ensemble: mean over 8 flips and rotations, at 8 times the work. progress: called with
+    (SR rows done, SR rows in all). note: called with what a user should know, one line each.
+    Returns (height, width) of the SR image. Raises OSError for files that cannot be read or written
+    and BitsrError for everything else; no partial file stays behind.
     """
     from . import photo
 
     input, output = Path(input), Path(output)
-    upscaler = net if isinstance(net, Upscaler) else choose(net, scale, threads=threads)
+    upscaler = net if isinstance(net, Upscaler) else load(net, scale, threads=threads)
     format = format or photo.format_of(output)
     if format not in photo.FORMATS:
         known = ", ".join(photo.FORMATS)
-        raise ValueError(f"{output.name}: no output format of that name; there are {known}")
+        raise BitsrError(f"{output.name}: no output format of that name; there are {known}")
     if tile < 0 or not 1 <= quality <= 100:
-        raise ValueError("tile must be at least 0 rows" if tile < 0 else "quality must be 1 to 100")
-    picture = photo.read(input)
+        raise BitsrError("tile must be at least 0 rows" if tile < 0 else "quality must be 1 to 100")
+    image = photo.read(input)
     if output.exists() and output.samefile(input):
-        raise ValueError("the output would overwrite the input")
+        raise BitsrError("the output would overwrite the input")
     if note:
-        for text in picture.notes:
+        for text in image.notes:
             note(text)
-        if ensemble and upscaler.turns:
-            note(f"{upscaler.name} flips and turns with its picture: the mean of 8 is that of one")
-        if format == "jpg" and picture.channels in (2, 4):
+        if ensemble and upscaler.equivariant:
+            note(f"{upscaler.name} is equivariant: the mean of 8 is the result of one")
+        if format == "jpg" and image.channels in (2, 4):
             note("JPEG has no transparency: laid over white")
-        if picture.depth > photo.FORMATS[format][2]:
+        if image.depth > photo.FORMATS[format][2]:
             note(f"16 bits reduced to 8: {format} has no more")
-    height, width = upscaler.scale * picture.height, upscaler.scale * picture.width
-    n = min(tile, _STRIP_ROWS) or upscaler.strip(picture.width, picture.channels, picture.depth)
+    height, width = upscaler.scale * image.height, upscaler.scale * image.width
+    n = min(tile, _STRIP_ROWS) or upscaler.strip(image.width, image.channels, image.depth)
     with photo.Writer(
         output,
         format,
         height,
         width,
-        picture.channels,
-        picture.depth,
-        metadata=picture.metadata,
-        resolution=picture.resolution,
+        image.channels,
+        image.depth,
+        metadata=image.metadata,
+        resolution=image.resolution,
         quality=quality,
     ) as writer:
         done = 0
-        for rows in upscaler.rows(picture.rows(n), picture.height, picture.width, ensemble=ensemble):
+        for rows in upscaler.rows(image.rows(n), image.height, image.width, ensemble=ensemble):
             writer.write(rows)
             done += len(rows)
             if progress:

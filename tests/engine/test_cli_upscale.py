@@ -20,7 +20,7 @@ from PIL import Image
 from bitsr.cli.main import main
 
 
-def picture(path, height=11, width=9, bands=3, **save):
+def image(path, height=11, width=9, bands=3, **save):
     rng = np.random.default_rng(height * width)
     array = rng.integers(0, 256, (height, width, bands)).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,23 +68,23 @@ def start(*args, **more):
         ("a.png", ["-o", "folder"], "folder/a.png"),
         ("a.png", ["-o", "new/", "--ext", "jpg"], "new/a.jpg"),
         ("a.png", ["-t", "3", "-x", "-g", "-1", "-v", "-s", "4"], "a_x4.png"),
-        ("a picture[1].png", ["-j", "1:2:2", "-q", "50"], "a picture[1]_x4.png"),
+        ("an image[1].png", ["-j", "1:2:2", "-q", "50"], "an image[1]_x4.png"),
     ],
 )
-def test_one_picture(run, tmp_path, source, args, result):
-    picture(tmp_path / "in.png").rename(tmp_path / "in.png")
+def test_one_image(run, tmp_path, source, args, result):
+    image(tmp_path / "in.png").rename(tmp_path / "in.png")
     pyvips.Image.new_from_file("in.png").write_to_file("x" + Path(source).suffix)
     Path("x" + Path(source).suffix).rename(source)
     (tmp_path / "folder").mkdir()
     code, err = run("-i", source, *args)
     assert code == 0
     assert size(tmp_path / result) == (36, 44)
-    assert "1 picture" in err[-1] and "MP/s" in err[-1]
+    assert "1 image" in err[-1] and "MP/s" in err[-1]
 
 
 def test_folder_is_mirrored_and_failures_are_listed(run, tmp_path):
     for name in ("a.png", "b.jpg", "sub/c.tif", "sub/deep/d.webp", "out/old.png"):
-        picture(tmp_path / "in" / name)
+        image(tmp_path / "in" / name)
     for name in ("broken.png", "sub/broken.jpg", "notes.txt", "._a.png"):
         (tmp_path / "in" / name).write_text("text")
     code, err = run("-i", "in", "-o", "in/out", "-r")
@@ -92,39 +92,39 @@ def test_folder_is_mirrored_and_failures_are_listed(run, tmp_path):
     made = {p.relative_to(tmp_path / "in/out").as_posix() for p in (tmp_path / "in/out").rglob("*.*")}
     assert made == {"old.png", "a.png", "b.jpg", "sub/c.tif", "sub/deep/d.webp"}
     assert err[:2] == [
-        f"bitsr: {Path('in/broken.png')}: not a picture in a known format",
-        f"bitsr: {Path('in/sub/broken.jpg')}: not a picture in a known format",
+        f"bitsr: {Path('in/broken.png')}: not an image in a known format",
+        f"bitsr: {Path('in/sub/broken.jpg')}: not an image in a known format",
     ]
-    assert "4 pictures" in err[2] and len(err) == 3
+    assert "4 images" in err[2] and len(err) == 3
 
 
 def test_folder_with_defaults(run, tmp_path):
     for name in ("a.png", "a.gif", "sub/c.png"):
-        picture(tmp_path / "in" / name)
+        image(tmp_path / "in" / name)
     assert run("-i", "in")[0] == 0
     assert {p.name for p in (tmp_path / "in_x4").iterdir()} == {"a.png", "a.gif.png"}
 
 
 def test_skip_existing(run, tmp_path):
     for name in ("a.png", "b.png"):
-        picture(tmp_path / "in" / name)
+        image(tmp_path / "in" / name)
     (tmp_path / "in_x4").mkdir()
     (tmp_path / "in_x4/a.png").write_text("kept")
     code, err = run("-i", "in", "--skip-existing")
-    assert code == 0 and "1 picture," in err[-1]
+    assert code == 0 and "1 image," in err[-1]
     assert (tmp_path / "in_x4/a.png").read_text() == "kept"
     assert run("-i", "in", "--skip-existing") == (0, [])
 
 
 def test_strips_and_threads_change_no_byte(run, tmp_path):
-    picture(tmp_path / "a.png", 61, 23, 4)
+    image(tmp_path / "a.png", 61, 23, 4)
     for i, args in enumerate(([], ["-t", "1"], ["-t", "7"], ["-j", "3"], ["-j", "2:2:2", "-t", "40"])):
         assert run("-i", "a.png", "-o", f"out{i}.png", *args)[0] == 0
     assert len({p.read_bytes() for p in tmp_path.glob("out*.png")}) == 1
 
 
 def test_notes(run, tmp_path):
-    picture(tmp_path / "clear.png", bands=4)
+    image(tmp_path / "clear.png", bands=4)
     frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
     frames[0].save("pages.gif", save_all=True, append_images=frames[1:])
     code, err = run("-i", "clear.png", "-o", "flat.jpg")
@@ -148,7 +148,7 @@ def test_notes(run, tmp_path):
         ("-i a.png -j two", "-j wants N or load:proc:save, not 'two'"),
         ("-i a.png -j 100000", "threads must be from 1 to 1024, not 100000"),
         ("-i a.png -j 1:2", "-j wants N or load:proc:save"),
-        ("-i a.png -m house-fast-x2", "house-fast-x2: no such folder; -n names a net"),
+        ("-i a.png -m bitsr-s-x2", "bitsr-s-x2: no such folder; -n names a net"),
         ("-i a.png -f bmp", "no output format bmp; there are auto, png"),
         ("-i a.png -o b.bmp", "b.bmp: name it .png, .jpg, .webp or .tif, or give -f"),
         ("-i a.png -o b.png -f jpg", "b.png: its suffix says png, -f says jpg"),
@@ -164,17 +164,17 @@ def test_notes(run, tmp_path):
         ("-i a.png -o hard.png", "would overwrite"),
         ("-i folder -o a.png", "a.png: the input is a folder, so the output must be one"),
         ("-i folder -o folder", "would overwrite"),
-        ("-i empty", "empty: no pictures in this folder"),
-        ("-i text.png", "text.png: not a picture in a known format"),
+        ("-i empty", "empty: no images in this folder"),
+        ("-i text.png", "text.png: not an image in a known format"),
         ("-i wide.png -o b.webp", "too large for webp, at most 16383 pixels a side"),
         ("-i wide.png -o " + "n" * 252 + ".png", "File name too long"),
     ],
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="the system's words are those of POSIX")
 def test_a_mistake_is_one_line(run, tmp_path, args, text):
-    picture(tmp_path / "a.png")
-    picture(tmp_path / "folder/c.png")
-    picture(tmp_path / "wide.png", 1, 5000, 1)
+    image(tmp_path / "a.png")
+    image(tmp_path / "folder/c.png")
+    image(tmp_path / "wide.png", 1, 5000, 1)
     (tmp_path / "empty").mkdir()
     (tmp_path / "link.png").symlink_to("a.png")
     os.link(tmp_path / "a.png", tmp_path / "hard.png")
@@ -188,7 +188,7 @@ def test_a_mistake_is_one_line(run, tmp_path, args, text):
 
 @pytest.mark.parametrize("scale", ["1", "5", "99999999999"])
 def test_scales_without_a_net(run, tmp_path, scale):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     code, err = run("-i", "a.png", "-s", scale, net=None)
     assert code == 1 and len(err) == 1 and f"no net for x{scale} where none is named; there are: " in err[0]
 
@@ -219,7 +219,7 @@ def hostile(whole: bytes):
 
 
 def test_hostile_nets(run, net_file, tmp_path):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     for data in hostile(net_file.read_bytes()):
         (tmp_path / "bad.bsr").write_bytes(data)
         code, err = run("-i", "a.png", net="bad.bsr")
@@ -238,7 +238,7 @@ def test_hostile_nets(run, net_file, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_interrupted(net_file, tmp_path, number, code, suffix):
-    picture(tmp_path / "a.png", 1500, 1000)
+    image(tmp_path / "a.png", 1500, 1000)
     # a shell's job in the background would hand down that SIGINT is ignored
     heard = partial(signal.signal, number, signal.SIG_DFL)
     out = tmp_path / f"b.{suffix}"
@@ -270,7 +270,7 @@ def _full_disk(folder: Path) -> bool:
 def test_no_room_for_the_output(net_file, tmp_path, how, suffix):
     import resource
 
-    picture(tmp_path / "a.png", 150, 150)
+    image(tmp_path / "a.png", 150, 150)
     folder, limit, text = tmp_path / "disk", None, "No space left on device"
     if how == "full disk":
         if not _full_disk(folder):
@@ -296,7 +296,7 @@ def test_no_room_for_the_output(net_file, tmp_path, how, suffix):
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
 def test_read_only_folder(run, tmp_path):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / "locked").mkdir(mode=0o555)
     code, err = run("-i", "a.png", "-o", "locked/b.png")
     assert code == 1 and err == [f"bitsr: a.png: {Path('locked/b.png')}: Permission denied"]
@@ -328,8 +328,40 @@ def test_memory_follows_the_width(net_file, tmp_path, suffix):
         assert size(out) == (1600, 4 * height)
         peaks.append(int(done.stdout))
     # What Python and the libraries take differs from machine to machine. The SR pixels have become 144 MB more; queues
-    # between threads hold a part of the picture, more or less of it.
+    # between threads hold a part of the image, more or less of it.
     assert peaks[1] - peaks[0] < 72 * 1024
+
+
+def test_an_old_name_is_said_once_and_gives_the_same_bytes(run, tmp_path):
+    picture = image(tmp_path / "a.png")
+    assert run("-i", picture, "-o", "new.png", net="bitsr-xl-x2")[0] == 0
+    code, err = run("-i", picture, "-o", "old.png", net="house-best-x2")
+    assert code == 0 and (tmp_path / "old.png").read_bytes() == (tmp_path / "new.png").read_bytes()
+    assert err[0].startswith("bitsr: note: house-best-x2 is now called bitsr-xl-x2") and len(err) == 2
+
+
+COMMANDS = ("upscale", "models", "info", "train", "pack", "export", "evaluate", "table", "bench", "zoo build")
+
+
+@pytest.mark.parametrize("command", ["", "zoo", *COMMANDS])
+def test_help_of_every_command(command, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"bitsr {command}".rstrip() in out and "icture" not in out
+
+
+def test_images_has_an_older_spelling(tmp_path, capsys):
+    for option in ("--images", "--pictures"):
+        assert main(["pack", str(tmp_path / "no.pt"), "-o", str(tmp_path / "n.bsr"), option, "."]) == 1
+        assert "no.pt: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [RuntimeError("odd"), ValueError("odd\nand long")])
+def test_an_error_of_ours_is_one_line_too(error, monkeypatch, capsys):
+    monkeypatch.setattr("bitsr.zoo.models", lambda: (_ for _ in ()).throw(error))
+    assert main(["models"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"bitsr: internal error, {type(error).__name__}: odd") and err.count("\n") == 1
 
 
 def test_main_without_arguments_and_version(capsys):

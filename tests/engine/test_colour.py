@@ -31,7 +31,7 @@ def luma_reference(x):
 
 
 def merge_reference(x, q, scale):
-    """The whole SR picture: luma from q, Cb and Cr through imresize, then the inverse matrix."""
+    """The whole SR image: luma from q, Cb and Cr through imresize, then the inverse matrix."""
     rgb, alpha = rgb_of(x)
     forward = np.array([WEIGHTS, [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
     ycc = rgb @ forward.T
@@ -90,7 +90,7 @@ def test_every_grey_level_survives():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_a_flat_picture_stays_flat_and_keeps_its_colour(dtype, scale):
+def test_a_flat_image_stays_flat_and_keeps_its_colour(dtype, scale):
     for seed in range(20):
         x = np.broadcast_to(pixels((1, 1, 4), dtype, seed), (5, 7, 4))
         q = colour.luma(x).repeat(scale, 0).repeat(scale, 1)

@@ -109,7 +109,7 @@ def test_a_tile_with_its_surroundings_equals_the_whole():
     )
 
 
-def test_a_tall_picture_goes_through_the_rings():
+def test_a_tall_image_goes_through_the_rings():
     """More rows than any ring has: rows are overwritten only when nobody needs them."""
     packed, lr = srresnet(blocks=3, seed=5), plane(150, 8)
     expected = reference.run(packed, lr)

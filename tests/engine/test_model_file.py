@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from random_nets import Maker, everything, srresnet
 
 from bitsr.engine import Engine, EngineError
-from bitsr.model_file import Op, Packed, PackedError
+from bitsr.model_file import ModelFile, ModelFileError, Op
 
 
 def with_header(header: object, buffer: bytes = b"") -> bytes:
@@ -29,9 +29,11 @@ def test_the_same_net_is_the_same_file():
     net = srresnet(blocks=1)
     net.metadata |= {f"key{i}": "Grüße" * i for i in range(6)}
     data = net.to_bytes()
-    again = Packed.from_bytes(data)
+    again = ModelFile.from_bytes(data)
     assert (again.metadata, again.ops) == (net.metadata, net.ops)
-    turned = Packed(dict(reversed(again.tensors.items())), again.ops, dict(reversed(again.metadata.items())))
+    turned = ModelFile(
+        dict(reversed(again.tensors.items())), again.ops, dict(reversed(again.metadata.items()))
+    )
     assert turned.to_bytes() == again.to_bytes() == data
     assert int.from_bytes(data[:8], "little") % 8 == 0
 
@@ -40,7 +42,7 @@ def test_round_trip(tmp_path):
     packed = everything(seed=0)
     path = tmp_path / "net.bsr"
     packed.write(path)
-    again = Packed.read(path)
+    again = ModelFile.read(path)
     assert [*map(str, again.ops)] == [*map(str, packed.ops)]
     assert again.metadata == packed.metadata
     assert again.tensors.keys() == packed.tensors.keys()
@@ -173,7 +175,7 @@ def many(m: Maker, before: int) -> str:
 HOSTILE = {
     "empty": b"",
     "short": b"\x01\x02",
-    "text": b"this is a picture, honestly" * 10,
+    "text": b"this is an image, honestly" * 10,
     "header longer than the file": (2**63).to_bytes(8, "little") + b"{}",
     "header cut": GOOD[:100],
     "buffer cut": GOOD[:-8],
@@ -389,8 +391,8 @@ def test_damaged_bytes_never_crash(changes):
     "name", ["empty", "short", "text", "no object", "no metadata", "wrong format", "buffer cut"]
 )
 def test_reader_refuses_too(name):
-    with pytest.raises(PackedError):
-        Packed.from_bytes(HOSTILE[name])
+    with pytest.raises(ModelFileError):
+        ModelFile.from_bytes(HOSTILE[name])
 
 
 @pytest.mark.parametrize(
@@ -398,5 +400,5 @@ def test_reader_refuses_too(name):
     ["", "conv x lr", "add a b", "sign", "fly a b c", "conv x lr n shift=abc", "concat a b", "repeat a"],
 )
 def test_op_refuses(line):
-    with pytest.raises(PackedError):
+    with pytest.raises(ModelFileError):
         Op.parse(line)

@@ -14,7 +14,7 @@ from random_nets import Maker, attention
 
 from bitsr import reference
 from bitsr.engine import Engine, EngineError, isas
-from bitsr.model_file import Op, Packed
+from bitsr.model_file import ModelFile, Op
 
 
 def resident() -> int:
@@ -22,7 +22,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def graph(seed: int) -> Packed:
+def graph(seed: int) -> ModelFile:
     """A random net: branches that meet, long skips, sums of one buffer with itself, work at more than one rate."""
     m = Maker(seed)
     rng = m.rng
@@ -107,7 +107,7 @@ def test_any_graph_equals_the_reference(part):
         expected = reference.run(packed, lr)
         for isa in isas():
             engine = Engine(packed, isa=isa, threads=int(rng.integers(1, 4)))
-            with engine.stream(h, w) as stream:  # given up half-way: its memory serves the next picture
+            with engine.stream(h, w) as stream:  # given up half-way: its memory serves the next image
                 stream.push(~lr[: (h + 1) // 2])
             np.testing.assert_array_equal(engine.run(lr), expected, f"seed {seed}, {isa}")
         portion = int(rng.integers(1, h + 1))
@@ -127,8 +127,8 @@ def grown(blocks: int, h: int, w: int) -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_attention_reuses_the_memory_of_whole_pictures():
-    """The high-water mark of a deep net is that of a shallow one: a whole picture each for the blocks' two readers."""
+def test_attention_reuses_the_memory_of_whole_images():
+    """The high-water mark of a deep net is that of a shallow one: a whole image each for the blocks' two readers."""
     h, w = 200, 300
 
     def fresh(blocks: int) -> int:  # a process that has freed nothing yet, whose memory a stream could take
@@ -140,13 +140,13 @@ def test_attention_reuses_the_memory_of_whole_pictures():
         return int(done.stdout)
 
     shallow, deep = fresh(3), fresh(24)
-    picture = h * w * 128
-    assert deep - shallow < 2 * picture
-    assert shallow > picture
+    image = h * w * 128
+    assert deep - shallow < 2 * image
+    assert shallow > image
 
 
 def test_eight_maps_and_eight_channels_share_no_memory():
-    """Maps kept for the whole picture have pixels of 16 bytes: what is kept after them needs more."""
+    """Maps kept for the whole image have pixels of 16 bytes: what is kept after them needs more."""
     m = Maker(0)
     x = m.conv("lr", 1, 16, 3, 12)
     maps = m.map(x, 16, 8)
@@ -157,7 +157,7 @@ def test_eight_maps_and_eight_channels_share_no_memory():
     np.testing.assert_array_equal(Engine(packed).run(lr), reference.run(packed, lr))
 
 
-def test_many_whole_pictures_are_too_many():
+def test_many_whole_images_are_too_many():
     """Sums over every block's attention would keep them all."""
     m = Maker(0)
     x = m.conv("lr", 1, 1024, 1, 12)

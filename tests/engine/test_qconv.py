@@ -8,7 +8,7 @@ from random_nets import Maker
 
 from bitsr import reference
 from bitsr.engine import Engine, isas
-from bitsr.model_file import Packed
+from bitsr.model_file import ModelFile
 
 SHAPES = [  # cin, cout, k: both orders of the weights, full and broken vectors
     (1, 1, 9), (1, 64, 3), (3, 5, 5), (4, 16, 1), (5, 1, 1), (17, 33, 3), (20, 2, 7), (64, 1, 9), (64, 3, 3),
@@ -16,7 +16,7 @@ SHAPES = [  # cin, cout, k: both orders of the weights, full and broken vectors
 ]  # fmt: skip
 
 
-def net(m: Maker, cin: int, cout: int, k: int, bits: int, top: int = 127, **options: bool | str) -> Packed:
+def net(m: Maker, cin: int, cout: int, k: int, bits: int, top: int = 127, **options: bool | str) -> ModelFile:
     """lr -> cin channels -> bytes -> cout channels -> a sum of them that seldom saturates."""
     x = m.conv("lr", 1, cin, 3, 12)
     y = m.qconv(m.quant(x, cin, top), cin, cout, k, bits, **options)  # type: ignore[arg-type]
@@ -25,7 +25,7 @@ def net(m: Maker, cin: int, cout: int, k: int, bits: int, top: int = 127, **opti
     return packed
 
 
-def check(packed: Packed, lr: np.ndarray) -> np.ndarray:
+def check(packed: ModelFile, lr: np.ndarray) -> np.ndarray:
     expected = reference.run(packed, lr)
     for isa in isas():
         np.testing.assert_array_equal(Engine(packed, isa=isa, threads=1).run(lr), expected, isa)
@@ -53,7 +53,7 @@ def test_extreme_sums_are_exact(cin, cout, k, bits):
         check(extreme(cin, cout, k, bits), np.full((2 * k, 23), value, np.int16))
 
 
-def extreme(cin: int, cout: int, k: int, bits: int) -> Packed:
+def extreme(cin: int, cout: int, k: int, bits: int) -> ModelFile:
     """Every byte is the largest where all of lr is 32767; half of the filters have the largest weights."""
     m = Maker(0)
     packed = net(m, cin, cout, k, bits)

@@ -1,4 +1,4 @@
-"""Whole pictures through a net: kinds in and out, and the same bytes whatever the strips and threads."""
+"""Whole images through a net: kinds in and out, and the same bytes whatever the strips and threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from random_nets import attention, srresnet
 import bitsr
 from bitsr import colour
 from bitsr.engine import Engine
-from bitsr.upscaler import Upscaler, find
+from bitsr.errors import BitsrError
+from bitsr.model_file import ModelFile, Op
+from bitsr.upscaler import Upscaler
+from bitsr.zoo import find
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def test_self_ensemble_by_strips_is_the_mean_of_eight(up, size):
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
-def test_strips_change_no_byte_where_the_net_sees_the_whole_picture(ensemble):
+def test_strips_change_no_byte_where_the_net_sees_the_whole_image(ensemble):
     up = Upscaler(Engine(attention(0, channels=8, blocks=1), threads=2))
     x = noise((41, 9, 3))
     whole = next(up.rows([x], 41, 9, ensemble=ensemble))
@@ -125,22 +128,49 @@ def test_pil_palette_with_transparency_and_16_bit(up):
         Image.new("YCbCr", (4, 4)),
     ],
 )
-def test_what_is_no_picture_is_refused(up, image):
+def test_what_is_no_image_is_refused(up, image):
     with pytest.raises(ValueError, match=r"must be|not supported"):
         up(image)
 
 
-def test_strips_of_narrow_pictures_end(up):
+def test_strips_of_narrow_images_end(up):
     """A column of a million pixels is no single strip, and no strip is empty."""
     assert up.strip(1, 1, 8) == up.strip(3, 3, 16) == 4096
     assert up.strip(2**30, 4, 16) == 1
     assert 1 < up.strip(6000, 3, 8) < 4096
 
 
+@pytest.mark.parametrize(
+    ("turns", "metadata", "equivariant"),
+    [
+        ((8, 8), {}, True),
+        ((8, None), {}, False),
+        ((None, None), {}, False),
+        ((), {}, False),
+        ((8, 8), {"symmetry": "1"}, False),
+        ((None,), {"symmetry": "8"}, True),
+        ((8,), {"symmetry": "4"}, False),
+    ],
+)
+def test_equivariant_is_a_fact_of_the_file(turns, metadata, equivariant):
+    lines = ["conv x lr head shift=1", "sign b x"]
+    lines += [f"bconv y{i} b c{i}" + (f" turns={n}" if n else "") for i, n in enumerate(turns)]
+    net = ModelFile({}, [Op.parse(line) for line in lines], metadata)
+    assert net.equivariant == equivariant
+
+
+def test_an_engine_knows_its_file(net_file):
+    net = ModelFile.read(net_file)
+    for key, known in (("8", True), ("1", False)):
+        net.metadata["symmetry"] = key
+        assert Engine(net).equivariant == Engine(net.to_bytes()).equivariant == known
+    assert not Engine(net_file).equivariant
+
+
 def test_names_and_paths_of_nets(net_file, tmp_path):
     assert find(net_file) == net_file
     assert find("random-x4", net_file.parent) == net_file
-    assert [m.scale for m in bitsr.upscaler.models(net_file.parent)] == [4]
+    assert [m.scale for m in bitsr.models(net_file.parent)] == [4]
     with pytest.raises(ValueError, match="no net named nothing; there are: random-x4"):
         find("nothing", net_file.parent)
     with pytest.raises(FileNotFoundError):
@@ -148,3 +178,8 @@ def test_names_and_paths_of_nets(net_file, tmp_path):
     (tmp_path / "broken.bsr").write_bytes(net_file.read_bytes()[:-9])
     with pytest.raises(ValueError, match="file"):
         bitsr.load(tmp_path / "broken.bsr")
+    assert bitsr.load(scale=2).name == "bitsr-m-x2" and bitsr.load().scale == 4
+    with pytest.raises(BitsrError, match="bitsr-m-x2 upscales x2, not x3"):
+        bitsr.load("bitsr-m-x2", 3)
+    with pytest.raises(BitsrError, match="no net for x5 where none is named"):
+        bitsr.load(scale=5)

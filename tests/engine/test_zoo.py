@@ -15,8 +15,9 @@ from bitsr.eval.evaluate import evaluate, find_set, read_hr, to_q
 from bitsr.eval.metrics import psnr, rgb_to_y, to_8bit
 from bitsr.folders import data_folder
 from bitsr.imresize import imresize
-from bitsr.model_file import Packed
-from bitsr.upscaler import DEFAULTS, ZOO, choose
+from bitsr.model_file import ModelFile
+from bitsr.upscaler import Upscaler, load
+from bitsr.zoo import DEFAULTS, ZOO, alias, choose, find
 
 NETS = sorted(ZOO.glob("*.bsr"))
 ROOT = Path(__file__).parents[2]
@@ -27,14 +28,57 @@ FLOOR = {2: 36.0, 3: 32.0, 4: 30.3}
 
 
 def test_there_is_a_default_net():
-    assert [choose(None, scale).name for scale in (None, 2, 3)] == [
+    assert [choose(None, scale).stem for scale in (None, 2, 3)] == [
         next(n for n in (f"{d}-x{s}" for d in DEFAULTS) if (ZOO / f"{n}.bsr").exists()) for s in (4, 2, 3)
     ]
 
 
+def test_the_rule_of_sizes():
+    """s, m, l: 8, 16, 32 residual blocks of two binary convolutions, at every scale; xl: 48, at x2 alone."""
+    blocks = {"s": 8, "m": 16, "l": 32}
+    wanted = {f"bitsr-{size}-x{scale}": n for size, n in blocks.items() for scale in (2, 3, 4)}
+    wanted["bitsr-xl-x2"] = 48
+    ours = [p for p in NETS if p.stem.startswith("bitsr")]
+    found = {p.stem: sum(op.kind == "bconv" for op in ModelFile.read(p).ops) // 2 for p in ours}
+    assert found == wanted
+    for path in ours:  # back-projection at the end, as the method says
+        names = [op.name for op in ModelFile.read(path).ops]
+        assert {"base_left", "base_shrink", "base_back"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("house-fast-x2", "bitsr-s-x2"), ("house-srresnet-x4", "bitsr-m-x4"), ("house-best-x3", "bitsr-l-x3"),
+     ("house-best-x2", "bitsr-xl-x2")],
+)  # fmt: skip
+def test_old_names_load_with_a_note(old, new):
+    with pytest.warns(DeprecationWarning, match=f"{old} is now called {new}"):
+        assert find(old) == find(new)
+    with pytest.warns(DeprecationWarning, match=new):
+        assert load(old).name == new
+
+
+def test_a_new_name_is_no_old_one(recwarn):
+    assert alias("bitsr-m-x4") == "bitsr-m-x4" and alias("nothing") == "nothing"
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
+def test_equivariant_is_what_the_file_says(path):
+    """On noise, where no other net flips and rotates with its image."""
+    up = Upscaler(Engine(path))
+    lr = np.random.default_rng(0).integers(-14000, 14000, (19, 13), np.int16)
+    sr = up.engine.run(lr)
+    moved = [
+        np.array_equal(up.engine.run(np.ascontiguousarray(move(lr))), move(sr))
+        for move in (np.fliplr, np.transpose)
+    ]
+    assert all(moved) == any(moved) == up.equivariant == path.stem.startswith("bitsr")
+
+
 @pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
 def test_small_and_named_truly(path):
-    packed = Packed.read(path)
+    packed = ModelFile.read(path)
     assert packed.name == path.stem and packed.name.endswith(f"x{packed.scale}")
     assert path.stat().st_size < 216 * 1024
     assert {"training", "recipe", "check", "evaluation", "calibration"} <= packed.metadata.keys()
@@ -46,7 +90,7 @@ def test_has_its_card(path):
     written = ROOT / "docs" / "cards" / f"{path.stem}.md"
     if not written.parent.is_dir():
         pytest.skip("the checkout's docs are not here")
-    assert written.read_text(encoding="utf-8") == card(Packed.read(path), path.stat().st_size)
+    assert written.read_text(encoding="utf-8") == card(ModelFile.read(path), path.stat().st_size)
 
 
 @pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
@@ -60,7 +104,7 @@ def test_same_bytes_on_every_path(path):
 @needs_data
 @pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
 def test_the_table_in_the_file_is_what_is_measured(path):
-    packed = Packed.read(path)
+    packed = ModelFile.read(path)
     (mean,) = evaluate(Engine(path), ["Set5"], data=DATA).means()
     told = {row["set"]: row for row in json.loads(packed.metadata["evaluation"])["means"]}
     assert mean.psnr == pytest.approx(told["Set5"]["psnr"], abs=1e-6)
@@ -68,22 +112,22 @@ def test_the_table_in_the_file_is_what_is_measured(path):
     assert mean.psnr >= FLOOR[packed.scale] > mean.bicubic_psnr + 1.5
 
 
-def lr_and_hr(picture, scale):
-    """Luma of a test picture: LR as the engine takes it, and HR in levels."""
-    hr = read_hr(picture)
+def lr_and_hr(image, scale):
+    """Luma of a test image: LR as the engine takes it, and HR in levels."""
+    hr = read_hr(image)
     hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
     lr, hr = (x if x.ndim == 2 else rgb_to_y(x) for x in (imresize(hr, Fraction(1, scale)), hr))
     return to_q(lr), hr
 
 
 @needs_data
-@pytest.mark.parametrize("path", [p for p in NETS if p.stem.startswith("house")], ids=lambda p: p.stem)
-def test_house_results_shrink_to_their_lr(path):
+@pytest.mark.parametrize("path", [p for p in NETS if p.stem.startswith("bitsr")], ids=lambda p: p.stem)
+def test_results_of_our_nets_shrink_to_their_lr(path):
     """Eight LR pixels from the edge, a tenth of a level (rms), the inverse being cut off after three; with a bicubic
     base they are 0.15 (x2) to 0.7 off."""
     engine, inner = Engine(path), slice(8, -8)
-    for picture in find_set("Set5", DATA):
-        lr, _ = lr_and_hr(picture, engine.scale)
+    for image in find_set("Set5", DATA):
+        lr, _ = lr_and_hr(image, engine.scale)
         off = imresize(engine.run(lr) / 128, Fraction(1, engine.scale)) - lr / 128
         assert np.sqrt(np.mean(off[inner, inner] ** 2)) < 0.1
 
@@ -91,14 +135,14 @@ def test_house_results_shrink_to_their_lr(path):
 @needs_data
 @pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
 def test_packed_bits_agree_with_the_float_simulation(path):
-    """On the same LR: the means of Set5 and Set14 within 0.02 dB, single pictures within 0.08 dB.
+    """On the same LR: the means of Set5 and Set14 within 0.02 dB, single images within 0.08 dB.
 
     A sign flips where rounding crosses its threshold. So the simulation is not one number either: noise of 1/256 of a
-    level on its input moves a picture by up to 0.07 dB, a set by 0.03 dB. It is taken as the mean of two such.
+    level on its input moves an image by up to 0.07 dB, a set by 0.03 dB. It is taken as the mean of two such.
     """
     torch = pytest.importorskip("torch", reason="the float simulation needs torch")
-    from bitsr.layers.binarizers import in_bytes
     from bitsr.train.checkpoint import load_net
+    from bitsr.train.fast import accelerated
 
     latent = ROOT / "checkpoints" / f"{path.stem}.latent.safetensors"
     if not latent.exists():
@@ -108,10 +152,10 @@ def test_packed_bits_agree_with_the_float_simulation(path):
     s, noise = engine.scale, np.random.default_rng(0)
     for name in ("Set5", "Set14"):
         differences = []
-        for picture in find_set(name, DATA):
-            q, hr = lr_and_hr(picture, s)
+        for image in find_set(name, DATA):
+            q, hr = lr_and_hr(image, s)
             target = to_8bit(hr)
-            with in_bytes(net):
+            with accelerated(net):
                 simulated = [
                     net.upscale(
                         torch.from_numpy(q / 128 + 127.5 + noise.uniform(-1, 1, q.shape) / 256)

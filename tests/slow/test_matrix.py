@@ -18,29 +18,36 @@ from torch.nn import functional as F
 
 from bitsr import reference
 from bitsr.engine import Engine, isas
-from bitsr.layers.binarizers import ACTIVATIONS, BasesConv2d
-from bitsr.layers.ops import Eager, Net, Walk
-from bitsr.methods.literature import METHODS, Unit, units
-from bitsr.model_file import Op, Packed
-from bitsr.nets import NETS, rcan, rdn
+from bitsr.layers.binarizers import ACTIVATIONS
+from bitsr.layers.convs import BasesConv2d
+from bitsr.layers.ops import TORCH, Net, Ops, V
+from bitsr.methods import METHODS, Unit, units
+from bitsr.model_file import ModelFile, Op
+from bitsr.nets import NETS
+from bitsr.nets.e2fif_ablation import RCAN_VARIANTS, RDN_VARIANTS, TAILS
 from bitsr.nets.msrresnet import BINARIZED
-from bitsr.nets.srresnet import SRResNet
-from bitsr.nets.upsamplers import TAILS
-from bitsr.pack.emit import LUMA, PackError, _chain, _Emit, _Range, pack
+from bitsr.nets.srresnet import SKIP_PATHS, SRResNet
+from bitsr.pack import PackError, pack
+from bitsr.pack.calibrate import Calibrator
+from bitsr.pack.emit import Packer
+from bitsr.pack.fold import LUMA, expand_bases
 from bitsr.train import recipe
+from bitsr.train.build import build
 
 SMALL: dict[str, list[dict[str, Any]]] = {
     "srresnet": [
-        *({"blocks": 1, "tail": tail, "base": base} for tail in TAILS for base in (False, True)),
-        {"blocks": 1, "binarized": "none", "base": True},
-        {"blocks": 1, "base": "consistent"},
+        *({"blocks": 1, "skip_path": path} for path in SKIP_PATHS),
+        {"blocks": 1, "binarized": "none", "skip_path": "bicubic"},
     ],
+    "srresnet-ablation": [{"blocks": 1, "tail": tail} for tail in TAILS],
     "edsr": [{"blocks": 1}],
-    "rcan": [
-        *({"blocks": 1, "groups": 1, "variant": v} for v in rcan.VARIANTS),
-        {"blocks": 1, "groups": 1, "wiring": "released"},
+    "rcan": [{"blocks": 1, "groups": 1}],
+    "rcan-ablation": [
+        *({"blocks": 1, "groups": 1, "variant": v} for v in RCAN_VARIANTS if v != "e2fif"),
+        {"blocks": 1, "groups": 1, "variant": "e2fif", "wiring": "released"},
     ],
-    "rdn": [{"blocks": 2, "convs": 2, "variant": v} for v in rdn.VARIANTS],
+    "rdn": [{"blocks": 2, "convs": 2}],
+    "rdn-ablation": [{"blocks": 2, "convs": 2, "variant": v} for v in RDN_VARIANTS],
     "msrresnet": [{"blocks": 1, "binarized": part} for part in BINARIZED],
     "ledig-srresnet": [{"blocks": 1}],
     "lapsrn": [{"depth": 1}],
@@ -127,7 +134,7 @@ def rms(x: Any) -> float:
 
 
 class Value:
-    """A value of both walks: a handle of the packer's, and the tensor that its integers stand for."""
+    """A handle of the packer, and the tensor that its integers stand for."""
 
     def __init__(self, handle: Any, tensor: torch.Tensor) -> None:
         self.handle, self.tensor = handle, tensor
@@ -140,8 +147,8 @@ def side(x: Any, name: str) -> Any:
     return getattr(x, name) if isinstance(x, Value) else x
 
 
-class Lockstep(Walk):
-    """A ``g`` that walks a net in torch and in packed integers at once, each operation on the same numbers.
+class Lockstep:
+    """``Ops`` that run a net in torch and in packed integers at once, each operation on the same numbers.
 
     Torch gets what the integers of its inputs stand for, so that a sign which rounding has turned does not spread, and
     the results differ by the roundings of one operation: by ``allowed``. Each tensor of the file is also left out in
@@ -159,9 +166,9 @@ class Lockstep(Walk):
     }  # the others as bconv
 
     def __init__(self, net: Net, y: np.ndarray) -> None:
-        seen = _Range(1 / (LUMA * net.span))
+        seen = Calibrator(1 / (LUMA * net.span))
         seen.run(net, y)
-        self.emit, self.torch, self.done = _Emit(seen), Eager(), 0
+        self.emit, self.done = Packer(seen), 0
         self.allowed: dict[
             str, float
         ] = {}  # of a buffer: root mean square of the differences, in steps of int16
@@ -169,15 +176,18 @@ class Lockstep(Walk):
         net.build(self, self._value("lr"))
 
     def _value(self, handle: str) -> Value:
-        floats = self.buffers[handle] * self.emit._units[handle]
+        floats = self.buffers[handle] * self.emit.units[handle]
         return Value(handle, torch.from_numpy(floats).float().permute(2, 0, 1)[None])
+
+    def repeated_block(self, block: Any, x: Value, name: str) -> Value:
+        return block.build(self, x, name)
 
     def __getattr__(self, kind: str) -> Any:
         return lambda *args, **kw: self._step(kind, args, kw)
 
     def _step(self, kind: str, args: tuple, kw: dict[str, Any]) -> Value:
         if kind == "bconv" and isinstance(args[1], BasesConv2d):
-            return _chain(self, *args, **kw)  # that its parts make the sum is for test_methods.py
+            return expand_bases(self, *args, **kw)  # that its parts make the sum is for test_methods.py
         handle = getattr(self.emit, kind)(
             *(side(x, "handle") for x in args), **{k: side(x, "handle") for k, x in kw.items()}
         )
@@ -190,12 +200,12 @@ class Lockstep(Walk):
             kw["threshold"] = norm(packed.view(1, -1, 1, 1)).flatten()  # by its forward, not by its inverse
         elif kw.get("threshold") is not None:
             kw["threshold"] = self._threshold(args[2].handle, kw["threshold"])
-        expected = getattr(self.torch, kind)(
+        expected = getattr(TORCH, kind)(
             *(side(x, "tensor") for x in args), **{k: side(x, "tensor") for k, x in kw.items()}
         )
         if kind == "concat":
             return Value(handle, expected)
-        got, unit = self._value(handle), torch.from_numpy(self.emit._units[handle]).view(1, -1, 1, 1)
+        got, unit = self._value(handle), torch.from_numpy(self.emit.units[handle]).view(1, -1, 1, 1)
         found = rms((got.tensor - expected) / unit)
         assert found <= allowed, f"{kind} {args[0]}: {found:.2f} of {allowed:.2f} steps"
         return got
@@ -218,7 +228,7 @@ class Lockstep(Walk):
 
     def _threshold(self, handle: str, threshold: torch.Tensor) -> torch.Tensor:
         """The packed threshold q, which is at most half a step off; below it lies all that is less than q - 1/2."""
-        unit = torch.from_numpy(self.emit._units[handle])
+        unit = torch.from_numpy(self.emit.units[handle])
         ops = {op.out: op for op in self.emit.ops}
         sign = ops[self.emit.ops[-1].inputs[0]]  # of the convolution just made; it may share another's
         packed = torch.from_numpy(self.emit.tensors.get(f"{sign.name}.threshold", np.zeros(len(unit))))
@@ -231,7 +241,7 @@ def equals_its_simulation(net: Net) -> None:
     """Packed and run: the reference bit for bit on every path; each operation as in torch; and the whole like torch,
     but for twice what torch itself makes of an input 1/8 level away: these nets are discontinuous."""
     y = scene(*((11, 13) if net.scale < 8 else (5, 7)), 5)
-    packed = Packed.from_bytes(pack(net, [y], "small").to_bytes())
+    packed = ModelFile.from_bytes(pack(net, [y], "small").to_bytes())
     assert packed.scale == net.scale
     lr = q(y)
     got = reference.run(packed, lr)
@@ -257,17 +267,13 @@ def test_backbone(name: str, scale: int, args: dict[str, Any]) -> None:
     equals_its_simulation(net)
 
 
-@pytest.mark.parametrize(
-    ("method", "options"),
-    [*((m, {}) for m in METHODS), ("house", {"maps": True}), ("house", {"norm": True, "maps": True})],
-    ids=str,
-)
-def test_method(method: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_method(method: str) -> None:
     torch.manual_seed(0)
-    net = SRResNet(2, blocks=1, method=method, options=options)
+    net = SRResNet(2, blocks=1, method=method)
     train(net)
     spread(net)
-    reasons = {unit.packs for unit in net.modules() if isinstance(unit, Unit)} - {""}
+    reasons = {unit.unpackable for unit in net.modules() if isinstance(unit, Unit)} - {""}
     if reasons:
         with pytest.raises(PackError, match="|".join(map(re.escape, reasons))):
             pack(net, [scene(11, 13)], method)
@@ -278,11 +284,14 @@ def test_method(method: str, options: dict[str, Any]) -> None:
 NARROW: dict[str, list[dict[str, Any]]] = {
     "srresnet": [{}],
     "edsr": [{}],
-    "rcan": [{"groups": 1, "variant": v} for v in rcan.VARIANTS],
-    "rdn": [{"convs": 2, "variant": v} for v in rdn.VARIANTS],
+    "rcan": [{"groups": 1}],
+    "rdn": [{"convs": 2}],
+    "srresnet-ablation": [{"tail": tail} for tail in TAILS],
+    "rcan-ablation": [{"groups": 1, "variant": v} for v in RCAN_VARIANTS],
+    "rdn-ablation": [{"convs": 2, "variant": v} for v in RDN_VARIANTS],
     "msrresnet": [{"binarized": "body"}, {"binarized": "all"}],
 }
-"""The nets that take any method, as README.md and HACKING.md say."""
+"""The nets that take any method, as README.md and CONTRIBUTING.md say."""
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -305,7 +314,7 @@ def test_the_nets_that_take_any_method(method: str) -> None:
 
 
 class Toy(Net):
-    """The net of HACKING.md: a class with a walk."""
+    """The net of CONTRIBUTING.md: a class with its operations."""
 
     def __init__(
         self,
@@ -325,10 +334,10 @@ class Toy(Net):
         self.unit = make(channels, channels)
         self.tail = nn.Conv2d(channels, scale * scale, 3, padding=1)
 
-    def build(self, g: Any, x: Any) -> Any:
-        x = g.conv("head", self.head, x)
-        x = self.unit.build(g, x, "unit", skip=x)
-        return g.shuffle(g.conv("tail", self.tail, x), self.scale)
+    def build(self, ops: Ops[V], x: V) -> V:
+        x = ops.conv("head", self.head, x)
+        x = self.unit.build(ops, x, "unit", skip=x)
+        return ops.shuffle(ops.conv("tail", self.tail, x), self.scale)
 
 
 class ToySign(torch.autograd.Function):
@@ -345,22 +354,25 @@ class ToySign(torch.autograd.Function):
 
 
 def test_a_toy_net_and_a_toy_binarizer(monkeypatch, tmp_path) -> None:
-    """What HACKING.md asks for to add a net and a binarizer is enough: by a recipe it is built with the binarizer, with
-    every method and as its float twin, and trains and packs."""
+    """What CONTRIBUTING.md asks for to add a net and a binarizer is enough.
+
+    By a recipe the net is built with the binarizer, with every method and as its float twin; it trains and packs."""
     monkeypatch.setitem(ACTIVATIONS, "toy", ToySign.apply)
     monkeypatch.setitem(NETS, "toy", Toy)
     file = tmp_path / "toy.toml"
-    file.write_text('scale = 2\nnet.name = "toy"\nnet.gain = 0.5\ntrain = { iterations = 1, lr = 1e-3 }\n')
+    file.write_text(
+        'scale = 2\nnet.name = "toy"\nnet.stream_init_scale = 0.5\ntrain = { iterations = 1, lr = 1e-3 }\n'
+    )
 
     def made(*settings: str) -> nn.Module:
         torch.manual_seed(0)
-        return recipe.build(recipe.load(file, [f"net.args.{setting}" for setting in settings]))
+        return build(recipe.load(file, [f"net.args.{setting}" for setting in settings]))
 
     twin = made("binary=false", "act=toy")
     assert (twin.unit.conv.act, twin.unit.conv.weight_mode) == ("float", "float")
     for method in METHODS:
         assert type(made(f"method={method}").unit) is METHODS[method]
-    assert made("weight=mean").unit.conv.weight_mode == "mean"
+    assert made("weight=magnitude_aware").unit.conv.weight_mode == "magnitude_aware"
     net = made("act=toy")
     assert isinstance(net, Toy) and net.unit.conv.act == "toy"
     train(net)

@@ -14,10 +14,10 @@ from random_nets import attention, everything, srresnet
 
 from bitsr import _core
 from bitsr.engine import Engine, EngineError
-from bitsr.model_file import Packed
+from bitsr.model_file import ModelFile
 
 
-def long_names(packed: Packed) -> Packed:
+def long_names(packed: ModelFile) -> ModelFile:
     """The same with names of buffers that no string holds within itself."""
 
     def long(name: str) -> str:

@@ -1,8 +1,10 @@
-"""Teachers' pictures: by the engine from packed nets, by torch from checkpoints."""
+"""Soft targets: by the engine from packed nets, by torch from checkpoints."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +15,18 @@ Image = pytest.importorskip("PIL.Image")
 
 from bitsr.train import checkpoint, recipe
 from bitsr.train import distill as module
+from bitsr.train.build import build
+from bitsr.train.crops import Crops
 from bitsr.train.data import DataError, Pairs, find_pairs, load_pairs
-from bitsr.train.distill import by_torch, teach
+from bitsr.train.distill import by_torch, soft_targets
+from bitsr.train.run import load_data
 
 CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Pairs:
-    """Two smooth pictures of x2, as photographs are more than noise is."""
+    """Two smooth images of x2, as photographs are more than noise is."""
     (tmp_path / "train").mkdir()
     for i, size in enumerate([(44, 52), (80, 28)]):
         rgb = np.random.default_rng(i).integers(0, 256, (7, 5, 3), np.uint8)
@@ -30,57 +35,58 @@ def pairs(tmp_path: Path) -> Pairs:
     return load_pairs(found, 2, tmp_path / "cache")
 
 
-Teach = Callable[..., Pairs]
+Soft = Callable[..., torch.Tensor]
 
 
 @pytest.fixture
-def by(pairs: Pairs, tmp_path: Path) -> Teach:
-    return lambda *nets: teach(pairs, [str(net) for net in nets], tmp_path / "cache")
+def by(pairs: Pairs, tmp_path: Path) -> Soft:
+    return lambda *nets: soft_targets(pairs, [str(net) for net in nets], tmp_path / "cache")
 
 
-def pictures(taught: Pairs) -> list[np.ndarray]:
-    """Y of what was taught."""
-    assert taught.taught is not None
-    as_hr = Pairs(taught.taught, taught.lr, taught.sizes, 2)
-    return [as_hr.picture(i)[1].numpy() for i in range(len(taught))]
+def images(pairs: Pairs, soft: torch.Tensor) -> list[np.ndarray]:
+    """Y of soft targets."""
+    return [replace(pairs, hr=soft).image(i)[1].numpy() for i in range(len(pairs))]
 
 
-def test_packed_teachers_make_the_mean_of_their_pictures(
-    pairs: Pairs, by: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_packed_teachers_give_the_mean_of_their_outputs(
+    pairs: Pairs, by: Soft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each by what evaluation makes of it; a net that does not turn with its picture by its mean over the turns."""
+    """Each as in evaluation; a net that is not equivariant by its mean over the orientations."""
     from bitsr import upscaler
-    from bitsr.eval.evaluate import upscale
+    from bitsr.eval.evaluate import upscale_luma
+    from bitsr.zoo import find
 
-    assert pairs.taught is None
-    turning, other = upscaler.load("house-srresnet-x2"), upscaler.load("e2fif-srresnet-x2")
-    assert turning.turns and not other.turns
+    turning, other = upscaler.load("bitsr-m-x2"), upscaler.load("e2fif-srresnet-x2")
+    assert turning.equivariant and not other.equivariant
     said: list[str] = []
-    taught = teach(pairs, [turning.name, str(upscaler.find(other.name))], tmp_path / "cache", said.append)
-    assert said == [f"{net.name}: upscaling 2 training pictures, once" for net in (turning, other)]
-    assert torch.equal(taught.hr, pairs.hr) and torch.equal(taught.lr, pairs.lr)
+    names = [turning.name, str(find(other.name))]
+    soft = soft_targets(pairs, names, tmp_path / "cache", said.append)
+    assert said == [f"{net.name}: upscaling 2 training images, once" for net in (turning, other)]
+    assert soft.shape == pairs.hr.shape and soft.dtype == pairs.hr.dtype
     nets = {turning.name: (turning.engine, False), other.name: (other.engine, True)}
-    each = [pictures(by(name)) for name in nets]
-    for i, shown in enumerate(pictures(taught)):
-        lr = pairs.picture(i)[0].numpy().astype(np.float64)
+    each = [images(pairs, by(name)) for name in nets]
+    for i, shown in enumerate(images(pairs, soft)):
+        lr = pairs.image(i)[0].numpy().astype(np.float64)
         for alone, net in zip(each, nets.values(), strict=True):
-            np.testing.assert_allclose(alone[i], upscale(net[0], lr, net[1]).clip(0, 255), atol=0.51 / 256)
+            np.testing.assert_allclose(
+                alone[i], upscale_luma(net[0], lr, net[1]).clip(0, 255), atol=0.51 / 256
+            )
         np.testing.assert_allclose(shown, (each[0][i] + each[1][i]) / 2, atol=0.51 / 256)
 
     with monkeypatch.context() as m:
         m.setattr(upscaler, "load", lambda *a, **k: pytest.fail("made again"))
-        assert torch.equal(by(turning.name, other.name).taught, taught.taught)
-        alone = by(turning.name).taught  # each is kept by itself
-        assert not torch.equal(alone, taught.taught)
-        assert torch.equal(by(turning.name, turning.name).taught, alone)
+        assert torch.equal(by(turning.name, other.name), soft)
+        alone = by(turning.name)  # each is kept by itself
+        assert not torch.equal(alone, soft)
+        assert torch.equal(by(turning.name, turning.name), alone)
 
 
 @pytest.mark.parametrize("symmetry", [1, 4, 8])
 @pytest.mark.parametrize("binarized", ["body", "none"])
-def test_a_checkpoint_teaches_what_its_net_makes(
-    pairs: Pairs, by: Teach, tmp_path: Path, symmetry: int, binarized: str
+def test_a_checkpoint_gives_the_output_of_its_net(
+    pairs: Pairs, by: Soft, tmp_path: Path, symmetry: int, binarized: str
 ) -> None:
-    """By torch, and turning with the picture whether the net does or not."""
+    """By torch, equivariant whether the net is or not."""
     args = {"channels": 32, "blocks": 1, "binarized": binarized}
     table = {
         "scale": 2,
@@ -88,15 +94,15 @@ def test_a_checkpoint_teaches_what_its_net_makes(
         "train": {"iterations": 1, "lr": 1.0},
     }
     torch.manual_seed(symmetry)
-    net = recipe.build(recipe.parse(table, "test"))
+    net = build(recipe.parse(table, "test"))
     facts = {"recipe": table, "stage": 0, "iteration": 1, "psnr": 0.0}
     checkpoint.save(tmp_path / "net.pt", {"net": net.state_dict(), **facts})
     checkpoint.export_latent(tmp_path / "net.latent.safetensors", {"net": net.state_dict(), **facts})
 
     net.eval()
-    taught = by(tmp_path / "net.pt")
-    for i, shown in enumerate(pictures(taught)):
-        lr = pairs.picture(i)[0]
+    soft = by(tmp_path / "net.pt")
+    for i, shown in enumerate(images(pairs, soft)):
+        lr = pairs.image(i)[0]
         with torch.no_grad():
             turns = [
                 torch.rot90(net(torch.rot90(lr, k)[None, None].contiguous())[0, 0], -k) for k in range(4)
@@ -107,28 +113,28 @@ def test_a_checkpoint_teaches_what_its_net_makes(
         np.testing.assert_allclose(shown, flipped.clip(0, 255), atol=1e-2)
         spread = float((torch.stack(turns) - turns[0]).abs().max())
         assert (spread < 1e-2) == (symmetry == 8)
-    assert torch.equal(by(tmp_path / "net.latent.safetensors").taught, taught.taught)
+    assert torch.equal(by(tmp_path / "net.latent.safetensors"), soft)
 
 
-@pytest.mark.parametrize("net", ["house-fast-x2", CHECKPOINTS / "house-fast-x2.latent.safetensors"])
-def test_a_teacher_tells_how_far_it_is(
+@pytest.mark.parametrize("net", ["bitsr-s-x2", CHECKPOINTS / "bitsr-s-x2.latent.safetensors"])
+def test_a_teacher_reports_how_far_it_is(
     pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: str | Path
 ) -> None:
     """In parts of all pixels, to the last."""
-    monkeypatch.setattr(module, "TOLD_EVERY", 0.0)
+    monkeypatch.setattr(module, "REPORT_EVERY", 0.0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # in turn
     said: list[str] = []
-    teach(pairs, [str(net)], tmp_path / "cache", said.append)
+    soft_targets(pairs, [str(net)], tmp_path / "cache", said.append)
     first, second = (int(n) for n in pairs.sizes.prod(1))
-    assert said[1:] == [f"house-fast-x2: {100 * first // (first + second)} %", "house-fast-x2: 100 %"]
-    assert said[0].startswith("house-fast-x2: upscaling 2")
+    assert said[1:] == [f"bitsr-s-x2: {100 * first // (first + second)} %", "bitsr-s-x2: 100 %"]
+    assert said[0].startswith("bitsr-s-x2: upscaling 2")
 
 
-def test_teachers_that_are_none(by: Teach, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="teacher house-srresnet-x3 upscales x3, the recipe x2"):
-        by("house-srresnet-x3")
-    with pytest.raises(DataError, match="teacher house-fast-x4 upscales x4, the recipe x2"):
-        by(CHECKPOINTS / "house-fast-x4.latent.safetensors")
+def test_teachers_that_are_none(by: Soft, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="teacher bitsr-m-x3 upscales x3, the recipe x2"):
+        by("bitsr-m-x3")
+    with pytest.raises(DataError, match="teacher bitsr-s-x4 upscales x4, the recipe x2"):
+        by(CHECKPOINTS / "bitsr-s-x4.latent.safetensors")
     with pytest.raises(ValueError, match="no net named absent"):
         by("absent")
     with pytest.raises(OSError, match="absent"):
@@ -136,3 +142,32 @@ def test_teachers_that_are_none(by: Teach, tmp_path: Path) -> None:
     (tmp_path / "bad.pt").write_bytes(b"bad")
     with pytest.raises(ValueError, match="not a checkpoint"):
         by(tmp_path / "bad.pt")
+
+
+def test_degraded_images_have_soft_targets_of_the_clean_ones(
+    tmp_path: Path, pairs: Pairs, by: Soft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher sees bicubic LR alone, from the cache of a run without degradation."""
+    monkeypatch.setenv("BITSR_DATA", str(tmp_path))
+    monkeypatch.setenv("BITSR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "valid").mkdir()
+    shutil.copy(tmp_path / "train" / "0.png", tmp_path / "valid" / "0.png")
+    soft = by("bitsr-s-x2")
+    table = {
+        "scale": 2,
+        "net": {"name": "srresnet", "args": {"channels": 8, "blocks": 1}},
+        "data": {"patch": 8, "batch": 4, "degrade": 3, "teachers": ["bitsr-s-x2"]},
+        "train": {"iterations": 1, "lr": 1.0},
+    }
+    said: list[str] = []
+    crops, valid = load_data(recipe.parse(table, "test"), torch.device("cpu"), say=said.append)
+    assert not said and crops.pairs.soft is not None and torch.equal(crops.pairs.soft, soft)
+    assert torch.equal(crops.pairs.hr, pairs.hr) and len(crops.pairs.lr) == 3
+    assert not any(torch.equal(lr, pairs.lr[0]) for lr in crops.pairs.lr)
+    # validation: one degraded image each, by a seed that no training image has
+    files = [(tmp_path / "valid" / "0.png", None)]
+    assert torch.equal(valid.lr, load_pairs(files, 2, degrade=1, seed=1).lr) and len(valid.lr) == 1
+    assert not torch.equal(valid.lr[0], crops.pairs.lr[0, : valid.lr.shape[1]])
+    _, target = crops(torch.tensor(0))
+    alone = Crops(replace(pairs, hr=soft), 8, 4, seed=0)
+    assert torch.equal(target, alone(torch.tensor(0))[1])

@@ -6,11 +6,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch import nn
 from torch.nn import functional as F
 
-from bitsr.layers.binarizers import BinaryConv2d
+from bitsr.layers.convs import BinaryConv2d
+from bitsr.nets.blocks import FloatBlock
+from bitsr.train.fast import accelerate
 from bitsr.train.fast.half import half_conv
-from bitsr.train.fast.winograd import Conv3x3
 
 
 def near(a: torch.Tensor, b: torch.Tensor, share: float) -> bool:
@@ -37,13 +39,29 @@ def test_only_the_gradients_that_are_wanted() -> None:
 
 
 def test_modules_train_by_it_and_are_validated_without() -> None:
-    """A binary convolution to the last bit, a float one to 11 bits."""
+    """A binary convolution to the last bit, those of a float block to 11 bits; on a CPU none."""
     torch.manual_seed(0)
     x = torch.randn(1, 16, 6, 5) * 30
-    binary, floats = BinaryConv2d(16, 8, act="triangle", weight="identity"), Conv3x3(16, 8)
-    usual = binary(x), F.conv2d(x, floats.weight, floats.bias, padding=1)
-    binary.halved = floats.halved = True
-    assert torch.equal(binary(x), usual[0])
-    assert near(floats(x), usual[1], 2**-9) and not torch.equal(floats(x), usual[1])
-    floats.eval()
-    assert torch.equal(floats(x), usual[1])
+    net = nn.ModuleList(
+        [
+            BinaryConv2d(16, 8, act="approx_sign", weight="ste_sign"),
+            BinaryConv2d(16, 8, act="approx_sign", weight="magnitude_aware"),
+            FloatBlock(16),
+            nn.Conv2d(16, 8, 3, padding=1),
+        ]
+    )
+    binary, scaled, block, alone = net
+
+    def results() -> list[torch.Tensor]:
+        return [binary(x), scaled(x), block.conv1(x), alone(x)]
+
+    usual, classes, keys = results(), [type(m) for m in net.modules()], list(net.state_dict())
+    accelerate(net, "cpu", half=True)
+    assert [type(m) for m in net.modules()] == classes
+    accelerate(net, "cuda", half=True)
+    assert list(net.state_dict()) == keys
+    found = results()
+    assert torch.equal(found[0], usual[0]) and type(binary) is not BinaryConv2d
+    assert torch.equal(found[1], usual[1]) and torch.equal(found[3], usual[3])
+    assert near(found[2], usual[2], 2**-9) and not torch.equal(found[2], usual[2])
+    assert torch.equal(block.eval().conv1(x), usual[2])

@@ -12,13 +12,12 @@ torch = pytest.importorskip("torch")
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitsr.layers.binarizers import BinaryConv2d, in_bytes
-from bitsr.layers.ops import EAGER
-from bitsr.methods.literature import House
-from bitsr.train.fast import (
-    fused,
-    int8,
-)
+from bitsr.layers.convs import BinaryConv2d
+from bitsr.layers.ops import TORCH
+from bitsr.methods import METHODS, units
+from bitsr.methods.bitsr import Bitsr
+from bitsr.nets.srresnet import SRResNet
+from bitsr.train.fast import FusedBitsr, accelerate, accelerated, fused, int8
 from bitsr.train.fast.int8 import int8_conv, int8_conv_weight, sign_conv
 
 
@@ -71,23 +70,42 @@ def test_operations_are_sound() -> None:
 @pytest.mark.parametrize(
     ("act", "weight", "exact"),
     [
-        ("triangle", "identity", True),
-        ("blocked", "clip", True),
-        ("triangle", "mean", False),
-        ("float", "identity", False),
+        ("approx_sign", "ste_sign", True),
+        ("ste_sign", "clipped_ste", True),
+        ("approx_sign", "magnitude_aware", False),
+        ("float", "ste_sign", False),
     ],
 )
 def test_a_binary_convolution_takes_it_where_both_sides_are_signs(act: str, weight: str, exact: bool) -> None:
     torch.manual_seed(0)
     conv, x = BinaryConv2d(8, 8, act=act, weight=weight), torch.randn(1, 8, 6, 5, requires_grad=True)
     plain, incoming = conv(x), torch.randn(1, 8, 6, 5)
-    conv.int8 = True
+    accelerate(conv, "cuda", int8=True)
+    assert type(conv) is BinaryConv2d
+    accelerate(conv, "cpu", int8=True)
+    assert (type(conv) is BinaryConv2d) != exact
     out = conv(x)
     assert torch.equal(out, plain)
     of_weight, of_plain = (torch.autograd.grad(y, conv.weight, incoming)[0] for y in (out, plain))
     assert torch.equal(of_weight, of_plain) != exact  # rounded, or the same computation
     torch.testing.assert_close(of_weight, of_plain, rtol=0.05, atol=0.1)
     torch.testing.assert_close(conv.eval()(x), plain)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_computes_the_same_with_it(method: str) -> None:
+    """Also those whose weights are scaled; and state dicts fit, with and without."""
+    torch.manual_seed(0)
+    net = SRResNet(2, 64, 1, method=method).train()
+    x = torch.rand(2, 1, 6, 7) * 255
+    net(x)  # for what the first batch sets
+    net.eval()
+    expected, state = net(x), net.state_dict()
+    accelerate(net, "cpu", int8=True)
+    torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-3)
+    assert list(net.state_dict()) == list(state)
+    net.load_state_dict(state)
 
 
 def lines(*shape: int, seed: int, most: int) -> Tensor:
@@ -123,7 +141,7 @@ def test_sums_of_the_library(monkeypatch, isa: str, threads: int, k: int, shape:
         exact = {}  # float32 holds these integers
         x, v = s.float().requires_grad_(), b.float().requires_grad_()
         y = F.conv2d(x, v, padding=k // 2)
-        exact["turned"], exact["weight"] = torch.autograd.grad(y, (x, v), g.float())
+        exact["transposed"], exact["weight"] = torch.autograd.grad(y, (x, v), g.float())
         exact["conv"] = F.conv2d(q.float(), b.float(), padding=k // 2)
         before = torch.get_num_threads()
         with monkeypatch.context() as patch:
@@ -135,7 +153,7 @@ def test_sums_of_the_library(monkeypatch, isa: str, threads: int, k: int, shape:
                 )
                 found = {
                     "conv": int8_conv(q, b, False),
-                    "turned": int8_conv(g, b, True),
+                    "transposed": int8_conv(g, b, True),
                     "weight": int8_conv_weight(s, g, k),
                 }
             finally:
@@ -144,33 +162,54 @@ def test_sums_of_the_library(monkeypatch, isa: str, threads: int, k: int, shape:
             assert torch.equal(sums, exact[name].int()), name
 
 
-def unit(c: int, k: int, thresholds: bool, maps: Any = True) -> House:
+def unit(c: int, k: int) -> FusedBitsr:
     torch.manual_seed(c + k)
-    made = House(c, c, k, slope=1.0, inner=False, maps=maps, norm=True, thresholds=thresholds)
-    made.conv.int8 = True
+    made = Bitsr(c, c, k)
     with torch.no_grad():
         for p in made.parameters():
             if p.ndim == 1:
                 p.add_(0.3 * torch.randn_like(p))
-        made.size.weight.mul_(2 * torch.rand(int(maps), c, 1, 1))
+        made.scale_map.weight.mul_(2 * torch.rand(8, c, 1, 1))
+    accelerate(made, "cpu", int8=True)
+    assert isinstance(made, FusedBitsr)
+    return made
+
+
+def fused_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls of the fused unit from now on."""
+    calls: list[str] = []
+    own = fused._call
+
+    def counted(name: str, *args: Any) -> None:
+        calls.append(name)
+        own(name, *args)
+
+    monkeypatch.setattr(fused, "_call", counted)
+    return calls
+
+
+def by_operations(made: FusedBitsr) -> Bitsr:
+    """A copy that computes the same by the usual operations, with the int8 products."""
+    made = copy.deepcopy(made)
+    made.__class__ = Bitsr
+    assert type(made) is Bitsr
     return made
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2"])
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(("thresholds", "maps"), [(True, True), (False, True), (True, 8)])
 @pytest.mark.parametrize(
     ("shape", "k"), [((2, 64, 7, 9), 3), ((1, 128, 5, 3), 1), ((4, 64, 24, 24), 3), ((1, 64, 1, 2), 5)]
 )
 def test_fused_unit(
-    monkeypatch, shape: tuple[int, ...], k: int, thresholds: bool, maps: Any, threads: int, isa: str
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], k: int, threads: int, isa: str
 ) -> None:
-    """Result, gradients and running statistics are those of the unit's walk; in evaluation too, which changes none."""
+    """Result, gradients and running statistics are those of the operations; in evaluation too, which changes none."""
     if isa not in paths():
         pytest.skip(f"this CPU has no {isa}")
     monkeypatch.setattr(int8, "ISA", isa.encode())
-    one = unit(shape[1], k, thresholds, maps)
-    two = copy.deepcopy(one)
+    one = unit(shape[1], k)
+    two = by_operations(one)
     before = torch.get_num_threads()
     try:
         for batch in range(3):
@@ -180,14 +219,12 @@ def test_fused_unit(
             x[0, :, 0, 0] = 0  # where |x| has no slope
             x.requires_grad_()
             torch.set_num_threads(threads)
-            y = one.build(EAGER, x, "u", skip=x)
+            y = one.build(TORCH, x, "u", skip=x)
             assert "Fused" in type(y.grad_fn).__name__
             found = torch.autograd.grad(y, [x, *one.parameters()], g)
             torch.set_num_threads(before)
-            with monkeypatch.context() as patch:
-                patch.setattr(fused, "fits", lambda *_: False)
-                expected_y = two.build(EAGER, x, "u", skip=x)
-                expected = torch.autograd.grad(expected_y, [x, *two.parameters()], g)
+            expected_y = two.build(TORCH, x, "u", skip=x)
+            expected = torch.autograd.grad(expected_y, [x, *two.parameters()], g)
             torch.testing.assert_close(y, expected_y, rtol=1e-4, atol=1e-4)
             for name, a, b in zip(["x", *dict(one.named_parameters())], found, expected, strict=True):
                 # A gradient at the middle between two steps may be rounded either way.
@@ -200,26 +237,22 @@ def test_fused_unit(
             two.load_state_dict(one.state_dict())  # the same thresholds to the last bit
             one.eval()
             two.eval()
-            assert fused.fits(one, x, x, None)
+            calls = fused_calls(monkeypatch)
             torch.set_num_threads(threads)
-            y = one.build(EAGER, x, "u", skip=x)
+            y = one.build(TORCH, x, "u", skip=x)
             torch.set_num_threads(before)
-            with monkeypatch.context() as patch:
-                patch.setattr(fused, "fits", lambda *_: False)
-                torch.testing.assert_close(y, two.build(EAGER, x, "u", skip=x), rtol=1e-4, atol=1e-4)
+            assert len(calls) == 1
+            torch.testing.assert_close(y, two.build(TORCH, x, "u", skip=x), rtol=1e-4, atol=1e-4)
         for now, then in zip(one.buffers(), had, strict=True):
             assert torch.equal(now, then)
     finally:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(
-    "change",
-    ["gradient in evaluation", "frozen", "autocast", "no skip", "slope", "RPReLU", "no maps", "blocked"],
-)
-def test_what_is_not_fused(change: str) -> None:
-    """Everything that the fused unit does not compute goes the usual way."""
-    made, x = unit(64, 3, True), torch.randn(1, 64, 4, 4)
+@pytest.mark.parametrize("change", ["", "gradient in evaluation", "frozen", "autocast", "no skip", "double"])
+def test_what_is_not_fused(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """What the fused unit does not compute goes by the usual operations."""
+    made, x = unit(64, 3), torch.randn(1, 64, 4, 4)
     skip: Tensor | None = x
     if change == "gradient in evaluation":
         made.eval()
@@ -227,29 +260,40 @@ def test_what_is_not_fused(change: str) -> None:
         made.bn.eval()
     elif change == "no skip":
         skip = None
-    elif change == "slope":
-        made.slope = 0.1
-    elif change == "RPReLU":
-        made.inner = House(64, 64).inner
-    elif change == "no maps":
-        made.size = None
-    elif change == "blocked":
-        made.conv.act = "blocked"
-    with torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"):
-        assert not fused.fits(made, x, skip, made.slope)
-        assert made.build(EAGER, x, "u", skip=skip).shape == x.shape
+    elif change == "double":
+        made, x = made.double().eval(), x.double()
+        skip = x
+    calls = fused_calls(monkeypatch)
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"),
+        torch.set_grad_enabled(change != "double"),
+    ):
+        assert made.build(TORCH, x, "u", skip=skip).shape == x.shape
+    assert len(calls) == (change == "")
 
 
-def test_in_bytes_for_a_while() -> None:
-    """The same sums, and each convolution as it was, an error or not."""
+@pytest.mark.parametrize("change", ["another binarizer", "float", "narrow", "wider", "another method"])
+def test_what_cannot_be_fused(change: str) -> None:
+    cin, cout = {"narrow": (32, 32), "wider": (64, 128)}.get(change, (64, 64))
+    method = "e2fif" if change == "another method" else "bitsr"
+    settings = {"another binarizer": {"act": "ste_sign"}, "float": {"binary": False}}.get(change, {})
+    made = units(method, **settings)(cin, cout)
+    accelerate(made, "cpu", int8=True)
+    assert not isinstance(made, FusedBitsr)
+    assert (type(made.conv) is BinaryConv2d) == (change == "float")
+
+
+def test_accelerated_for_a_while() -> None:
+    """The same sums, and each module as it was, an error or not."""
     torch.manual_seed(0)
-    net = torch.nn.Sequential(*(BinaryConv2d(64, 64, act="triangle", weight="identity") for _ in range(2)))
-    net[1].int8 = True
+    net = torch.nn.Sequential(*(BinaryConv2d(64, 64, act="approx_sign", weight="ste_sign") for _ in range(2)))
+    accelerate(net[1], "cpu", int8=True)
+    classes = [type(m) for m in net]
     x = torch.randn(1, 64, 5, 6)
     with torch.no_grad():
         expected = F.conv2d(net[0].quantised(x), net[0].quantised_weight(), padding=1)
-        with pytest.raises(KeyError), in_bytes(net):
-            assert [c.int8 for c in net] == [True, True]
+        with pytest.raises(KeyError), accelerated(net):
+            assert type(net[0]) is type(net[1]) is classes[1]
             assert torch.equal(net[0](x), expected)
             raise KeyError
-    assert [c.int8 for c in net] == [False, True]
+    assert [type(m) for m in net] == classes and classes[0] is BinaryConv2d

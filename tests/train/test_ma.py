@@ -21,13 +21,18 @@ from bitsr import reference
 from bitsr.engine import Engine, isas
 from bitsr.folders import data_folder
 from bitsr.imresize import imresize
-from bitsr.model_file import Packed
+from bitsr.model_file import ModelFile
 from bitsr.nets import NETS
-from bitsr.pack.emit import LUMA, pack
+from bitsr.pack import pack
+from bitsr.pack.fold import LUMA
 from bitsr.train import checkpoint, data, recipe
 from bitsr.train import gan as adversarial
 from bitsr.train import losses as loss
 from bitsr.train import run as loop
+from bitsr.train.build import build
+from bitsr.train.crops import Crops
+from bitsr.train.log import Log
+from bitsr.train.trainer import Trainer
 
 SMALL: dict[str, dict[str, Any]] = {
     "ledig-srresnet": {"channels": 16, "blocks": 2},
@@ -80,7 +85,7 @@ def calm(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-def difference(net: Any, packed: Packed, lr: np.ndarray) -> float:
+def difference(net: Any, packed: ModelFile, lr: np.ndarray) -> float:
     """Root of the mean square between float simulation and packed bits over the simulation's own spread."""
     expected = net.upscale(torch.from_numpy(lr / LUMA + 127.5)).numpy().clip(0, 255)
     got = (Engine(packed).run(lr) / LUMA + 127.5).clip(0, 255)
@@ -92,7 +97,7 @@ def test_trains_packs_and_runs(tmp_path: Path, name: str, scale: int) -> None:
     """Two steps, a checkpoint, packed bits: the same on every path as the reference, and close to the float net."""
     losses = {"lapsrn": "charbonnier-pyramid", "ledig-srresnet": "mse"}
     r = make(name, scale, loss=losses[name])
-    before = recipe.build(r).state_dict()
+    before = build(r).state_dict()
     assert loop.train(r, tmp_path, device="cpu").complete
     net, _ = checkpoint.load_net(tmp_path / "latent.safetensors")
     assert sum(not torch.equal(v, before[k]) for k, v in net.state_dict().items()) > 0.8 * len(before)
@@ -104,7 +109,9 @@ def test_trains_packs_and_runs(tmp_path: Path, name: str, scale: int) -> None:
     lr = q(y)
     expected = reference.run(packed, lr)
     for isa in isas():
-        np.testing.assert_array_equal(Engine(Packed.from_bytes(packed.to_bytes()), isa=isa).run(lr), expected)
+        np.testing.assert_array_equal(
+            Engine(ModelFile.from_bytes(packed.to_bytes()), isa=isa).run(lr), expected
+        )
     assert difference(net, packed, lr) < 0.06
 
 
@@ -162,14 +169,20 @@ def test_the_pyramid_loss_sums_over_levels() -> None:
     assert loss.charbonnier_pyramid(levels, hr).item() == pytest.approx(total, rel=1e-5)
 
 
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A discriminator of an eighth of the width."""
+    monkeypatch.setattr(adversarial, "CHANNELS", 8)
+
+
 def gan(**settings: Any) -> recipe.Recipe:
-    return make("ledig-srresnet", 2, loss="mse", adversarial={"channels": 4, **settings}, log_every=1)
+    return make("ledig-srresnet", 2, loss="mse", adversarial=settings, log_every=1)
 
 
-def trainer(r: recipe.Recipe) -> loop.Trainer:
+def trainer(r: recipe.Recipe) -> Trainer:
     torch.manual_seed(0)
     pairs = data.load_pairs(data.find_pairs(data_folder(), ["auto"], "train", 2)[0], 2)
-    return loop.Trainer(Fabric(accelerator="cpu"), r, recipe.build(r), data.Crops(pairs, 8, 2, seed=0))
+    return Trainer(Fabric(accelerator="cpu"), r, build(r), Crops(pairs, 8, 2, seed=0))
 
 
 def test_the_discriminator_learns_and_the_net_from_it() -> None:
@@ -186,7 +199,7 @@ def test_the_discriminator_learns_and_the_net_from_it() -> None:
 
 def test_it_tells_pictures_from_noise() -> None:
     """The signs of both objectives: the judge learns which is which, and fooling it is what the net is paid for."""
-    t = trainer(gan(weight=1.0, channels=8))
+    t = trainer(gan(weight=1.0))
     g = torch.Generator().manual_seed(0)
     hr = torch.from_numpy(np.stack([scene(16, 16, i) for i in range(8)])).float()[:, None]
     noise = torch.rand(hr.shape, generator=g) * 255
@@ -203,12 +216,13 @@ def test_parts_of_the_objective(tmp_path: Path) -> None:
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adversarial, "BLOCKS", ((4, 2), (6, 2)))
+        patch.setattr(adversarial, "VGG_LAYER", "relu2_2")
         layers = adversarial.vgg_layers("relu2_2")
         state = {f"features.{k}": v for k, v in layers.state_dict().items()} | {
             "classifier.0.bias": torch.ones(1)
         }
         torch.save(state, tmp_path / "vgg.pth")
-        r = gan(pixel=0.5, weight=0.25, perceptual=2.0, layer="relu2_2", vgg=str(tmp_path / "vgg.pth"))
+        r = gan(pixel=0.5, weight=0.25, perceptual=2.0, vgg=str(tmp_path / "vgg.pth"))
         t = trainer(r)
         sr, hr = (torch.rand(2, 1, 16, 16) * 255 for _ in range(2))
         parts = t.adversary.parts(sr.requires_grad_(), hr, torch.tensor(3.0))
@@ -230,7 +244,7 @@ def test_parts_of_the_objective(tmp_path: Path) -> None:
         torch.stack(list(parts.values())).sum().backward()
         assert sr.grad.abs().sum() > 0
         assert all(p.grad is None for p in [*t.adversary.net.parameters(), *t.adversary.vgg.parameters()])
-        assert "2 VGG-19 relu2_2" in r.train.objective
+        assert "2 VGG-19 relu5_4" in r.train.objective
         bad = tmp_path / "bad.pth"
         first = {"features.0.weight": torch.ones(1)}
         for content, message in (
@@ -261,8 +275,7 @@ def test_vgg_layers_have_torchvisions_numbers(layer: str, last: int) -> None:
 
 def test_a_resumed_adversarial_run_is_the_same(tmp_path: Path) -> None:
     """Stopped after the first iteration: equal losses, net, discriminator and both optimisers; the EMA too."""
-    r = make("ledig-srresnet", 2, loss="mse", adversarial={"channels": 4}, log_every=1, ema=0.5, iterations=3)
-    r = r.model_copy(update={"train": r.train.model_copy(update={"bn_batches": 1})})
+    r = make("ledig-srresnet", 2, loss="mse", adversarial={}, log_every=1, ema=0.5, iterations=3)
     loop.train(r, tmp_path / "whole", device="cpu")
     stopped = loop.train(r, tmp_path / "cut", device="cpu", max_minutes=1e-9)
     assert stopped.iteration == 1 and not stopped.complete
@@ -271,14 +284,14 @@ def test_a_resumed_adversarial_run_is_the_same(tmp_path: Path) -> None:
     for key in ("net", "average", "optimiser", "adversary"):
         torch.testing.assert_close(whole[key], cut[key], rtol=0, atol=0)
     rows = [
-        [(row["loss"], row["loss_d"]) for row in loop.Log(tmp_path / run, 3, "").rows()]
+        [(row["loss"], row["loss_d"]) for row in Log(tmp_path / run, 3, "").rows()]
         for run in ("whole", "cut")
     ]
     assert rows[0] == rows[1] and len(rows[0]) == 3 and all(float(d) > 0 for _, d in rows[0])
 
 
 def test_adversarial_in_bf16() -> None:
-    t = trainer(make("ledig-srresnet", 2, loss="mse", adversarial={"channels": 4}, precision="bf16"))
+    t = trainer(make("ledig-srresnet", 2, loss="mse", adversarial={}, precision="bf16"))
     t.step(0, 1e-3, 0.0)
     assert np.isfinite(t.read_loss(1)) and np.isfinite(t.adversary.read_loss(1))
 

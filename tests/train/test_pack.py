@@ -10,9 +10,12 @@ torch = pytest.importorskip("torch", reason="packing needs torch")
 from bitsr import reference
 from bitsr.engine import Engine, isas
 from bitsr.layers.ops import Net
-from bitsr.model_file import Packed
+from bitsr.model_file import ModelFile
+from bitsr.nets import NETS
 from bitsr.nets.srresnet import SRResNet
-from bitsr.pack.emit import LUMA, PackError, check, pack, pack_checkpoint, pack_signs
+from bitsr.pack import PackError, pack, pack_checkpoint
+from bitsr.pack.check import check
+from bitsr.pack.fold import LUMA, pack_signs
 
 
 def trained_like(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -23,8 +26,9 @@ def trained_like(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
             n = m.num_features
             m.running_mean.copy_(torch.randn(n, generator=g) * 20)
             m.running_var.copy_(torch.rand(n, generator=g) * 2000 + 300)
-            m.weight.data.copy_(torch.randn(n, generator=g) * 4)
-            m.bias.data.copy_(torch.randn(n, generator=g))
+            if m.affine:
+                m.weight.data.copy_(torch.randn(n, generator=g) * 4)
+                m.bias.data.copy_(torch.randn(n, generator=g))
     return net.eval()
 
 
@@ -64,10 +68,10 @@ class OneLayer(Net):
 
     def __init__(self) -> None:
         super().__init__()
-        from bitsr.layers.binarizers import BinaryConv2d
+        from bitsr.layers.convs import BinaryConv2d
 
         self.head = torch.nn.Conv2d(1, 64, 3, padding=1)
-        self.conv = BinaryConv2d(64, 64, act="clip", weight="mean", bias=True)
+        self.conv = BinaryConv2d(64, 64, act="clipped_ste", weight="magnitude_aware", bias=True)
         self.bn = torch.nn.BatchNorm2d(64)
         self.conv.weight.data *= 20  # so that the branch weighs as much as the skip
         g = torch.Generator().manual_seed(5)
@@ -78,9 +82,9 @@ class OneLayer(Net):
         self.slope = torch.nn.Parameter(torch.rand(64, generator=g))
         self.tail = torch.nn.Conv2d(64, 4, 3, padding=1)
 
-    def build(self, g, x):
-        x = g.conv("head", self.head, x)
-        y = g.bconv(
+    def build(self, ops, x):
+        x = ops.conv("head", self.head, x)
+        y = ops.bconv(
             "unit",
             self.conv,
             x,
@@ -90,7 +94,7 @@ class OneLayer(Net):
             skip=x,
             act=self.slope,
         )
-        return g.shuffle(g.conv("tail", self.tail, g.add(y, x)), self.scale)
+        return ops.shuffle(ops.conv("tail", self.tail, ops.add(y, x)), self.scale)
 
 
 def test_every_option_folds_as_in_torch():
@@ -134,13 +138,13 @@ def test_srresnet_agrees_with_its_float_simulation(scale):
     assert packed.scale == scale
     lr = q(y)
     expected = net.upscale(torch.from_numpy(lr / LUMA + 127.5)).numpy()
-    got = Engine(Packed.from_bytes(packed.to_bytes())).run(lr)
+    got = Engine(ModelFile.from_bytes(packed.to_bytes())).run(lr)
     np.testing.assert_array_equal(got, reference.run(packed, lr))
     signal = np.std(expected)
     assert np.sqrt(np.mean((got / LUMA + 127.5 - expected) ** 2)) < 0.03 * signal
 
 
-def test_the_walk_is_one():
+def test_the_operations_are_those_of_the_net():
     """The packed operations are those of the net's own description, conv for conv."""
     packed = pack(trained_like(SRResNet(2, blocks=3)), [scene(20, 20)], "net")
     kinds = [op.kind for op in packed.ops]
@@ -173,6 +177,7 @@ def test_a_checkpoint_packs_and_is_checked(tmp_path):
     import pyvips
 
     from bitsr.train import recipe
+    from bitsr.train.build import build
 
     rng = np.random.default_rng(0)
     for i in range(2):
@@ -181,7 +186,7 @@ def test_a_checkpoint_packs_and_is_checked(tmp_path):
             str(tmp_path / f"{i}.png")
         )
     wanted = recipe.load("e2fif-srresnet-x2", ["net.args.blocks=1"])
-    net = trained_like(recipe.build(wanted, wanted.stages[-1]))
+    net = trained_like(build(wanted, wanted.stages[-1]))
     facts = {
         "recipe": wanted.model_dump(mode="json"),
         "stage": len(wanted.stages) - 1,
@@ -203,3 +208,24 @@ def test_the_check_sees_a_wrong_net():
     right, wrong = pack(net, [lr], "right"), pack(trained_like(SRResNet(2, blocks=1), 2), [lr], "wrong")
     (good,), (bad,) = check(net, right, [(lr, hr)]), check(net, wrong, [(lr, hr)])
     assert bad[1] < good[1] - 3
+
+
+def test_facts_of_the_net_are_written():
+    """Symmetry and receptive field, which nobody has to find out from the packed net."""
+    net = trained_like(SRResNet(2, channels=64, blocks=1))
+    about = pack(net, [scene(16, 16)], "free").metadata
+    assert about["symmetry"] == "1" and about["radius"] == "4"
+    net.order = 8
+    assert pack(net, [scene(16, 16)], "tied").metadata["symmetry"] == "8"
+    rcan = trained_like(NETS["rcan"](2, channels=64, blocks=1, groups=1))
+    assert "radius" not in pack(rcan, [scene(16, 16)], "whole").metadata
+
+
+def test_the_check_sees_a_net_that_is_not_equivariant():
+    net = trained_like(SRResNet(2, blocks=1), 1)
+    packed = pack(net, [scene(24, 24)], "free")
+    hr = scene(48, 48)
+    check(net, packed, [(scene(24, 24), hr)])
+    packed.metadata["symmetry"] = "8"
+    with pytest.raises(PackError, match="not equivariant"):
+        check(net, packed, [(scene(24, 24), hr)])

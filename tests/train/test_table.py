@@ -26,14 +26,14 @@ from bitsr.eval.table import (
     Table,
     TableError,
     _backbone,
+    compare,
     parse_budget,
     published,
-    table,
     with_budget,
 )
-from bitsr.model_file import Packed
+from bitsr.model_file import ModelFile
 from bitsr.nets import NETS
-from bitsr.pack import emit as pack
+from bitsr.pack import check as pack
 from bitsr.train import checkpoint, recipe
 
 RECIPE = """
@@ -53,7 +53,7 @@ validate_every = 4
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Data: two pictures a folder, of odd sizes; three recipes beside them."""
+    """Data: two images a folder, of odd sizes; three recipes beside them."""
     rng = np.random.default_rng(0)
     for name in ("train", "valid", "Set5", "Mine"):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -95,19 +95,19 @@ def test_train_measure_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixture) 
         rows = list(csv.DictReader(file))
     assert [row["from"] for row in rows[:3]] == [PACKED, FAILED, SIMULATED]
     assert {row["from"] for row in rows[3:]} == {IN_PRINT}
-    packed = Packed.read(out / "e2fif.bsr")
+    packed = ModelFile.read(out / "e2fif.bsr")
     assert float(rows[0]["kib"]) == pytest.approx(len(packed.to_bytes()) / 1024, rel=1e-4)
     assert float(rows[0]["ms"]) > 0 and rows[2]["ms"] == ""
     assert 5 < float(rows[0]["Mine_psnr"]) < 60 and float(rows[2]["ops_g"]) > float(rows[0]["ops_g"])
     assert any(row["Set5_psnr"] == "37.44" and row["method"] == "BBCU-M" for row in rows)
 
     before = (out / "e2fif" / "last.pt").stat().st_mtime_ns
-    again = table([recipes[0]], out, sets=["Mine"])  # without a budget: what is there is measured
+    again = compare([recipes[0]], out, sets=["Mine"])  # without a budget: what is there is measured
     assert (out / "e2fif" / "last.pt").stat().st_mtime_ns == before
     assert again.rows[0].figures["Mine"][0] == pytest.approx(float(rows[0]["Mine_psnr"]), abs=1e-4)
-    assert not [row for row in again.lines() if row.how == IN_PRINT]  # nothing is published on these pictures
+    assert not [row for row in again.lines() if row.how == IN_PRINT]  # nothing is published on these images
     content = checkpoint.load(out / "e2fif" / "best.pt")
-    both = table([str(out / "e2fif.bsr"), str(out / "twin" / "best.pt")], tmp_path / "other", sets=["Mine"])
+    both = compare([str(out / "e2fif.bsr"), str(out / "twin" / "best.pt")], tmp_path / "other", sets=["Mine"])
     assert both.rows[0].figures == again.rows[0].figures and both.rows[0].about == again.rows[0].about
     assert f"iteration {content['iteration']} {budget}" in both.rows[0].about
     assert both.rows[1].how == SIMULATED
@@ -116,12 +116,12 @@ def test_train_measure_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixture) 
 def test_the_simulation_is_measured_as_packed_bits_are(tmp_path: Path) -> None:
     """The same net by both ways: PSNR within what the packer's own check allows."""
     out = tmp_path / "out"
-    table([str(tmp_path / "e2fif.toml")], out, sets=["Mine"], budget="6")
+    compare([str(tmp_path / "e2fif.toml")], out, sets=["Mine"], budget="6")
     from bitsr.eval.evaluate import evaluate
     from bitsr.eval.table import _Simulation
 
     net, _ = checkpoint.load_net(out / "e2fif" / "best.pt")
-    packed = table([str(out / "e2fif.bsr")], tmp_path / "b", sets=["Mine"]).rows[0]
+    packed = compare([str(out / "e2fif.bsr")], tmp_path / "b", sets=["Mine"]).rows[0]
     (mean,) = evaluate(_Simulation(net, 2), ["Mine"]).means()
     assert mean.psnr == pytest.approx(packed.figures["Mine"][0], abs=0.1)
 
@@ -141,7 +141,7 @@ def test_what_is_wrong_is_told_before_training(tmp_path: Path) -> None:
         ([good], "train.lr", {"budget": "5", "assignments": ["train.lr=-1"]}),
     ):
         with pytest.raises((ValueError, OSError), match=message):
-            table(sources, out, **{"sets": ["Mine"], **more})
+            compare(sources, out, **{"sets": ["Mine"], **more})
     assert not out.exists()
 
 

@@ -10,7 +10,9 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor
 
-from bitsr.layers.binarizers import ACTIVATIONS, WEIGHTS, BinaryConv2d, RunningNorm, sign_ede
+from bitsr.layers import binarizers
+from bitsr.layers.binarizers import ACTIVATIONS, WEIGHTS
+from bitsr.layers.convs import BinaryConv2d, RunningNorm
 from bitsr.nets import NETS
 
 
@@ -45,30 +47,26 @@ def libra_gradient(w: Tensor, g: Tensor) -> Tensor:
 
 # The gradient of x as the papers print it, from x and the incoming gradient g. A new binarizer needs a line here.
 GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "sign_identity": lambda x, g: g,
-    "sign_blocked": lambda x, g: 0 * g,
-    "sign_clip": lambda x, g: g * (x.abs() <= 1),
-    "sign_half": lambda x, g: g * ((x + 0.5 >= 0) & (x + 0.5 <= 1)),
-    "sign_step": lambda x, g: g * 2 * ((x + 0.5 >= 0) & (x + 0.5 <= 1)),
-    "sign_triangle": lambda x, g: g * (2 - 2 * x.abs()).clamp(min=0),
-    "sign_ede": lambda x, g: g * ede(x),
-    "sign_wide": lambda x, g: g * (x.abs() <= 2 * x.abs().mean()) / (2 * x.abs().mean()),
-    "sign_mean": lambda w, g: g * (w.abs() <= 1) * mean(w),
-    "sign_mean_clip": lambda w, g: g * (w.abs() <= 1),
-    "sign_mean_long": lambda w, g: (
-        g * mean(w) * torch.where(w.abs() <= 0.4, 2 - 4 * w.abs(), 0.4 * (w.abs() <= 1))
-    ),
-    "sign_xnor": lambda w, g: g * (1 / w[0].numel() + mean(w) * (w.abs() <= 1)),
-    "sign_layer": lambda w, g: g,
+    "ste_sign": lambda x, g: g,
+    "clipped_ste": lambda x, g: g * (x.abs() <= 1),
+    "abc_half": lambda x, g: g * ((x + 0.5 >= 0) & (x + 0.5 <= 1)),
+    "dorefa_activation": lambda x, g: g * 2 * ((x + 0.5 >= 0) & (x + 0.5 <= 1)),
+    "approx_sign": lambda x, g: g * (2 - 2 * x.abs()).clamp(min=0),
+    "ede": lambda x, g: g * ede(x),
+    "magnitude_aware": lambda w, g: g * (w.abs() <= 1) * mean(w),
+    "reactnet": lambda w, g: g * (w.abs() <= 1),
+    "btm": lambda w, g: g * mean(w) * torch.where(w.abs() <= 0.4, 2 - 4 * w.abs(), 0.4 * (w.abs() <= 1)),
+    "xnor": lambda w, g: g * (1 / w[0].numel() + mean(w) * (w.abs() <= 1)),
+    "dorefa_weight": lambda w, g: g,
     "libra": libra_gradient,
     "identity": lambda x, g: g,
 }
 FORWARDS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sign_mean": lambda w: signs(w) * mean(w),
-    "sign_mean_clip": lambda w: signs(w) * mean(w),
-    "sign_mean_long": lambda w: signs(w) * mean(w),
-    "sign_xnor": lambda w: signs(w) * mean(w),
-    "sign_layer": lambda w: signs(w) * w.abs().mean(),
+    "magnitude_aware": lambda w: signs(w) * mean(w),
+    "reactnet": lambda w: signs(w) * mean(w),
+    "btm": lambda w: signs(w) * mean(w),
+    "xnor": lambda w: signs(w) * mean(w),
+    "dorefa_weight": lambda w: signs(w) * w.abs().mean(),
     "libra": lambda w: signs(standardised(w)) * power(w),
     "identity": lambda x: x,
 }
@@ -82,13 +80,6 @@ def points() -> Tensor:
     return x.view(8, 3, 3, 3)
 
 
-def gradient(out: Tensor, x: Tensor, incoming: Tensor) -> Tensor:
-    """That of x; zeros where nothing leads back to it."""
-    if not out.requires_grad:
-        return torch.zeros_like(x)
-    return torch.autograd.grad(out, x, incoming)[0]
-
-
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_forward_and_gradient(name: str) -> None:
     assert name in GRADIENTS, f"{name}: write its gradient formula into GRADIENTS"
@@ -96,16 +87,16 @@ def test_forward_and_gradient(name: str) -> None:
     out = ALL[name](x)
     torch.testing.assert_close(out, FORWARDS.get(name, signs)(x.detach()), rtol=0, atol=0)
     incoming = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    found = gradient(out, x, incoming)
+    (found,) = torch.autograd.grad(out, x, incoming)
     torch.testing.assert_close(found, GRADIENTS[name](x.detach(), incoming), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted({f.__name__ for f in ACTIVATIONS.values()} | {"sign_mean"}))
+@pytest.mark.parametrize("name", sorted({f.__name__ for f in ACTIVATIONS.values()} | {"magnitude_aware"}))
 def test_bfloat16(name: str) -> None:
     """Autocast hands over bfloat16: the same signs, and both ways in that dtype."""
     x = points().bfloat16().requires_grad_()
     out = ALL[name](x)
-    found = gradient(out, x, torch.ones_like(out))
+    (found,) = torch.autograd.grad(out, x, torch.ones_like(out))
     assert out.dtype == found.dtype == torch.bfloat16
     if name != "identity":
         assert torch.equal(out < 0, x < 0)
@@ -118,7 +109,7 @@ def test_ede_follows_the_progress() -> None:
     x = points()
     for progress, t in ((0.0, 1e-3), (0.25, 1e-2), (0.75, 1.0), (1.0, 10.0)):
         leaf = x.clone().requires_grad_()
-        sign_ede(leaf, torch.tensor(progress)).sum().backward()
+        binarizers.ede(leaf, torch.tensor(progress)).sum().backward()
         torch.testing.assert_close(leaf.grad, ede(x, t), rtol=1e-4, atol=1e-4)
     conv = BinaryConv2d(3, 2, act="ede", weight="libra")
     gradients = []
@@ -143,8 +134,8 @@ def test_no_table_entry_is_spare() -> None:
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_convolution_counts_only_taps_inside(k: int) -> None:
-    """acc = K_valid - 2 * mismatches: integers with the parity of the number of taps inside the picture."""
-    conv = BinaryConv2d(5, 4, k, act="triangle", weight="identity")
+    """acc = K_valid - 2 * mismatches: integers with the parity of the number of taps inside the image."""
+    conv = BinaryConv2d(5, 4, k, act="approx_sign", weight="ste_sign")
     x = torch.randn(2, 5, 4, 6, generator=torch.Generator().manual_seed(1))
     out = conv(x)
     inside = torch.nn.functional.conv2d(torch.ones(1, 5, 4, 6), torch.ones(1, 5, k, k), padding=k // 2)
@@ -157,7 +148,7 @@ def test_convolution_counts_only_taps_inside(k: int) -> None:
 def test_evaluation_sums_integers(weight: str) -> None:
     """The same as in training but for rounding, and a sum of 0 is 0 whatever the scale."""
     torch.manual_seed(0)
-    conv, x = BinaryConv2d(64, 16, act="clip", weight=weight, bias=True), torch.randn(1, 64, 12, 13)
+    conv, x = BinaryConv2d(64, 16, act="clipped_ste", weight=weight, bias=True), torch.randn(1, 64, 12, 13)
     torch.testing.assert_close(conv.eval()(x), conv.train()(x), rtol=1e-4, atol=1e-4)
     conv.bias.data.zero_()
     y = conv.eval()(x)
@@ -200,9 +191,9 @@ def test_running_norm_uses_what_it_gathered() -> None:
 
 
 def test_running_norm_lets_gradients_through_wide_streams() -> None:
-    """The triangle's window is as wide as the values, whatever their size and mean."""
+    """The window of ApproxSign is as wide as the values, whatever their size and mean."""
     x = torch.randn(4, 2, 16, 16)
     for size, shift in ((1.0, 0.0), (40.0, 100.0)):
         wide = (x * size + shift).requires_grad_()
-        (g,) = torch.autograd.grad(ACTIVATIONS["triangle"](RunningNorm(2)(wide)).sum(), wide)
+        (g,) = torch.autograd.grad(ACTIVATIONS["approx_sign"](RunningNorm(2)(wide)).sum(), wide)
         torch.testing.assert_close(g * size, (2 - 2 * x.abs()).clamp(min=0), atol=0.15, rtol=0)

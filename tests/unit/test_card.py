@@ -24,7 +24,7 @@ def test_metadata_is_told():
         "iteration": "77",
         "recipe": json.dumps({"source": "a paper", "net": {"name": "srresnet"}, "train": {"lr": 0.5}}),
         "evaluation": json.dumps({"protocol": "of mine", "means": [mean]}),
-        "check": json.dumps({"pictures": 3, "float_psnr": 30.0, "packed_psnr": 29.99}),
+        "check": json.dumps({"images": 3, "float_psnr": 30.0, "packed_psnr": 29.99}),
     }
     text = card(packed, 1)
     for part in (
@@ -38,3 +38,20 @@ def test_metadata_is_told():
     ):
         assert part in text
     assert "Unknown" not in text and "Not measured" not in text
+
+
+def test_recipes_of_older_files_are_told_in_todays_words():
+    packed = srresnet(blocks=1)
+    options = {"maps": 8, "norm": True, "inner": False, "slope": 1.0}
+    args = {"blocks": 8, "method": "house", "base": "consistent", "options": options}
+    today = {"blocks": 8, "method": "bitsr", "skip_path": "back-projection"}
+    texts = []
+    for net, tries in ((args, "tries"), (today, "crop_candidates")):
+        recipe = {"net": {"name": "srresnet", "args": net}, "data": {tries: 4}}
+        packed.metadata["recipe"] = json.dumps(recipe)
+        texts.append(card(packed, 1))
+    assert texts[0] == texts[1]
+    assert "(blocks = 8, method = bitsr, skip_path = back-projection)" in texts[0]
+    assert "crop_candidates 4" in texts[0]
+    packed.metadata["recipe"] = json.dumps({"net": {"args": {**args, "options": {**options, "slope": 0.1}}}})
+    assert "slope = 0.1" in card(packed, 1)

@@ -9,8 +9,16 @@ from random_nets import Maker, attention
 
 from bitsr.engine import Engine
 from bitsr.eval.card import card
-from bitsr.eval.complexity import Layer, count, describe, packed_layers, packed_radius, table, turned_weights
-from bitsr.model_file import Op, Packed
+from bitsr.eval.complexity import (
+    Layer,
+    count,
+    describe,
+    layer_table,
+    packed_layers,
+    packed_radius,
+    shared_weights,
+)
+from bitsr.model_file import ModelFile, Op
 
 
 def test_groups_and_pixels():
@@ -28,12 +36,12 @@ def test_one_bit_weights_alone_buy_no_discount():
     assert (total.binary_macs, total.fp_macs, total.weight_only_macs) == (288, 292, 288)
     assert total.ops == 292 + 288 / 64 and total.params == 4 + 576 / 32
     assert (total.binary_weights, total.other_params, total.bytes_1_32) == (576, 8, 4 * 8 + 72)
-    assert "W1 |" in table(rows) and "W1A1 |" in table(rows)
-    assert "bytes" not in table(rows)  # none of them is packed
-    assert {line.count("|") for line in table(rows).splitlines()} == {8}
+    assert "W1 |" in layer_table(rows) and "W1A1 |" in layer_table(rows)
+    assert "bytes" not in layer_table(rows)  # none of them is packed
+    assert {line.count("|") for line in layer_table(rows).splitlines()} == {8}
 
 
-def tiny(channels: int = 24, blocks: int = 2) -> Packed:
+def tiny(channels: int = 24, blocks: int = 2) -> ModelFile:
     """head, binary units with skip, tail, shuffle, convolution at x2, shuffle; 24 channels fill no word."""
     t = {
         "head.weight": np.zeros((channels, 3, 3, 1), np.int16),
@@ -57,7 +65,7 @@ def tiny(channels: int = 24, blocks: int = 2) -> Packed:
         "conv q hr last shift=8",
         "shuffle sr q scale=2",
     ]
-    return Packed(t, [Op.parse(line) for line in ops], {"name": "tiny", "colour": "luma"})
+    return ModelFile(t, [Op.parse(line) for line in ops], {"name": "tiny", "colour": "luma"})
 
 
 def test_packed_layers():
@@ -87,7 +95,7 @@ def test_channel_attention():
     assert (up.cin, up.cout, up.macs, up.others) == (4, 24, 0, 24)
     assert sum(x.bytes for x in layers.values()) == sum(t.nbytes for t in net.tensors.values())
     assert packed_radius(net) == Engine(net).radius == inf
-    assert "receptive field: the whole picture" in describe(net)
+    assert "receptive field: the whole image" in describe(net)
 
 
 def test_eight_maps_are_eight_times_the_work():
@@ -114,7 +122,7 @@ def test_weights_of_one_orientation_count_as_all():
     assert [replace(x, bytes=0) for x in one] == [replace(x, bytes=0) for x in all]
     for turns, layers in ((8, one), (1, all)):
         assert sum(x.bytes for x in layers) == sum(t.nbytes for t in net(turns).tensors.values())
-    assert (turned_weights(net(8)), turned_weights(net(1))) == (24 * 16 * 9 // 8, 0)
+    assert (shared_weights(net(8)), shared_weights(net(1))) == (24 * 16 * 9 // 8, 0)
     for text in (describe, card):
         assert f"{24 * 16 * 9 // 8:,}" in text(net(8), 1) and "orientation" not in text(net(1), 1)
 
@@ -131,7 +139,7 @@ def test_describe():
     text = describe(net, 12345)
     assert "name: tiny" in text and "11 x 11 LR" in text and "12,345 bytes" in text
     assert f"{2 * 24 * 24 * 9:,} of 1 bit" in text
-    assert text.endswith(table(packed_layers(net)))
+    assert text.endswith(layer_table(packed_layers(net)))
     size = sum(t.nbytes for t in net.tensors.values())
     assert "FP MACs/px | bytes |\n" in text and text.endswith(f"| {size:,} |\n")
     assert text.count("\n| unit") == 2

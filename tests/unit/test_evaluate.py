@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 import pyvips
 
-from bitsr.eval.evaluate import Row, Table, evaluate, evaluate_picture, find_set, read_hr, to_q
-from bitsr.eval.metrics import PROTOCOLS, psnr, rgb_to_y, ssim, to_8bit
+from bitsr.eval.evaluate import (
+    Evaluation,
+    Scores,
+    evaluate,
+    evaluate_image,
+    find_set,
+    read_hr,
+    to_q,
+    upscale_luma,
+)
+from bitsr.eval.metrics import psnr, rgb_to_y, ssim, to_8bit
+from bitsr.eval.protocols import PROTOCOLS
 from bitsr.imresize import imresize
 
 
@@ -37,7 +47,7 @@ class Corner(Bicubic):
         return sr
 
 
-def picture(h=40, w=52, seed=0, channels=3):
+def image(h=40, w=52, seed=0, channels=3):
     rng = np.random.default_rng(seed)
     smooth = imresize(rng.uniform(0, 255, (h // 4, w // 4, channels)), 4)
     return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
@@ -52,31 +62,31 @@ def save(pixels, path):
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("grey", [False, True])
 def test_a_bicubic_net_scores_as_bicubic(protocol, scale, grey):
-    hr = picture()[..., 0] if grey else picture()
-    net_psnr, net_ssim, psnr_, ssim_ = evaluate_picture(Bicubic(scale), hr, protocol)
+    hr = image()[..., 0] if grey else image()
+    net_psnr, net_ssim, psnr_, ssim_ = evaluate_image(Bicubic(scale), hr, protocol)
     assert net_psnr == pytest.approx(psnr_, abs=0.02)
     assert net_ssim == pytest.approx(ssim_, abs=1e-3)
-    ensemble = evaluate_picture(Bicubic(scale), hr, protocol.with_self_ensemble())
+    ensemble = evaluate_image(Bicubic(scale), hr, protocol.with_self_ensemble())
     assert ensemble[0] == pytest.approx(net_psnr, abs=0.02)  # bicubic is equivariant
     assert ensemble[2:] == (psnr_, ssim_)
 
 
 def test_matlab_y_step_by_step():
-    hr, s = picture(41, 54), 4  # 41 and 54 are no multiples of 4: the last row and columns fall away
+    hr, s = image(41, 54), 4  # 41 and 54 are no multiples of 4: the last row and columns fall away
     hr = hr[:41, :54]
     inner = hr[: hr.shape[0] // 4 * 4, : hr.shape[1] // 4 * 4]
     lr = imresize(inner, Fraction(1, 4))
     assert lr.dtype == np.uint8
     sr = to_8bit(Bicubic(s).run(to_q(rgb_to_y(lr))) / 128 + 127.5)
     target = to_8bit(rgb_to_y(inner))
-    got = evaluate_picture(Bicubic(s), hr, PROTOCOLS["matlab-y"])
+    got = evaluate_image(Bicubic(s), hr, PROTOCOLS["matlab-y"])
     assert got[:2] == (psnr(sr, target, crop=4), ssim(sr, target, crop=4))
-    unrounded = evaluate_picture(Bicubic(s), hr, PROTOCOLS["e2fif"])
+    unrounded = evaluate_image(Bicubic(s), hr, PROTOCOLS["e2fif"])
     assert unrounded[0] == psnr(sr, rgb_to_y(inner), crop=4)
 
 
 def test_rgb_protocol_equals_a_walk_through_ycbcr():
-    hr, s = picture(), 2
+    hr, s = image(), 2
     lr = imresize(hr, Fraction(1, 2)).astype(np.float64)
     # MATLAB's rgb2ycbcr and its inverse, written out.
     matrix = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112], [112, -93.786, -18.214]]) / 255
@@ -84,7 +94,7 @@ def test_rgb_protocol_equals_a_walk_through_ycbcr():
     up = imresize(lr @ matrix.T + offset, s)
     up[..., 0] = Bicubic(s).run(to_q(rgb_to_y(lr))) / 128 + 127.5
     sr = to_8bit((up - offset) @ np.linalg.inv(matrix).T)
-    got = evaluate_picture(Bicubic(s), hr, PROTOCOLS["rgb"])
+    got = evaluate_image(Bicubic(s), hr, PROTOCOLS["rgb"])
     assert got[0] == pytest.approx(psnr(sr, hr, crop=s), abs=1e-3)
 
 
@@ -96,11 +106,9 @@ def test_self_ensemble_averages_the_eight_symmetries():
             seen.append(lr)
             return super().run(lr)
 
-    from bitsr.eval import evaluate as module
-
     y = np.random.default_rng(0).uniform(0, 255, (6, 9))
-    plain = module.upscale(Bicubic(2), y, False)
-    mean = module.upscale(Spy(2), y, True)
+    plain = upscale_luma(Bicubic(2), y, False)
+    mean = upscale_luma(Spy(2), y, True)
     assert len({(a.shape, a.tobytes()) for a in seen}) == 8
     changed = np.argwhere(np.abs(mean - plain) > 0.05)
     assert {tuple(p) for p in changed} == {(0, 0), (0, 17), (11, 0), (11, 17)}  # each corner twice in eight
@@ -118,7 +126,7 @@ def test_luma_to_int16():
 
 
 def test_files_are_read_as_they_are(tmp_path):
-    rgb = picture(8, 12)
+    rgb = image(8, 12)
     save(rgb, tmp_path / "a.png")
     np.testing.assert_array_equal(read_hr(tmp_path / "a.png"), rgb)
     save(np.dstack([rgb, np.full((8, 12), 7, np.uint8)]), tmp_path / "alpha.png")
@@ -136,8 +144,8 @@ def test_files_are_read_as_they_are(tmp_path):
 @pytest.mark.parametrize("layout", ["", "HR", "GTmod12", "GT", "original"])
 def test_set_layouts(tmp_path, layout, monkeypatch):
     for name in ("b.png", "a.png"):
-        save(picture(48, 48), tmp_path / "Tiny" / layout / name)
-    (tmp_path / "Tiny" / layout / "notes.txt").write_text("no picture")
+        save(image(48, 48), tmp_path / "Tiny" / layout / name)
+    (tmp_path / "Tiny" / layout / "notes.txt").write_text("no image")
     assert [p.name for p in find_set("Tiny", tmp_path)] == ["a.png", "b.png"]
     assert find_set(str(tmp_path / "Tiny")) == find_set("Tiny", tmp_path)  # a path is a set, too
     monkeypatch.setenv("BITSR_DATA", str(tmp_path))
@@ -145,7 +153,7 @@ def test_set_layouts(tmp_path, layout, monkeypatch):
 
 
 def test_missing_set_is_one_clear_line(tmp_path):
-    save(picture(48, 48), tmp_path / "Tiny" / "a.png")
+    save(image(48, 48), tmp_path / "Tiny" / "a.png")
     with pytest.raises(FileNotFoundError, match=r"'Set5'.*BITSR_DATA") as e:
         evaluate(Bicubic(2), ["Tiny", "Set5"], data=tmp_path)
     assert "\n" not in str(e.value)
@@ -153,8 +161,8 @@ def test_missing_set_is_one_clear_line(tmp_path):
         evaluate(Bicubic(2), ["Tiny"], "y", data=tmp_path)
 
 
-def test_an_unfit_picture_is_named(tmp_path):
-    save(picture(16, 16), tmp_path / "Tiny" / "small.png")
+def test_an_unfit_image_is_named(tmp_path):
+    save(image(16, 16), tmp_path / "Tiny" / "small.png")
     with pytest.raises(ValueError, match=r"small\.png: SSIM wants"):
         evaluate(Bicubic(4), ["Tiny"], data=tmp_path)
     (tmp_path / "Bad").mkdir()
@@ -165,13 +173,13 @@ def test_an_unfit_picture_is_named(tmp_path):
 
 def test_evaluate_and_its_tables(tmp_path):
     for i, place in enumerate(["A/x.png", "A/y.png", "B/HR/z.png"]):
-        save(picture(48, 60, seed=i), tmp_path / place)
+        save(image(48, 60, seed=i), tmp_path / place)
     seen = []
     table = evaluate(Bicubic(2), ["A", "B"], "rgb", data=tmp_path, progress=seen.append)
-    assert [(r.set, r.picture) for r in table.rows] == [("A", "x"), ("A", "y"), ("B", "z")]
+    assert [(r.set, r.image) for r in table.rows] == [("A", "x"), ("A", "y"), ("B", "z")]
     assert seen == list(table.rows)
     a, b = table.means()
-    assert (a.set, a.picture, b.picture) == ("A", "mean of 2", "mean of 1")
+    assert (a.set, a.image, b.image) == ("A", "mean of 2", "mean of 1")
     assert a.psnr == pytest.approx((table.rows[0].psnr + table.rows[1].psnr) / 2)
     assert b.ssim == table.rows[2].ssim
 
@@ -182,13 +190,13 @@ def test_evaluate_and_its_tables(tmp_path):
     assert len(lines) == 5 and {x["protocol"] for x in lines} == {"rgb"}
     assert float(lines[0]["psnr"]) == pytest.approx(table.rows[0].psnr, abs=1e-6)
     body = json.loads(table.json())
-    assert body["protocol"]["colour"] == "rgb" and len(body["pictures"]) == 3 and len(body["means"]) == 2
+    assert body["protocol"]["colour"] == "rgb" and len(body["images"]) == 3 and len(body["means"]) == 2
 
 
-def test_json_of_a_perfect_picture():
-    row = Row("A", "x", float("inf"), 1.0, 30.0, 0.9)
-    body = json.loads(Table("n", 2, PROTOCOLS["rgb"], (row,)).json())
-    assert body["pictures"][0]["psnr"] is None and body["means"][0]["psnr"] is None
+def test_json_of_a_perfect_image():
+    row = Scores("A", "x", float("inf"), 1.0, 30.0, 0.9)
+    body = json.loads(Evaluation("n", 2, PROTOCOLS["rgb"], (row,)).json())
+    assert body["images"][0]["psnr"] is None and body["means"][0]["psnr"] is None
 
 
 def test_published_bicubic_through_the_srcnn_protocol():

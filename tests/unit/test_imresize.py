@@ -68,14 +68,14 @@ def test_a_constant_stays_constant(scale):
 
 @pytest.mark.parametrize("scale", [F(1, 2), F(1, 3), F(1, 4), F(2), F(3), F(4)])
 def test_borders_reflect_symmetrically(scale):
-    """Resizing equals resizing of the picture continued by mirror images that repeat the border sample."""
+    """Resizing equals resizing of the image continued by mirror images that repeat the border sample."""
     x = np.random.default_rng(0).uniform(0, 255, (12, 24))
     whole = imresize(np.pad(x, 24, mode="symmetric"), scale)
     pad = int(24 * scale)
     np.testing.assert_allclose(imresize(x, scale), whole[pad:-pad, pad:-pad], rtol=0, atol=1e-10)
 
 
-def test_reflection_repeats_where_the_kernel_is_wider_than_the_picture():
+def test_reflection_repeats_where_the_kernel_is_wider_than_the_image():
     x = np.array([[10.0], [20.0]])
     wide = np.pad(x, ((16, 16), (0, 0)), mode="symmetric")
     idx, weights = contributions(34, 9, 0.25)

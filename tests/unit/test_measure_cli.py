@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 from test_complexity import tiny
-from test_evaluate import picture, save
+from test_evaluate import image, save
 
 from bitsr.cli.main import main
 from bitsr.engine import Engine, EngineError, isas
 from bitsr.eval.complexity import packed_radius
 from bitsr.eval.evaluate import evaluate
-from bitsr.eval.speed import bench, table, thread_counts
+from bitsr.eval.speed import measure, speed_table, thread_counts
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_counting_and_engine_agree_on_the_radius():
 
 
 def test_evaluate_an_engine(tmp_path):
-    save(picture(48, 60), tmp_path / "A" / "x.png")
+    save(image(48, 60), tmp_path / "A" / "x.png")
     table = evaluate(Engine(tiny()), ["A"], data=tmp_path)
     # All weights are zero: mid-grey, the luma that int16 zero stands for.
     y = evaluate(Grey(), ["A"], data=tmp_path)
@@ -53,7 +53,7 @@ def test_info_command(net, capsys):
 @pytest.mark.parametrize("spelling", [["--sets", "A", "B"], ["A", "B"], ["--sets", "A", "--sets", "B"]])
 def test_evaluate_command(net, tmp_path, capsys, spelling):
     for place in ("A/x.png", "B/HR/y.png"):
-        save(picture(48, 60), tmp_path / place)
+        save(image(48, 60), tmp_path / place)
     files = ["--csv", str(tmp_path / "t.csv"), "--json", str(tmp_path / "t.json")]
     code = main(["evaluate", str(net), *spelling, "--data", str(tmp_path), "--protocol", "rgb", "-x", *files])
     out, err = capsys.readouterr()
@@ -61,7 +61,7 @@ def test_evaluate_command(net, tmp_path, capsys, spelling):
     assert "Protocol rgb: " in out and "self-ensemble x8" in out
     assert "| A | mean of 1 |" in out and "| B | mean of 1 |" in out and "| x |" not in out
     with (tmp_path / "t.csv").open() as f:
-        assert [row["picture"] for row in csv.DictReader(f)] == ["x", "y", "mean of 1", "mean of 1"]
+        assert [row["image"] for row in csv.DictReader(f)] == ["x", "y", "mean of 1", "mean of 1"]
     assert json.loads((tmp_path / "t.json").read_text())["net"] == "tiny"
 
 
@@ -76,15 +76,15 @@ def test_evaluate_command_errors(net, tmp_path, capsys):
 def test_selfbench():
     assert thread_counts(1) == [1] and thread_counts(6) == [1, 2, 4, 6] and thread_counts(8) == [1, 2, 4, 8]
     seen = []
-    timings = bench(tiny(), width=20, height=10, threads=2, rounds=2, progress=lambda: seen.append(1))
+    timings = measure(tiny(), width=20, height=10, threads=2, rounds=2, progress=lambda: seen.append(1))
     assert [(t.isa, t.threads) for t in timings] == [(isa, n) for isa in isas() for n in (1, 2)]
     assert all(t.ms > 0 and t.runs == 2 for t in timings) and len(seen) == 3 * len(timings)
     assert timings[0].speed == pytest.approx(20 * 10 * 16 / 1e3 / timings[0].ms)
-    assert table(timings).count("\n") == 2 + len(timings)
+    assert speed_table(timings).count("\n") == 2 + len(timings)
     with pytest.raises(EngineError, match="'mmx'"):
-        bench(tiny(), paths=["mmx"])
+        measure(tiny(), paths=["mmx"])
     with pytest.raises(EngineError, match="at least 1"):
-        bench(tiny(), rounds=0)
+        measure(tiny(), rounds=0)
 
 
 def test_bench_command(net, capsys):

@@ -16,16 +16,19 @@ from torch.nn import functional as F
 from bitsr.engine import Engine
 from bitsr.eval.complexity import count
 from bitsr.eval.net_complexity import describe, layers
-from bitsr.layers.binarizers import sign_mean
-from bitsr.layers.ops import EAGER
-from bitsr.methods.literature import METHODS, XNOR, Block, House, Unit, units
+from bitsr.layers.binarizers import magnitude_aware
+from bitsr.layers.ops import TORCH
+from bitsr.methods import METHODS, Unit, units
+from bitsr.methods.bitsr import Bitsr
+from bitsr.methods.literature import XNOR
+from bitsr.nets.blocks import Block
 from bitsr.nets.srresnet import SRResNet
-from bitsr.pack.emit import LUMA, PackError, pack
+from bitsr.pack import PackError, pack
+from bitsr.pack.fold import LUMA
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "e2fif": [{}, {"slope": 1.0}],
-    "house": [{}, {"slope": 1.0}, {"thresholds": False}, {"inner": False}, {"maps": True}, {"norm": True}],
-    "xnor": [{}, {"maps": False}],
+    "xnor": [{}, {"scale_map": False}],
     "dorefa": [{}, {"act_bits": 2}, {"act_bits": 3, "weight_bits": 2}],
     "abc": [{}, {"weights": 1, "activations": 2}],
     "pams": [{}, {"bits": 2}],
@@ -57,8 +60,8 @@ def stirred(net: torch.nn.Module) -> torch.nn.Module:
                 m.running_mean.normal_(0, 5)
                 m.running_var.uniform_(50, 300)
             # a map around 1, as those statistics want it
-            if isinstance(m, House) and m.size is not None:
-                m.size.weight.uniform_(-0.0001, 0.001)
+            if isinstance(m, Bitsr):
+                m.scale_map.weight.uniform_(-0.0001, 0.001)
             if isinstance(m, XNOR) and m.mean is not None:
                 m.mean.weight.mul_(0.03)
     return net.eval()
@@ -91,7 +94,7 @@ def test_packs_or_says_why(name: str, options: dict[str, Any]) -> None:
     net = SRResNet(2, 64, 1, method=name, options=options).train()
     net(torch.from_numpy(y).float()[None, None])  # for what the first batch sets
     net = stirred(net)
-    if reason := unit(name, **options).packs:
+    if reason := unit(name, **options).unpackable:
         with pytest.raises(PackError) as error:
             pack(net, [y], name)
         assert str(error.value) == reason
@@ -114,23 +117,39 @@ def test_float_twin(name: str, options: dict[str, Any]) -> None:
     x, d = torch.rand(1, 5, 6, 7).double() + 0.1, torch.randn(1, 5, 6, 7).double() * 1e-5
     twin, half = twin.double(), half.double()
     with torch.no_grad():
-        at = [twin.build(EAGER, x + s * d, "u", skip=x) for s in (0, 1, 2)]
+        at = [twin.build(TORCH, x + s * d, "u", skip=x) for s in (0, 1, 2)]
         torch.testing.assert_close(at[2] - at[0], 2 * (at[1] - at[0]), rtol=1e-3, atol=1e-9)
         assert (at[1] - at[0]).any()
-        moved = half.build(EAGER, x * 1.001, "u") - half.build(EAGER, x, "u")
-        assert moved.abs().max() < 1e-9 or name in ("xnor", "ma", "scales") or options  # these see sizes
+        moved = half.build(TORCH, x * 1.001, "u") - half.build(TORCH, x, "u")
+        assert moved.abs().max() < 1e-9 or name in ("bitsr", "xnor", "ma") or options  # these see sizes
 
 
 def test_exchanged_binarizers() -> None:
-    made = units("bireal", act="ede", weight="layer")(4, 4)
-    assert (made.conv.act, made.conv.weight_mode) == ("ede", "layer")
-    assert units("ma", weight="triangle")(4, 4).conv.weight_mode == "triangle"
+    made = units("bireal", act="ede", weight="dorefa")(4, 4)
+    assert (made.conv.act, made.conv.weight_mode) == ("ede", "dorefa")
+    assert units("ma", weight="approx_sign")(4, 4).conv.weight_mode == "approx_sign"
     with pytest.raises(ValueError, match="activations of 'ma' take no other"):
         units("ma", act="ede")(4, 4)
     with pytest.raises(ValueError, match="weights of 'dorefa' take no other"):
-        units("dorefa", {"act_bits": 2}, weight="mean")(4, 4)
+        units("dorefa", {"act_bits": 2}, weight="magnitude_aware")(4, 4)
     with pytest.raises(ValueError, match="unknown 'nothing'"):
         units("nothing")
+
+
+def test_bitsr_formula() -> None:
+    """bn(K * conv(sign(norm(x) - threshold), sign(w))) + skip; channel c takes map c % 8."""
+    u = stirred(unit("bitsr", 16, 16))
+    with torch.no_grad():
+        u.norm.running_mean.normal_()
+        u.norm.running_var.uniform_(0.5, 2)
+        u.threshold.normal_()
+    x, skip = torch.randn(2, 16, 6, 7), torch.randn(2, 16, 6, 7)
+    mean, std = (v.view(1, -1, 1, 1) for v in (u.norm.running_mean, (u.norm.running_var + 1e-5).sqrt()))
+    a = signs((x - mean) / std - u.threshold.view(1, -1, 1, 1))
+    k = torch.einsum("mc,nchw->nmhw", u.scale_map.weight[:, :, 0, 0], x.abs())
+    expected = u.bn(torch.cat([k, k], 1) * F.conv2d(a, signs(u.conv.weight), padding=1)) + skip
+    torch.testing.assert_close(u.build(TORCH, x, "u", skip=skip), expected, rtol=1e-4, atol=1e-4)
+    assert len({float(m.mean()) for m in k.unbind(1)}) == 8
 
 
 def test_xnor_scales_by_the_mean_magnitude() -> None:
@@ -141,7 +160,7 @@ def test_xnor_scales_by_the_mean_magnitude() -> None:
     alpha = w.abs().mean(dim=(1, 2, 3), keepdim=True)
     k = F.conv2d(x.abs().mean(1, keepdim=True), torch.full((1, 1, 3, 3), 1 / 9), padding=1)
     expected = F.conv2d(signs(x), signs(w) * alpha, padding=1) * k + x
-    torch.testing.assert_close(u.build(EAGER, x, "u", skip=x), expected)
+    torch.testing.assert_close(u.build(TORCH, x, "u", skip=x), expected)
 
 
 def test_dorefa_of_one_bit_is_the_paper_inside_the_picture() -> None:
@@ -149,14 +168,14 @@ def test_dorefa_of_one_bit_is_the_paper_inside_the_picture() -> None:
     u, x = unit("dorefa").train(), torch.randn(3, 5, 8, 9) * 0.7
     x[0, 0, 3, 3] = 0.5
     leaf = x.clone().requires_grad_()
-    got = u.build(EAGER, leaf, "u")
+    got = u.build(TORCH, leaf, "u")
     w = u.conv.weight.detach()
     published = x.clone().requires_grad_()
     clipped = published.clamp(0, 1)
     bits = clipped + ((x >= 0.5).float() - clipped).detach()
     padded = F.pad(bits, (1, 1, 1, 1), value=0.5)
     u.bn.eps = 1e-12
-    got = u.build(EAGER, leaf, "u")
+    got = u.build(TORCH, leaf, "u")
     expected = F.batch_norm(F.conv2d(padded, signs(w) * w.abs().mean()), None, None, training=True, eps=1e-12)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     g = torch.randn(got.shape)
@@ -192,7 +211,7 @@ def test_reactnet_and_bbcu_formulas() -> None:
             return torch.where(v > 0, v, p[f"{part}.slope"].clamp(-1, 1) * v) + p[f"{part}.shift_out"]
 
         expected = rprelu(u.bn(v) + x) if name == "reactnet" else rprelu(v) + x
-        torch.testing.assert_close(u.build(EAGER, x, "u", skip=x), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(u.build(TORCH, x, "u", skip=x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_btm_starts_xavier_uniform() -> None:
@@ -216,7 +235,7 @@ def test_counts(name: str, options: dict[str, Any]) -> None:
     net = SRResNet(2, 8, 1, method=name, options=options)
     rows, radius = layers(net)
     total = count(rows)
-    assert radius == (float("inf") if name == "scales" else 4)
+    assert radius == 4
     if name == "abc":
         assert total.binary_macs == 2 * 8 * 8 * 9 * options.get("weights", 3) * options.get("activations", 3)
     else:
@@ -235,7 +254,7 @@ def test_abc_weights_are_the_least_squares_sum() -> None:
     torch.testing.assert_close(got.detach(), (best.view(-1, 1, 1, 1, 1) * bases).sum(0), rtol=1e-3, atol=1e-4)
     got.sum().backward()
     torch.testing.assert_close(conv.weight.grad, best.sum().expand_as(w), rtol=1e-3, atol=1e-4)
-    assert (got.detach() - w).square().mean() < 0.5 * (sign_mean(w) - w).square().mean()
+    assert (got.detach() - w).square().mean() < 0.5 * (magnitude_aware(w) - w).square().mean()
     parts = sum(F.conv2d(signs(x - t), w, padding=1) for t, w in conv.parts())
     torch.testing.assert_close(conv(x), parts, rtol=1e-3, atol=1e-4)
 
@@ -256,16 +275,7 @@ def test_bam_accumulates_over_the_block() -> None:
     y = one.bn(F.conv2d(signs(one.norm(spread(x))), weights(w1, w1), padding=1))
     a = signs(two.norm(spread(y) + two.beta * spread(x)))
     expected = two.bn(F.conv2d(a, weights(w2 + two.conv.alpha * w1, w2), padding=1)) + x
-    torch.testing.assert_close(block.build(EAGER, x, "b"), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_scales_follow_the_input() -> None:
-    u, x = unit("scales"), torch.randn(2, 5, 6, 7)
-    mlp = u.out(F.relu(u.hidden(x.mean((2, 3), keepdim=True))))
-    w = u.conv.weight.detach()
-    y = F.conv2d(signs(x + mlp[:, :5]), signs(w) * w.abs().mean((1, 2, 3), keepdim=True), padding=1)
-    y = y * torch.sigmoid(u.spatial(x)) * torch.sigmoid(mlp[:, 5:]) + x
-    torch.testing.assert_close(u.build(EAGER, x, "u", skip=x, act=False), y)
+    torch.testing.assert_close(block.build(TORCH, x, "b"), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_pams_quantises_to_its_learned_range() -> None:
@@ -297,7 +307,7 @@ def test_pams_untrained_does_not_pack() -> None:
 
 def test_info_says_what_does_not_pack(tmp_path: Path) -> None:
     text = '[net]\nname = "srresnet"\nargs = {{ method = "{}", blocks = 1 }}\n[train]\niterations = 1\nlr = 1e-3\n'
-    for name in ("scales", "bireal"):
+    for name in ("bam", "bireal"):
         (tmp_path / "r.toml").write_text("scale = 2\n" + text.format(name))
-        reason = unit(name).packs
+        reason = unit(name).unpackable
         assert (f"- does not pack: {reason}\n" in describe(str(tmp_path / "r.toml"))) == bool(reason)

@@ -5,12 +5,16 @@ from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from bitsr.eval.metrics import PROTOCOLS, Y_WEIGHTS, psnr, rgb_to_y, ssim, to_8bit
+from bitsr.errors import BitsrError
+from bitsr.eval.metrics import MS_WEIGHTS, Y_WEIGHTS, ms_ssim, psnr, rgb_to_y, ssim, to_8bit
+from bitsr.eval.protocols import PROTOCOLS
 
 
 def golden_pair() -> tuple[np.ndarray, np.ndarray]:
-    """Two 14x13 pictures by integer formulas; the golden values below are theirs."""
+    """Two 14x13 images by integer formulas; the golden values below are theirs."""
     y, x = np.mgrid[:14, :13]
     a = (x * x * 7 + y * y * 5 + x * y * 3) % 256
     return a, np.clip(a + (x * 5 + y * 11) % 23 - 11, 0, 255)
@@ -80,6 +84,63 @@ def test_ssim_averages_channels():
     assert ssim(a, b) == pytest.approx(np.mean([ssim(a[..., c], b[..., c]) for c in range(3)]))
 
 
+def noisy_pair(shape, spread, seed=0):
+    rng = np.random.default_rng(seed)
+    a = rng.uniform(0, 255, shape)
+    return a, np.clip(a + rng.normal(0, spread, a.shape), 0, 255)
+
+
+def ms_ssim_by_definition(a, b, peak=255.0):
+    """Equation 7 of Wang et al. (2003) with whole windows in two dimensions and centred moments."""
+    g = np.exp(-((np.arange(11) - 5.0) ** 2) / 4.5)
+    window = np.outer(g, g) / np.outer(g, g).sum()
+    value = 1.0
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        x, y = (np.lib.stride_tricks.sliding_window_view(v, (11, 11)) for v in (a, b))
+        mx, my = (np.einsum("hwij,ij->hw", v, window) for v in (x, y))
+        dx, dy = x - mx[..., None, None], y - my[..., None, None]
+        vx, vy, cxy = (np.einsum("hwij,ij->hw", v, window) for v in (dx * dx, dy * dy, dx * dy))
+        term = (2 * cxy + (0.03 * peak) ** 2) / (vx + vy + (0.03 * peak) ** 2)
+        if scale == 4:
+            term = term * (2 * mx * my + (0.01 * peak) ** 2) / (mx**2 + my**2 + (0.01 * peak) ** 2)
+        value *= term.mean() ** weight
+        h, w = a.shape[0] // 2, a.shape[1] // 2
+        a, b = (v[: 2 * h, : 2 * w].reshape(h, 2, w, 2).mean((1, 3)) for v in (a, b))
+    return value
+
+
+@pytest.mark.parametrize("shape", [(176, 176), (191, 201)])
+def test_ms_ssim_is_its_definition(shape):
+    a, b = noisy_pair(shape, 40)
+    assert ms_ssim(a, b) == pytest.approx(ms_ssim_by_definition(a, b), abs=1e-12)
+    assert 0.3 < ms_ssim(a, b) < 0.999
+    assert sum(MS_WEIGHTS) == pytest.approx(1, abs=2e-4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(h=st.integers(176, 210), w=st.integers(176, 210), spread=st.floats(1, 80), seed=st.integers(0, 9))
+def test_ms_ssim_as_a_measure(h, w, spread, seed):
+    """1 for equal images alone, the same for both orders and for moved images, falling with noise."""
+    a, b = noisy_pair((h // 16 * 16, w // 16 * 16), spread, seed)
+    value = ms_ssim(a, b)
+    assert ms_ssim(a, a) == pytest.approx(1, abs=1e-12) and value < 1
+    assert ms_ssim(b, a) == pytest.approx(value, abs=1e-12)
+    for move in (np.fliplr, np.flipud, np.transpose):
+        assert ms_ssim(move(a), move(b)) == pytest.approx(value, abs=1e-9)
+    assert ms_ssim(a / 255, b / 255, peak=1) == pytest.approx(value, abs=1e-9)
+    assert ms_ssim(a, a + 3 * (b - a)) < value
+    grey = np.dstack([a, a, b]), np.dstack([b, b, a])
+    assert ms_ssim(*grey) == pytest.approx(value, abs=1e-9)
+
+
+def test_ms_ssim_of_opposites_and_of_small_images():
+    a, _ = noisy_pair((176, 176), 1)
+    assert ms_ssim(a, 255 - a) == 0
+    with pytest.raises(BitsrError, match="at least 176x176"):
+        ms_ssim(a[1:], a[1:])
+    assert ms_ssim(np.pad(a, 2), np.pad(a, 2, constant_values=9), crop=2) == pytest.approx(1, abs=1e-12)
+
+
 @pytest.mark.parametrize("sample", [False, True])
 def test_ssim_equals_scikit_image(sample):
     metrics = pytest.importorskip("skimage.metrics")
@@ -93,7 +154,7 @@ def test_ssim_equals_scikit_image(sample):
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
-def test_unfit_pictures_are_refused(metric):
+def test_unfit_images_are_refused(metric):
     with pytest.raises(ValueError, match="one shape"):
         metric(np.zeros((20, 20)), np.zeros((20, 21)))
     with pytest.raises(ValueError, match="one shape"):

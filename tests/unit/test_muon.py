@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn
 
-from bitsr.symmetry import turned
+from bitsr.symmetry import expand_symmetric
 from bitsr.train.muon import (
     FLOAT_RMS,
     MOMENTUM,
@@ -18,7 +18,7 @@ from bitsr.train.muon import (
     Muon,
     iterated,
     orthogonalised,
-    orthogonalised_turns,
+    orthogonalised_tied,
 )
 
 
@@ -56,13 +56,13 @@ def test_the_iteration_stays_small(n: int, smallest: float) -> None:
     assert s.max() < 1.01 and s[:, : n // 4].min() > 0.99
 
 
-@pytest.mark.parametrize("make", [orthogonalised, orthogonalised_turns])
+@pytest.mark.parametrize("make", [orthogonalised, orthogonalised_tied])
 def test_a_device_without_eigenvectors(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way of a GPU, on filters of which a few directions are all there is, as in a gradient of one picture."""
     torch.manual_seed(0)
     few = (torch.randn(8, 2) @ torch.randn(2, 576)).view(8, 3, 3, 64)
     x = (
-        torch.from_numpy(turned((few + 1e-6 * torch.randn(few.shape)).numpy()))
+        torch.from_numpy(expand_symmetric((few + 1e-6 * torch.randn(few.shape)).numpy()))
         .permute(0, 3, 1, 2)
         .flatten(1)[None]
     )
@@ -81,7 +81,7 @@ def test_a_device_without_eigenvectors(make: Any, monkeypatch: pytest.MonkeyPatc
 def tied(o: int, i: int, k: int) -> torch.Tensor:
     """Random filters (o, i, k, k), tied over eight orientations."""
     own = torch.randn(o // 8, k, k, i) * torch.logspace(0, -1, o // 8)[:, None, None, None]
-    return torch.from_numpy(turned(own.numpy())).permute(0, 3, 1, 2)
+    return torch.from_numpy(expand_symmetric(own.numpy())).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("o, i, k", [(8, 8, 3), (64, 64, 3), (24, 40, 1), (16, 8, 3)])
@@ -89,10 +89,10 @@ def test_of_tied_filters_the_first_orientation_is_enough(o: int, i: int, k: int)
     torch.manual_seed(0)
     x = torch.stack([tied(o, i, k) for _ in range(3)]).flatten(2)
     exact = orthogonalised(x.double())[:, ::8]
-    torch.testing.assert_close(orthogonalised_turns(x.double()), exact)
+    torch.testing.assert_close(orthogonalised_tied(x.double()), exact)
     for y in (x, x * 1e-6):
-        torch.testing.assert_close(orthogonalised_turns(y), exact.float(), atol=2e-3, rtol=0)
-    assert orthogonalised_turns(torch.zeros_like(x)).abs().max() == 0
+        torch.testing.assert_close(orthogonalised_tied(y), exact.float(), atol=2e-3, rtol=0)
+    assert orthogonalised_tied(torch.zeros_like(x)).abs().max() == 0
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 3), (64, 8, 1), (64, 64, 3)])  # (64, 8, 1) is tall
@@ -102,7 +102,9 @@ def test_tied_weights_stay_tied(shape: tuple[int, int, int], layout: torch.memor
     torch.manual_seed(0)
     first = tied(*shape)
     weights = [nn.Parameter(first.clone(memory_format=layout)) for _ in range(2)]
-    muons = [Muon([w], [], turns=turns, lr=0.01) for w, turns in zip(weights, (True, False), strict=True)]
+    muons = [
+        Muon([w], [], tied=of_fields, lr=0.01) for w, of_fields in zip(weights, (True, False), strict=True)
+    ]
     for _ in range(5):
         gradient = tied(*shape)
         for weight, muon in zip(weights, muons, strict=True):
@@ -111,7 +113,7 @@ def test_tied_weights_stay_tied(shape: tuple[int, int, int], layout: torch.memor
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-5)
     assert (weights[0] - first).abs().max() > 0.01
     flat = weights[0].detach().permute(0, 2, 3, 1)
-    assert torch.equal(flat, torch.from_numpy(turned(flat[::8].numpy())))
+    assert torch.equal(flat, torch.from_numpy(expand_symmetric(flat[::8].numpy())))
 
 
 @pytest.mark.parametrize("shape", [(16, 8, 3, 3), (64, 2, 3, 3)])  # wide and tall

@@ -16,11 +16,13 @@ from torch import nn
 from bitsr.cli.main import main
 from bitsr.eval.complexity import Count, count, packed_layers, packed_radius
 from bitsr.eval.net_complexity import CountError, as_published, layers
-from bitsr.methods.literature import METHODS
+from bitsr.methods import METHODS
 from bitsr.nets import NETS
+from bitsr.nets.e2fif_ablation import SRResNetAblation
 from bitsr.nets.srresnet import EDSR, SRResNet
-from bitsr.pack.emit import pack
+from bitsr.pack import pack
 from bitsr.train import recipe
+from bitsr.train.build import build
 
 
 def of(make, *args, **kw) -> Count:
@@ -56,7 +58,7 @@ def test_e2fif(net, scale, binary, fp, ops, kilobytes, float_megabytes) -> None:
 
 @pytest.mark.parametrize(("scale", "binary", "fp", "ops"), [(2, 76.4, 0.166, 1.36), (4, 101.9, 0.564, 2.16)])
 def test_e2fif_with_the_tail_of_bi_real(scale, binary, fp, ops) -> None:
-    total = of(SRResNet, scale, tail="bireal")
+    total = of(SRResNetAblation, scale, tail="bireal")
     assert total.at() == (
         pytest.approx(binary, abs=0.06),
         pytest.approx(fp, abs=5e-4),
@@ -96,7 +98,7 @@ def test_bbcu_table_1(made: recipe.Recipe, ops: float, kilo_params: int) -> None
     1.825.
     """
     with torch.device("meta"):
-        net = recipe.build(made)
+        net = build(made)
     total = count(as_published(layers(net)[0], net.colours))
     assert total.at()[2] == pytest.approx(ops, abs=0.06 if ops == 146.14 else 0.0055)
     assert round(float(total.params) / 1000) == kilo_params
@@ -154,9 +156,9 @@ PACKABLE = {
     **{
         m: lambda m=m: SRResNet(2, channels=16, blocks=1, method=m)
         for m in METHODS
-        if not METHODS[m](1, 1).packs
+        if not METHODS[m](1, 1).unpackable
     },
-    "repeat": lambda: SRResNet(2, channels=16, blocks=1, tail="repeat"),
+    "repeat": lambda: SRResNetAblation(2, channels=16, blocks=1, tail="repeat"),
     "rdn": lambda: NETS["rdn"](2, channels=64, blocks=2, convs=2),
 }
 
@@ -188,8 +190,8 @@ def test_the_radius_is_what_an_sr_pixel_sees(scale: int) -> None:
         assert np.abs(ys - 12).max() == np.abs(xs - 12).max() == radius
 
 
-def test_what_has_no_walk_is_named() -> None:
-    with pytest.raises(CountError, match="Linear has no walk"):
+def test_what_cannot_be_counted_is_named() -> None:
+    with pytest.raises(CountError, match="Linear has no operations"):
         layers(nn.Linear(1, 1))
     with pytest.raises(CountError, match="Tanh is not known"):
         layers(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh()))
@@ -204,7 +206,7 @@ def test_info_of_recipes_and_checkpoints(tmp_path: Path, capsys: pytest.CaptureF
     r = recipe.load("e2fif-srresnet-x2", ["net.args.channels=16", "net.args.blocks=1"])
     torch.save(
         {
-            "net": recipe.build(r).state_dict(),
+            "net": build(r).state_dict(),
             "recipe": r.model_dump(mode="json"),
             "stage": 0,
             "iteration": 5,

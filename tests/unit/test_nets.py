@@ -14,13 +14,22 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
 from bitsr.imresize import imresize
-from bitsr.layers.ops import ByParts
+from bitsr.layers.ops import CompiledBlocks
 from bitsr.nets import NETS
+from bitsr.nets.e2fif_ablation import (
+    RCAN_VARIANTS,
+    RCAN_WIRINGS,
+    RDN_VARIANTS,
+    TAILS,
+    RCANAblation,
+    RDNAblation,
+    SRResNetAblation,
+)
 from bitsr.nets.msrresnet import BINARIZED, MSRResNet
-from bitsr.nets.rcan import RCAN, VARIANTS, WIRINGS
+from bitsr.nets.rcan import RCAN
 from bitsr.nets.rdn import RDN
 from bitsr.nets.srresnet import SRResNet
-from bitsr.nets.upsamplers import TAILS, consistency, interpolation, steps
+from bitsr.nets.upsamplers import back_projection, interpolation, steps
 
 
 def settled(net: nn.Module) -> nn.Module:
@@ -59,10 +68,10 @@ def test_steps() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("form", TAILS)
+@pytest.mark.parametrize("form", ["light", *TAILS])
 def test_tails(form: str, scale: int) -> None:
     torch.manual_seed(0)
-    net = settled(SRResNet(scale, 8, 1, tail=form))
+    net = settled(SRResNet(scale, 8, 1) if form == "light" else SRResNetAblation(scale, 8, 1, tail=form))
     x = picture()
     head = net.head(x - 127.5)
     y = F.leaky_relu(conv(net.body[0].unit1, head) + head, 0.1)
@@ -76,18 +85,21 @@ def test_tails(form: str, scale: int) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("wiring", WIRINGS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "wiring"), [("e2fif", ""), *((v, w) for v in RCAN_VARIANTS for w in RCAN_WIRINGS)]
+)
 def test_rcan(variant: str, wiring: str) -> None:
+    """The ablation, and (no wiring) the net itself, which is its last step."""
     torch.manual_seed(0)
-    net = settled(RCAN(3, 32, 2, 2, variant=variant, wiring=wiring))
+    args = {"variant": variant, "wiring": wiring} if wiring else {}
+    net = settled((RCANAblation if args else RCAN)(3, 32, 2, 2, **args))
     x = picture()
     y = head = net.head(x - 127.5)
     for group in net.body:
         start = y
         for block in group.blocks:
             z = F.leaky_relu(conv(block.unit1, y) + y, 0.1)
-            z = conv(block.unit2, z if wiring == "corrected" else y) + z
+            z = conv(block.unit2, y if wiring == "released" else z) + z
             gate = F.leaky_relu(block.down(F.adaptive_avg_pool2d(z, 1)), 0.01)
             assert gate.shape[1] == 2  # 32 / 16
             y = z * torch.sigmoid(block.up(gate))
@@ -104,10 +116,11 @@ def test_rcan(variant: str, wiring: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*RDN_VARIANTS, "e2fif"])
 def test_rdn(variant: str) -> None:
     torch.manual_seed(0)
-    net = settled(RDN(2, 8, blocks=2, convs=3, variant=variant))
+    args = {} if variant == "e2fif" else {"variant": variant}
+    net = settled((RDNAblation if args else RDN)(2, 8, blocks=2, convs=3, **args))
     x = picture()
     head = net.head(x - 127.5)
     y, outs = conv(net.first, head) + head, []
@@ -156,15 +169,16 @@ def test_bicubic_is_imresize(scale: int, h: int, w: int) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_consistency(scale: int) -> None:
+def test_back_projection(scale: int) -> None:
     """Shrinking is imresize; what is taken from a net's part is its orthogonal projection on what shrinking sees, to
     the fiftieth that cutting off the inverse costs."""
-    convs = {name: conv.double() for name, conv in consistency(scale).items()}
-    assert not any(conv.weight.requires_grad for conv in convs.values())
-    left, back, base = convs["left"], convs["back"], interpolation(scale, "bicubic").double()
+    convs = back_projection(scale)
+    assert not any(conv.weight.requires_grad for conv in convs)
+    left, minus_shrink, back = (conv.double() for conv in convs)
+    base = interpolation(scale, "bicubic").double()
 
     def shrink(sr: Tensor) -> Tensor:
-        return -convs["shrink"](sr)
+        return -minus_shrink(sr)
 
     torch.manual_seed(0)
     h, w, inner = 31, 33, slice(6, -6)
@@ -185,17 +199,34 @@ def test_consistency(scale: int) -> None:
     assert float(left(torch.full((1, h, w), 100.0, dtype=torch.float64)).abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize("args", [{"base": "consistent", "tail": "bireal"}, {"base": "bicubic"}])
-def test_base_must_be_known_and_fit_the_tail(args: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="base"):
-        SRResNet(2, 8, 1, **args)
+@torch.no_grad()
+@pytest.mark.parametrize("skip_path", ["bicubic", "back-projection"])
+def test_skip_path(skip_path: str) -> None:
+    """Bicubic, and with back-projection the result shrinks to its LR image."""
+    torch.manual_seed(0)
+    net = settled(SRResNet(2, 8, 1, skip_path=skip_path))
+    x = picture(23, 25)
+    y = head = net.head(x - 127.5)
+    y = F.leaky_relu(conv(net.body[0].unit1, y) + y, 0.1)
+    y = F.pixel_shuffle(net.tail(conv(net.body[0].unit2, y) + y + head), 2)
+    base = F.pixel_shuffle(interpolation(2, "bicubic")(x), 2)
+    if skip_path == "bicubic":
+        return same(net, y + base - 127.5, x)
+    inner = slice(6, -6)
+
+    def off(sr: Tensor) -> float:
+        shrunk = imresize(sr[0, 0].numpy(), Fraction(1, 2))
+        return float(abs(shrunk - x[0, 0].numpy())[inner, inner].mean())
+
+    assert off(net(x)) < 0.05 * off(y + base)
+    return None
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("binarized", BINARIZED)
 def test_msrresnet(binarized: str, scale: int) -> None:
-    """Against BasicSR's walk, with BBCU's units, in [0, 1] times k, less the mean that the base carries through."""
+    """Against BasicSR's forward, with BBCU's units, in [0, 1] times k, less the mean that the base carries through."""
     torch.manual_seed(0)
     net = settled(MSRResNet(scale, 8, 2, binarized=binarized, k=90.0))
     for p in net.parameters():  # not the tenth it starts with
@@ -243,16 +274,17 @@ def test_published_sizes() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: RCAN(variant="best"), "unknown 'best'; known: bireal"),
-        (lambda: RCAN(wiring="odd"), "unknown 'odd'; known: corrected"),
+        (lambda: RCANAblation(variant="best"), "unknown 'best'; known: bireal"),
+        (lambda: RCANAblation(wiring="odd"), "unknown 'odd'; known: corrected"),
         (lambda: RCAN(groups=0), "at least 1"),
-        (lambda: RDN(variant="best"), "unknown variant"),
+        (lambda: RDNAblation(variant="best"), "unknown 'best'; known: bireal, variant1, variant2"),
         (lambda: RDN(convs=0), "at least 1"),
         (lambda: MSRResNet(binarized="tail"), "unknown binarized 'tail'"),
         (lambda: MSRResNet(binarized="all", method="bnn"), "'slope', not 'bnn'"),
         (lambda: MSRResNet(k=0.0), "k above 0"),
         (lambda: SRResNet(binarized="all"), "unknown binarized 'all'"),
-        (lambda: SRResNet(tail="none"), "unknown tail 'none'"),
+        (lambda: SRResNetAblation(tail="light"), "unknown 'light'; known: bireal, repeat, steps"),
+        (lambda: SRResNet(skip_path="base"), "unknown skip_path 'base'; known: none, bicubic"),
         (lambda: SRResNet(method="none"), "unknown 'none'"),
     ],
 )
@@ -264,7 +296,7 @@ def test_mistakes(make, words: str) -> None:
 @pytest.mark.parametrize(
     "name, args",
     [
-        ("srresnet", {"channels": 8, "blocks": 4, "method": "house", "options": {"maps": 8, "norm": True}}),
+        ("srresnet", {"channels": 8, "blocks": 4, "method": "bitsr"}),
         ("srresnet", {"channels": 8, "blocks": 4, "binarized": "none"}),
         ("msrresnet", {"channels": 8, "blocks": 3}),
         ("rcan", {"channels": 8, "groups": 2, "blocks": 2, "reduction": 2}),
@@ -272,16 +304,16 @@ def test_mistakes(make, words: str) -> None:
         ("ledig-srresnet", {"channels": 8, "blocks": 3}),
     ],
 )
-def test_parts_alike_are_compiled_once(name: str, args: dict) -> None:
-    """And the net, its gradients and its statistics are those of the usual walk."""
+def test_repeated_blocks_are_compiled_once(name: str, args: dict[str, Any]) -> None:
+    """And the net, its gradients and its statistics are those of the usual operations."""
     torch._dynamo.reset()
     counter = CompileCounter()
     results = []
-    for g in (None, ByParts(backend=counter)):
+    for ops in (None, CompiledBlocks(backend=counter)):
         torch.manual_seed(0)
         net = NETS[name](scale=2, **args).train()
-        assert net.parted
-        y = net(picture()) if g is None else net(picture(), g)
+        assert net.has_repeated_blocks
+        y = net(picture()) if ops is None else net(picture(), ops)
         y.square().mean().backward()
         gradients = {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
         results.append((y, gradients, dict(net.named_buffers())))

@@ -1,4 +1,4 @@
-"""Picture files: what the world hands in, read by rows and written whole or not at all."""
+"""Image files: what the world hands in, read by rows and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import pyvips
 from PIL import Image
 
 from bitsr import photo
+from bitsr.photo.write import chunk
 
 P3 = bytes(pyvips.Operation.call("profile_load", "p3"))
 
 
 def ramp(height=48, width=64, channels=3):
-    """A smooth picture without symmetry, (H, W, C) uint8."""
+    """A smooth image without symmetry, (H, W, C) uint8."""
     y, x, c = np.ogrid[:height, :width, :channels]
     return ((3 * y + 2 * x + 60 * c) % 256).astype(np.uint8)
 
@@ -59,13 +60,13 @@ def test_phone_jpeg_is_turned_upright_with_its_profile_and_exif(tmp_path, orient
         7: stored[::-1, ::-1].swapaxes(0, 1),
         8: np.rot90(stored, 1),
     }[orientation]
-    picture = photo.read(path)
-    out = np.concatenate(list(picture.rows(7)))
-    assert (picture.height, picture.width) == out.shape[:2] == turned.shape[:2]
+    opened = photo.read(path)
+    out = np.concatenate(list(opened.rows(7)))
+    assert (opened.height, opened.width) == out.shape[:2] == turned.shape[:2]
     assert np.abs(out.astype(int) - turned).max() <= 2  # two JPEG decoders
     for suffix in ("jpg", "png", "webp"):
         copy = tmp_path / f"copy.{suffix}"
-        write(copy, out, suffix, metadata=picture.metadata, resolution=picture.resolution)
+        write(copy, out, suffix, metadata=opened.metadata, resolution=opened.resolution)
         with Image.open(copy) as image:
             assert image.info["icc_profile"] == P3
             assert image.getexif().get(0x0112, 1) == 1
@@ -87,7 +88,7 @@ def test_lossless_there_and_back(tmp_path, suffix, channels, dtype):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
-def test_thin_pictures(tmp_path, size, suffix):
+def test_thin_images(tmp_path, size, suffix):
     path = tmp_path / f"x.{suffix}"
     write(path, np.full((*size, 3), 77, np.uint8), suffix, step=1)
     assert np.abs(pixels(path).astype(int) - 77).max() <= 2
@@ -119,9 +120,9 @@ def test_other_colour_models_become_srgb(tmp_path, kind):
         Image.fromarray(patches).convert("CMYK").save(path)
     else:
         pyvips.Image.new_from_array(patches).copy(interpretation="srgb").colourspace(mode).tiffsave(path)
-    picture = photo.read(path)
-    assert (picture.channels, picture.depth) == (3, 8)
-    assert [note.lower() for note in picture.notes] == [f"{mode.rstrip('s')} converted to srgb"]
+    opened = photo.read(path)
+    assert (opened.channels, opened.depth) == (3, 8)
+    assert [note.lower() for note in opened.notes] == [f"{mode.rstrip('s')} converted to srgb"]
     # A CMYK without profile means some press; its white, black and grey come out roughly as such.
     assert np.abs(pixels(path).astype(int) - patches)[8, 8::16].max() < (60 if mode == "cmyk" else 2)
 
@@ -130,19 +131,19 @@ def test_pages_are_noted(tmp_path):
     frames = [Image.fromarray(ramp() + i) for i in range(3)]
     for name in ("x.gif", "x.webp", "x.tif"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
-        picture = photo.read(tmp_path / name)
-        assert picture.notes == ["first of 3 pages taken"]
-        assert picture.height == 48
+        opened = photo.read(tmp_path / name)
+        assert opened.notes == ["first of 3 pages taken"]
+        assert opened.height == 48
 
 
 def test_profile_of_another_colour_model_is_dropped(tmp_path):
     Image.fromarray(ramp()).convert("L").save(tmp_path / "x.jpg", icc_profile=P3)
-    picture = photo.read(tmp_path / "x.jpg")
-    assert "icc-profile-data" not in picture.metadata
-    assert picture.notes == ["ICC profile of another colour model dropped"]
+    opened = photo.read(tmp_path / "x.jpg")
+    assert "icc-profile-data" not in opened.metadata
+    assert opened.notes == ["ICC profile of another colour model dropped"]
 
 
-PNG = b"\x89PNG\r\n\x1a\n" + photo._chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, 0))
+PNG = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, 0))
 
 
 def damaged():
@@ -159,12 +160,12 @@ def damaged():
     for cut in (9, 20, 33):
         yield f"cut_at_{cut}.png", PNG[:cut]
     yield "empty.png", b""
-    yield "text.png", b"this is no picture\n"
+    yield "text.png", b"this is no image\n"
     yield "zeros.jpg", bytes(1000)
 
 
 @pytest.mark.parametrize(("name", "data"), [pytest.param(*case, id=case[0]) for case in damaged()])
-def test_damaged_files_are_errors_not_half_pictures(tmp_path, name, data):
+def test_damaged_files_are_errors_not_half_images(tmp_path, name, data):
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(photo.PhotoError) as caught:
@@ -218,7 +219,7 @@ def test_transparency_in_jpeg_goes_over_white(tmp_path):
 @pytest.mark.parametrize("stop", ["error", "interrupt", "too few rows", "wrong rows", "encoder"])
 def test_nothing_is_left_behind(tmp_path, stop):
     path = tmp_path / "x.png"
-    path.write_bytes(b"the picture before")
+    path.write_bytes(b"the image before")
     kinds = {"error": OSError, "interrupt": KeyboardInterrupt, "encoder": photo.PhotoError}
     with (
         pytest.raises(kinds.get(stop, ValueError)),
@@ -232,7 +233,7 @@ def test_nothing_is_left_behind(tmp_path, stop):
         if stop != "too few rows":
             writer.write(np.zeros((100, 300 + (stop == "wrong rows"), 3), np.uint8))
             writer.write(np.zeros((200, 300, 3), np.uint8))
-    assert path.read_bytes() == b"the picture before"
+    assert path.read_bytes() == b"the image before"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -260,7 +261,7 @@ def test_no_thread_for_the_encoder(tmp_path, monkeypatch):
     def refused(self):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(photo.threading.Thread, "start", refused)
+    monkeypatch.setattr("threading.Thread.start", refused)
     with pytest.raises(OSError, match="no thread for the encoder"):
         write(tmp_path / "x.png", ramp())
     assert not list(tmp_path.iterdir())

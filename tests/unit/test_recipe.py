@@ -10,8 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pydantic")
 
-from bitsr.methods.literature import METHODS
+from bitsr.methods import METHODS
 from bitsr.train import recipe as recipes
+from bitsr.train.build import build
 from bitsr.train.recipe import RecipeError, load
 
 MINIMAL = """
@@ -37,7 +38,7 @@ def test_packaged(name: str) -> None:
     recipe = load(name)
     assert recipe.source
     with torch.device("meta"):  # the shapes alone
-        net = recipes.build(recipe)
+        net = build(recipe)
     assert sum(p.numel() for p in net.parameters()) > 0
 
 
@@ -47,21 +48,21 @@ def test_published_settings() -> None:
     nets = {"srresnet": (64, 16), "edsr": (256, 32), "rcan": (64, 5), "rdn": (64, 8)}
     for scale, name in itertools.product((2, 3, 4), nets):
         r = load(f"e2fif-{name}-x{scale}")
-        assert (r.scale, r.scale * r.data.patch, r.data.batch, r.data.colour) == (scale, 192, 16, "y")
+        assert (r.scale, r.scale * r.data.patch, r.data.batch) == (scale, 192, 16)
         assert (r.iterations, r.train.betas, r.train.eps, r.train.loss) == (300_000, (0.9, 0.999), 1e-8, "l1")
         assert (r.net.name, r.net.args["channels"], r.net.args["blocks"]) == (name, *nets[name])
         (stage,) = r.stages
         rates = [r.rate(stage, i) for i in (0, 199_999, 200_000, 299_999)]
         assert rates == pytest.approx([2e-4, 2e-4, 1e-4, 1e-4])
-        assert not r.train.ema and not r.train.clip and r.train.precision == "32"
+        assert not r.train.ema and r.train.precision == "32"
 
 
 def test_two_stages_share_their_keys() -> None:
     r = load("e2fif-srresnet-x4-two-stage", ["net.args.channels=4", "net.args.blocks=1"])
-    first, second = (recipes.build(r, stage) for stage in r.stages)
+    first, second = (build(r, stage) for stage in r.stages)
     assert first.state_dict().keys() == second.state_dict().keys()
     assert [m.weight_mode for m in first.modules() if hasattr(m, "weight_mode")] == ["float"] * 2
-    assert [m.weight_mode for m in second.modules() if hasattr(m, "weight_mode")] == ["identity"] * 2
+    assert [m.weight_mode for m in second.modules() if hasattr(m, "weight_mode")] == ["ste_sign"] * 2
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -106,10 +107,11 @@ def test_assignments(minimal: Path) -> None:
         ("net.args.blocks=0", "net arguments: "),
         ("net.args.blocks=many", "net arguments: "),
         ("data.patch=0", "data.patch: "),
-        ("data.colour=rgb", "data.colour: "),
-        ("data.repeats=[1, 2]", "repeats"),
+        ("data.hr_scales=[0.5, 1.5]", "data.hr_scales.1: "),
+        ("data.degrade=-1", "data.degrade: "),
+        ("net.symmetry=3", "net.symmetry: "),
         ("data.valid_crop=2", "valid_crop"),
-        ("data.truth=0.5", "truth has no meaning without teachers"),
+        ("data.hr_weight=0.5", "hr_weight has no meaning without teachers"),
         ("train.lr", "--set wants key=value"),
         ("scale.x=1", "is a value, not a section"),
     ],
@@ -124,37 +126,38 @@ def test_mistakes(minimal: Path, assignment: str, words: str) -> None:
 
 def test_the_objective_names_the_teachers() -> None:
     teachers = '["some/where/one.latent.safetensors", "two"]'
-    objective = lambda *sets: load("house-srresnet-x4", sets).objective  # noqa: E731
+    objective = lambda *sets: load("bitsr-m-x4", sets).objective  # noqa: E731
     assert objective() == "l1"
     assert objective('data.teachers=["two"]') == "l1 from what two makes of LR"
     assert (
-        objective(f"data.teachers={teachers}", "data.truth=0.25")
+        objective(f"data.teachers={teachers}", "data.hr_weight=0.25")
         == "l1 from what one, two make of LR, mixed with 0.25 of HR"
     )
+    assert objective('data.teachers=["two"]', "data.degrade=2") == "l1 from what two makes of clean LR"
 
 
 def test_an_adversary_wants_no_teacher() -> None:
-    with pytest.raises(RecipeError, match="wants pictures, not"):
-        load("ma-srgan-x4", ['data.teachers=["house-srresnet-x4"]'])
+    with pytest.raises(RecipeError, match="wants images, not"):
+        load("ma-srgan-x4", ['data.teachers=["bitsr-m-x4"]'])
 
 
-def test_a_base(tmp_path: Path, minimal: Path) -> None:
-    """What a recipe leaves out comes from its base, key by key; assignments come last."""
+def test_extending_a_recipe(tmp_path: Path, minimal: Path) -> None:
+    """What a recipe leaves out comes from the one that it extends, key by key; assignments come last."""
     middle, top = tmp_path / "middle.toml", tmp_path / "top.toml"
-    middle.write_text('base = "minimal.toml"\nscale = 2\nnet.args.blocks = 3\ndata.repeats = [4]\n')
-    top.write_text('base = "middle.toml"\ntrain.lr = 1e-4\n')
+    middle.write_text('extends = "minimal.toml"\nscale = 2\nnet.args.blocks = 3\ndata.hr_scales = [0.5]\n')
+    top.write_text('extends = "middle.toml"\ntrain.lr = 1e-4\n')
     r = load(top, ["net.args.channels=4"])
     assert (r.scale, r.net.args, r.train.lr) == (2, {"channels": 4, "blocks": 3}, 1e-4)
-    assert (r.train.iterations, r.data.repeats) == (100, [4])
-    top.write_text('base = "e2fif-srresnet-x4"\n')
+    assert (r.train.iterations, r.data.hr_scales) == (100, [0.5])
+    top.write_text('extends = "e2fif-srresnet-x4"\n')
     assert load(top) == load("e2fif-srresnet-x4")
-    minimal.write_text('base = "top.toml"\n' + MINIMAL)
+    minimal.write_text('extends = "top.toml"\n' + MINIMAL)
     for wrong, words in (
         ("middle.toml", "leads back"),
         ("absent", "no such recipe file"),
         (3, "name of a recipe"),
     ):
-        top.write_text(f"base = {wrong!r}\n")
+        top.write_text(f"extends = {wrong!r}\n")
         with pytest.raises(RecipeError, match=words):
             load(top)
 
@@ -173,3 +176,28 @@ def test_mistakes_in_the_file(tmp_path: Path, minimal: Path) -> None:
     minimal.write_text(MINIMAL.replace("lr = 1e-3", ""))
     with pytest.raises(RecipeError, match="iterations and lr are wanted"):
         load(minimal)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("house-fast-x3", "bitsr-s-x3"),
+        ("house-srresnet-x4-cpu", "bitsr-m-x4-cpu"),
+        ("house-best-x4", "bitsr-l-x4"),
+        ("house-best-x2-cpu", "bitsr-xl-x2-cpu"),
+    ],
+)
+def test_old_names_go_on_loading(old: str, new: str) -> None:
+    names = [name.removesuffix("-cpu") for name in (old, new)]
+    with pytest.warns(DeprecationWarning, match="{} is now called {}".format(*names)):
+        assert load(old) == load(new)
+
+
+def test_blocks_of_the_nets_that_ship() -> None:
+    """One rule for the sizes, the same for every scale, on a CPU and a GPU."""
+    for size, blocks in {"s": 8, "m": 16, "l": 32}.items():
+        for scale in (2, 3, 4):
+            for cpu in ("", "-cpu"):
+                r = load(f"bitsr-{size}-x{scale}{cpu}")
+                assert (r.scale, r.net.args["blocks"], r.net.symmetry) == (scale, blocks, 8)
+    assert load("bitsr-xl-x2").net.args["blocks"] == load("bitsr-xl-x2-cpu").net.args["blocks"] == 48

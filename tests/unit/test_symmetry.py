@@ -19,19 +19,19 @@ from torch.nn import functional as F
 
 from bitsr import reference
 from bitsr.engine import Engine, isas
-from bitsr.pack.emit import pack
-from bitsr.symmetry import ORIENTATIONS, times, turned
+from bitsr.pack import pack
+from bitsr.symmetry import ORIENTATIONS, expand_symmetric, times
 from bitsr.train import checkpoint, recipe
+from bitsr.train.build import build, symmetry
 from bitsr.train.equivariance import Symmetry, shaped
 from bitsr.upscaler import Upscaler
 
-HOUSE: dict[str, Any] = {"method": "house", "options": {"maps": True, "norm": True, "slope": 1.0}}
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "house": ("srresnet", {**HOUSE, "channels": 16, "blocks": 2, "base": True}),
-    "maps": ("srresnet", {**HOUSE, "options": {**HOUSE["options"], "maps": 8}, "channels": 16, "blocks": 2}),
+    "bitsr": ("srresnet", {"method": "bitsr", "channels": 16, "blocks": 2, "skip_path": "bicubic"}),
+    "alone": ("srresnet", {"method": "bitsr", "channels": 16, "blocks": 2}),
     "e2fif": ("srresnet", {"channels": 8, "blocks": 2}),
     "weight": ("srresnet", {"channels": 8, "blocks": 1, "method": "bbcu"}),
-    "float": ("srresnet", {"channels": 8, "blocks": 2, "binarized": "none", "base": "consistent"}),
+    "float": ("srresnet", {"channels": 8, "blocks": 2, "binarized": "none", "skip_path": "back-projection"}),
     "rdn": ("rdn", {"channels": 8, "blocks": 2, "convs": 2}),
 }
 FLIPS: dict[int, list[Callable[[Tensor], Tensor]]] = {
@@ -57,8 +57,8 @@ def make(net: str, order: int, scale: int = 2) -> recipe.Recipe:
 def trained(r: recipe.Recipe, steps: int = 4) -> nn.Module:
     """By the loop's way: gradients and statistics gathered, then Adam."""
     torch.manual_seed(0)
-    net = recipe.build(r)
-    ties = recipe.symmetry(r, net)
+    net = build(r)
+    ties = symmetry(r, net)
     adam = torch.optim.Adam(net.parameters(), lr=0.02)
     net.train()
     for _ in range(steps):
@@ -84,13 +84,13 @@ def off(net: nn.Module, order: int) -> float:
 
 @pytest.mark.parametrize("order", [2, 4, 8])
 @pytest.mark.parametrize(
-    "name, scale", [*((name, 2) for name in NETS), ("house", 3), ("house", 4), ("float", 3), ("float", 4)]
+    "name, scale", [*((name, 2) for name in NETS), ("bitsr", 3), ("bitsr", 4), ("float", 3), ("float", 4)]
 )
 def test_net_turns_with_its_picture(name: str, scale: int, order: int) -> None:
     """Also after training, with random and with trained numbers in every place; and no more than it was asked to."""
     r = make(name, order, scale)
     net = trained(r)
-    ties = recipe.symmetry(r, net)
+    ties = symmetry(r, net)
     assert ties is not None
     assert off(net, order) < 1e-4  # what float32 has left; a sign that differs would be far more
     with torch.no_grad():
@@ -116,8 +116,8 @@ def test_gathered_gradient_is_that_of_the_free_weights(name: str) -> None:
     """The gradient of each free number, by autograd through what spreads it, is its orbit's mean times its places."""
     torch.manual_seed(1)
     r = make(name, 8)
-    net = recipe.build(r).double()
-    ties = recipe.symmetry(r, net)
+    net = build(r).double()
+    ties = symmetry(r, net)
     assert ties is not None
     x = torch.rand(2, 1, 6, 5, dtype=torch.float64) * 255
 
@@ -143,8 +143,8 @@ def test_gathered_gradient_is_that_of_the_free_weights(name: str) -> None:
 
 
 def test_every_eighth_filter_is_enough() -> None:
-    net = trained(make("maps", 8))
-    ties = recipe.symmetry(make("maps", 8), net)
+    net = trained(make("alone", 8))
+    ties = symmetry(make("alone", 8), net)
     assert ties is not None
     ties.tie(net)
     weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)]
@@ -152,15 +152,15 @@ def test_every_eighth_filter_is_enough() -> None:
     assert {tuple(w.shape) for w in tied} == {(16, 16, 3, 3), (8, 16, 1, 1)}
     for w in tied:
         filters = w.detach().numpy().transpose(0, 2, 3, 1)
-        assert np.array_equal(turned(filters[::8]), filters)
+        assert np.array_equal(expand_symmetric(filters[::8]), filters)
 
 
 def test_free_numbers() -> None:
-    """Eight places for each weight of a body, 18 kB of bits for the house net's 147."""
-    r = recipe.load("house-srresnet-x4")
+    """Eight places for each weight of a body, 18 kB of bits for the 147 of bitsr-m."""
+    r = recipe.load("bitsr-m-x4")
     assert r.net.symmetry == 8
-    net = recipe.build(r)
-    ties = recipe.symmetry(r, net)
+    net = build(r)
+    ties = symmetry(r, net)
     assert ties is not None
     state = net.state_dict()
     free = ties.free(state)
@@ -171,13 +171,15 @@ def test_free_numbers() -> None:
 
 
 @pytest.mark.parametrize("isa", isas())
-@pytest.mark.parametrize("name, scale", [("house", 2), ("house", 3), ("house", 4), ("maps", 4), ("e2fif", 2)])
+@pytest.mark.parametrize(
+    "name, scale", [("bitsr", 2), ("bitsr", 3), ("bitsr", 4), ("alone", 4), ("e2fif", 2)]
+)
 def test_packed_net_turns_bit_for_bit(name: str, scale: int, isa: str) -> None:
     """And its file holds an eighth of the filters."""
     y = scene(23, 18)
     r = make(name, 8, scale)
     net = trained(r)
-    ties = recipe.symmetry(r, net)
+    ties = symmetry(r, net)
     assert ties is not None
     ties.tie(net)
     packed = pack(net, [y], "turns")  # type: ignore[arg-type]
@@ -196,12 +198,12 @@ def test_packed_net_turns_bit_for_bit(name: str, scale: int, isa: str) -> None:
 def test_self_ensemble_of_such_a_net_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).integers(0, 256, (15, 21, 3), np.uint8)
     for order in (1, 4, 8):
-        r = make("maps", order)
+        r = make("alone", order)
         net = trained(r)
-        if ties := recipe.symmetry(r, net):
+        if ties := symmetry(r, net):
             ties.tie(net)
         up = Upscaler(Engine(pack(net, [scene(23, 18)], "turns")))  # type: ignore[arg-type]
-        assert up.turns == (order == 8)
+        assert up.equivariant == (order == 8)
         plain, mean = up(x), up(x, ensemble=True)
         assert np.array_equal(plain, mean) == (order == 8)
         if order == 8:
@@ -213,9 +215,9 @@ def test_self_ensemble_of_such_a_net_is_made_once(monkeypatch: pytest.MonkeyPatc
 def test_latent_file_holds_the_free_weights(tmp_path: Path) -> None:
     sizes = {}
     for order in (1, 8):
-        r = make("house", order)
+        r = make("bitsr", order)
         net = trained(r)
-        if ties := recipe.symmetry(r, net):
+        if ties := symmetry(r, net):
             ties.tie(net)
         path = tmp_path / f"{order}.latent.safetensors"
         content = {
@@ -251,7 +253,7 @@ def test_start_from_a_net_without(tmp_path: Path) -> None:
     "name, args, reason",
     [
         ("rcan", {"blocks": 1, "groups": 1}, "no symmetry is known for this RCAN"),
-        ("srresnet", {"tail": "bireal"}, "no symmetry is known for this SRResNet"),
+        ("srresnet-ablation", {}, "no symmetry is known for this SRResNetAblation"),
         ("espcn", {}, "no symmetry is known for this ESPCN"),
         ("srresnet", {"channels": 12}, "12 channels are no fields of 8 orientations"),
     ],
@@ -263,6 +265,6 @@ def test_refused(name: str, args: dict[str, Any], reason: str) -> None:
         "train": {"iterations": 1, "lr": 1e-3},
     }
     with pytest.raises(recipe.RecipeError, match=f"^net.symmetry: {reason}"):
-        recipe.build(recipe.parse(table, "test"))
+        build(recipe.parse(table, "test"))
     with pytest.raises(ValueError, match="no symmetry is known"):
         Symmetry(nn.Sequential(), 8)

@@ -6,38 +6,57 @@ import json
 from math import inf
 from typing import Any
 
-from ..model_file import Packed
-from .complexity import LR_SIZE, count, packed_layers, packed_radius, turned_weights
+from ..model_file import ModelFile
+from .complexity import LR_SIZE, count, packed_layers, packed_radius, shared_weights
 
 LIMITS = (
     "It enlarges luma; chroma is enlarged by bicubic interpolation.",
-    "It was trained on pictures shrunk by bicubic interpolation, without noise, blur or JPEG artefacts: it does not"
+    "It was trained on images downscaled by bicubic interpolation, without noise, blur or JPEG artefacts: it does not"
     " remove them, and it sharpens those that are there.",
-    "It reconstructs, it does not invent: fine texture that the LR picture has lost stays smooth.",
+    "It reconstructs, it does not invent: fine texture that the LR image has lost stays smooth.",
     "Test figures hold for the protocol that stands beside them, and for no other.",
 )
 
 
-def _json(packed: Packed, key: str) -> Any:
+def _json(model: ModelFile, key: str) -> Any:
     """Metadata as JSON; None where it is absent or no JSON."""
     try:
-        return json.loads(packed.metadata.get(key, ""))
+        return json.loads(model.metadata.get(key, ""))
     except json.JSONDecodeError:
         return None
+
+
+_WORDS: dict[str, dict[Any, str]] = {
+    "act": {"triangle": "approx_sign"},
+    "weight": {"identity": "ste_sign"},
+    "base": {False: "none", True: "bicubic", "consistent": "back-projection"},
+    "method": {"house": "bitsr"},
+}
+"""Arguments of nets in the recipes of older files, and today's words for their values."""
+_KEYS = {"base": "skip_path", "tries": "crop_candidates"}
+_BITSR = {"maps": 8, "norm": True, "inner": False, "slope": 1.0}
+"""Options of older files that are what the method does today."""
+
+
+def _arguments(args: dict[str, Any]) -> str:
+    args = dict(args)
+    options = args.pop("options", {})
+    if args.get("method") == "house":
+        options = {k: v for k, v in options.items() if _BITSR.get(k) != v}
+    said = {_KEYS.get(k, k): _WORDS[k].get(v, v) if k in _WORDS else v for k, v in args.items()}
+    return ", ".join(f"{k} = {v}" for k, v in (said | options).items())
 
 
 def _recipe(recipe: dict[str, Any]) -> list[str]:
     """The settings that decide the weights, a line each."""
     net, data, train = (recipe.get(key, {}) for key in ("net", "data", "train"))
-    args = dict(net.get("args", {}))
-    args |= args.pop("options", {})
-    said = ", ".join(f"{k} = {v}" for k, v in args.items())
+    said = _arguments(net.get("args", {}))
     loop = (
-        ("batch", "patch", "tries"),
+        ("batch", "patch", "crop_candidates", "tries"),
         ("iterations", "lr", "schedule", "warmup", "loss", "ema", "precision", "seed"),
     )
     settings = [
-        f"{k} {s[k]}"
+        f"{_KEYS.get(k, k)} {s[k]}"
         for s, keys in zip((data, train), loop, strict=True)
         for k in keys
         if s.get(k) is not None
@@ -46,30 +65,31 @@ def _recipe(recipe: dict[str, Any]) -> list[str]:
         settings.append(f"symmetry {net['symmetry']}")
     if train.get("optimiser", "adam") != "adam":
         settings.append(f"optimiser {train['optimiser']}")
-    settings += [f"{k} {v}" for k in ("int8", "freeze_bn") if (v := train.get(k))]
+    if train.get("int8"):
+        settings.append("int8")
     lines = [f"- net: {net.get('name')}" + (f" ({said})" if said else "")]
     if recipe.get("source"):
         lines.append(f"- source: {recipe['source']}")
     return [*lines, f"- settings: {', '.join(settings)}"]
 
 
-def card(packed: Packed, file_bytes: int) -> str:
+def card(model: ModelFile, file_bytes: int) -> str:
     """The card of a net as Markdown: what it is, how it was made, how good it is, where it ends.
 
     Whatever the metadata does not hold is said to be unknown.
     """
-    about, total = packed.metadata, count(packed_layers(packed))
-    radius = packed_radius(packed)
+    about, total = model.metadata, count(packed_layers(model))
+    radius = packed_radius(model)
     _, _, ops = total.at()
     width, height = LR_SIZE
     one_bit = f"{total.binary_weights:,} one-bit weights"
-    if free := turned_weights(packed):
-        one_bit += f", of which {free:,} stand in eight orientations for all,"
-    field = f"{2 * radius + 1} x {2 * radius + 1} LR pixels" if radius < inf else "the whole picture"
+    if free := shared_weights(model):
+        one_bit += f" (stored as {free:,}, once for eight orientations)"
+    field = f"{2 * radius + 1} x {2 * radius + 1} LR pixels" if radius < inf else "the whole image"
     lines = [
-        f"# {packed.name}",
+        f"# {model.name}",
         "",
-        f"Super-resolution x{packed.scale} of luma (Y of BT.601), {about.get('net', 'unknown net')}, packed bits for"
+        f"Super-resolution x{model.scale} of luma (Y of BT.601), {about.get('net', 'unknown net')}, packed bits for"
         f" the CPU. {file_bytes / 1024:.0f} KiB; {one_bit} and"
         f" {total.other_params:,} other parameters; {ops:.2f} G OPs at {width}x{height} LR; sees {field}.",
         "",
@@ -78,12 +98,12 @@ def card(packed: Packed, file_bytes: int) -> str:
         about.get("training", "Unknown."),
         "",
     ]
-    if recipe := _json(packed, "recipe"):
+    if recipe := _json(model, "recipe"):
         if objective := about.get("objective"):
             lines.append(f"- objective: {objective}")
         lines += [*_recipe(recipe), f"- iterations done: {about.get('iteration', 'unknown')}", ""]
     lines += ["## Figures", ""]
-    if evaluation := _json(packed, "evaluation"):
+    if evaluation := _json(model, "evaluation"):
         lines += [
             f"From the packed bits. Protocol {evaluation['protocol']}.",
             "",
@@ -96,9 +116,10 @@ def card(packed: Packed, file_bytes: int) -> str:
     else:
         lines.append("Not measured.")
     lines.append("")
-    if check := _json(packed, "check"):
+    if check := _json(model, "check"):
+        images = check.get("images", check.get("pictures"))  # the older word
         lines += [
-            f"Packed bits against the float simulation on {check['pictures']} validation pictures:"
+            f"Packed bits against the float simulation on {images} validation images:"
             f" {check['packed_psnr']:.3f} dB and {check['float_psnr']:.3f} dB.",
             "",
         ]

@@ -1,11 +1,13 @@
-"""Parameters, multiply-accumulates (MACs) and OPs of a network (no torch): the arithmetic, and packed nets.
+"""Parameters, multiply-accumulates (MACs) and OPs of a network (no torch): the arithmetic, and
+packed nets.
 
-``bitsr.train.count`` makes the same ``Layer`` rows of a net in torch.
+``net_complexity`` makes the same ``Layer`` rows of a net in torch.
 
-OPs = full-precision MACs + binary MACs / 64 (ReActNet; Bi-Real; BBCU's Table 1 at 320x180 LR), one MAC being
-one operation. A MAC is binary where weight and activation are of one bit; one-bit weights alone (W1A8, W1A32)
-buy no discount, as in the papers, and are told apart beside. Whatever is not a convolution (skips, activations,
-signs, bit packing) counts nothing: this is a convention for tables, not a prediction of time.
+OPs = full-precision MACs + binary MACs / 64 (ReActNet; Bi-Real; BBCU's Table 1 at 320x180 LR), one
+MAC being one operation. A MAC is binary where weight and activation are of one bit; one-bit weights
+alone (W1A8, W1A32) buy no discount, as in the papers, and are told apart beside. Whatever is not a
+convolution (skips, activations, signs, bit packing) counts nothing: this is a convention for
+tables, not a prediction of time.
 """
 
 from __future__ import annotations
@@ -18,17 +20,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import BitsrError
+
 if TYPE_CHECKING:
-    from ..model_file import Packed
+    from ..model_file import ModelFile
 
 LR_SIZE = (320, 180)
-"""Width and height of the LR picture for which the papers quote OPs (SR 1280x720 at x4)."""
+"""Width and height of the LR image for which the papers quote OPs (SR 1280x720 at x4)."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution: k x k, cin -> cout, at ``pixels`` places for every LR pixel (4 after one x2; 0: once a
-    picture)."""
+    """One convolution: k x k, cin -> cout, at ``pixels`` places for every LR pixel (4 after one x2;
+    0: once a image)."""
 
     name: str
     cin: int
@@ -56,13 +60,13 @@ class Layer:
 
     @property
     def macs(self) -> int:
-        """MACs an LR pixel; taps outside the picture are counted, as everyone does."""
+        """MACs an LR pixel; taps outside the image are counted, as everyone does."""
         return self.weights * self.pixels
 
 
 @dataclass(frozen=True)
 class Count:
-    """Sums over a network. MACs are per LR pixel; ``at`` gives a picture's."""
+    """Sums over a network. MACs are per LR pixel; ``at`` gives an image's."""
 
     binary_weights: int
     """Of one bit, whatever the activations."""
@@ -94,7 +98,7 @@ class Count:
         return 4 * self.other_params + ceil(Fraction(self.binary_weights, 8))
 
     def at(self, width: int = LR_SIZE[0], height: int = LR_SIZE[1]) -> tuple[float, float, float]:
-        """(binary MACs, full-precision MACs, OPs) of one LR picture, in G (10^9)."""
+        """(binary MACs, full-precision MACs, OPs) of one LR image, in G (10^9)."""
         n = width * height / 1e9
         return self.binary_macs * n, self.fp_macs * n, float(self.ops) * n
 
@@ -112,36 +116,35 @@ def count(layers: Iterable[Layer]) -> Count:
     )
 
 
-def packed_layers(packed: Packed) -> list[Layer]:
+def packed_layers(model: ModelFile) -> list[Layer]:
     """The convolutions of a packed net in the order of its op list, each with the tensors it owns.
 
-    The threshold of a ``sign`` counts to the convolution that reads the bits, the factors of a ``quant`` to the
-    first that reads the bytes. Weights that are stored for one orientation of eight count as what is computed with.
-    Raises ValueError where the op list names what is not there; the engine checks everything else.
+    The threshold of a ``sign`` counts to the convolution that reads the bits, the factors of a
+    ``quant`` to the first that reads the bytes. Weights that are stored for one orientation of
+    eight count as what is computed with. Raises BitsrError where the op list names what is not
+    there; the engine checks everything else.
     """
     values = {"lr": (1, 1)}  # channels, rows (and columns) an LR row
     owned: dict[str, list[str]] = {}
-    out = []
-    for op in packed.ops:
+    out: list[Layer] = []
+    for op in model.ops:
         try:
             channels, rate = values[op.inputs[0]]
-            tensors = [t for t in packed.tensors if op.name and t.rpartition(".")[0] == op.name]
+            tensors = [t for t in model.tensors if op.name and t.rpartition(".")[0] == op.name]
             if op.kind in ("conv", "bconv", "qconv"):
-                stored, k = packed.tensors[f"{op.name}.weight"].shape[:2]
+                stored, k = model.tensors[f"{op.name}.weight"].shape[:2]
                 cout = stored * op.attrs.get("turns", 1)
                 tensors += owned.pop(op.inputs[0], [])
-                others = (
-                    sum(packed.tensors[t].size for t in tensors) - packed.tensors[f"{op.name}.weight"].size
-                )
-                size = sum(packed.tensors[t].nbytes for t in tensors)
-                ones = packed.tensors[f"{op.name}.weight"].dtype == np.uint64
+                others = sum(model.tensors[t].size for t in tensors) - model.tensors[f"{op.name}.weight"].size
+                size = sum(model.tensors[t].nbytes for t in tensors)
+                ones = model.tensors[f"{op.name}.weight"].dtype == np.uint64
                 kind = {"binary": op.kind == "bconv", "weight_only": op.kind == "qconv" and ones}
                 out.append(
                     Layer(op.name, channels, cout, k, pixels=rate * rate, others=others, bytes=size, **kind)
                 )
                 channels = cout
             elif op.kind == "map":
-                size = sum(packed.tensors[t].nbytes for t in tensors)
+                size = sum(model.tensors[t].nbytes for t in tensors)
                 maps = op.attrs.get("maps", 1)
                 out.append(Layer(op.name, channels, maps, 1, pixels=rate * rate, bytes=size))
                 channels = maps
@@ -151,12 +154,12 @@ def packed_layers(packed: Packed) -> list[Layer]:
                 owned[op.out] = [t for name in op.inputs for t in owned.pop(name, [])]
                 channels = sum(values[name][0] for name in op.inputs)
             elif op.kind == "attend":
-                hidden = packed.tensors[f"{op.name}.down.weight"].shape[0]
+                hidden = model.tensors[f"{op.name}.down.weight"].shape[0]
                 for part, cin, cout, names in (
                     ("down", channels, hidden, ("down.weight", "down.bias", "slope")),
                     ("up", hidden, channels, ("up.weight", "up.bias")),
                 ):
-                    own = [packed.tensors[f"{op.name}.{t}"] for t in names]
+                    own = [model.tensors[f"{op.name}.{t}"] for t in names]
                     others, size = sum(t.size for t in own[1:]), sum(t.nbytes for t in own)
                     out.append(Layer(f"{op.name}.{part}", cin, cout, 1, pixels=0, others=others, bytes=size))
             elif op.kind == "repeat":
@@ -166,29 +169,36 @@ def packed_layers(packed: Packed) -> list[Layer]:
                 channels, rate = channels // (s * s), rate * s
             values[op.out] = (channels, rate)
         except KeyError as e:
-            raise ValueError(f"operation {op.kind} {op.out} reads {e}, which is not there") from None
+            raise BitsrError(f"operation {op.kind} {op.out} reads {e}, which is not there") from None
     return out
 
 
-def turned_weights(packed: Packed) -> int:
-    """One-bit weights of a packed net that each stand in eight places, one an orientation; 0 where none does."""
-    turned = {op.name for op in packed.ops if op.kind == "bconv" and "turns" in op.attrs}
-    return sum(x.weights for x in packed_layers(packed) if x.name in turned) // 8
+def shared_weights(model: ModelFile) -> int:
+    """One-bit weights that are stored once for eight orientations (``turns=8``); 0 where none
+    is."""
+    shared = {op.name for op in model.ops if op.kind == "bconv" and "turns" in op.attrs}
+    return sum(x.weights for x in packed_layers(model) if x.name in shared) // 8
 
 
-def packed_radius(packed: Packed) -> float:
+def packed_radius(model: ModelFile) -> float:
     """LR pixels to each side that an SR pixel sees; the receptive field is 2 * radius + 1 wide.
 
-    Infinite where it sees the whole picture (channel attention).
+    Infinite where it sees the whole image (channel attention). By ``radius`` of the metadata, else
+    from the operations. Raises BitsrError for a radius that is no number.
     """
-    if any(op.kind == "attend" for op in packed.ops):
+    if known := model.metadata.get("radius"):
+        try:
+            return float(known)
+        except ValueError:
+            raise BitsrError(f"the radius in the metadata is no number: {known!r}") from None
+    if any(op.kind == "attend" for op in model.ops):
         return inf
     seen = {"lr": (Fraction(0), 1)}
     radius = Fraction(0)
-    for op in packed.ops:
+    for op in model.ops:
         radius, rate = seen[op.inputs[0]]
         if op.kind in ("conv", "bconv", "qconv"):
-            radius += Fraction(packed.tensors[f"{op.name}.weight"].shape[1] // 2, rate)
+            radius += Fraction(model.tensors[f"{op.name}.weight"].shape[1] // 2, rate)
         elif op.kind == "shuffle":
             rate *= op.attrs["scale"]
         radius = max(
@@ -198,9 +208,9 @@ def packed_radius(packed: Packed) -> float:
     return ceil(radius)
 
 
-def table(layers: Iterable[Layer]) -> str:
-    """Markdown: a line a layer and the total; MACs are per LR pixel. Bytes are a packed file's: without one there is no
-    such column."""
+def layer_table(layers: Iterable[Layer]) -> str:
+    """Markdown: a line a layer and the total; MACs are per LR pixel. Bytes are a packed file's:
+    without one there is no such column."""
     layers = list(layers)
     total = count(layers)
     heads = ["1-bit weights", "other params", "binary MACs/px", "FP MACs/px", "bytes"]
@@ -216,7 +226,7 @@ def table(layers: Iterable[Layer]) -> str:
         return f"| {name} | {shape} | {bits} | " + " | ".join(f"{n:,}" for n in row) + " |"
 
     for x in layers:
-        where = {0: ", once a picture", 1: ""}.get(x.pixels, f", at {x.pixels} px")
+        where = {0: ", once an image", 1: ""}.get(x.pixels, f", at {x.pixels} px")
         bits = "W1A1" if x.binary else "W1" if x.weight_only else ""
         lines.append(line(x.name, f"{x.cin} -> {x.cout}, {x.k}x{x.k}{where}", bits, count([x]), x.bytes))
     lines.append(line("total", "", "", total, sum(x.bytes for x in layers)))
@@ -226,13 +236,13 @@ def table(layers: Iterable[Layer]) -> str:
 def report(layers: Iterable[Layer], radius: float) -> str:
     """Receptive field, parameters, OPs and a line a layer (Markdown).
 
-    radius: LR pixels to each side that an SR pixel sees, infinite where it sees the whole picture.
+    radius: LR pixels to each side that an SR pixel sees, infinite where it sees the whole image.
     """
     layers = list(layers)
     total = count(layers)
     width, height = LR_SIZE
     binary, fp, ops = total.at(width, height)
-    field = "the whole picture" if isinf(radius) else "{0} x {0} LR pixels".format(2 * ceil(radius) + 1)
+    field = "the whole image" if isinf(radius) else "{0} x {0} LR pixels".format(2 * ceil(radius) + 1)
     weight_only = total.weight_only_macs * width * height / 1e9
     of_which = f" ({weight_only:.3f} G of them with 1-bit weights)" if weight_only else ""
     lines = [
@@ -245,17 +255,18 @@ def report(layers: Iterable[Layer], radius: float) -> str:
         f"{len(layers)} convolutions (MACs per LR pixel):",
         "",
     ]
-    return "\n".join(lines) + "\n" + table(layers)
+    return "\n".join(lines) + "\n" + layer_table(layers)
 
 
-def describe(packed: Packed, file_bytes: int | None = None) -> str:
+def describe(model: ModelFile, file_bytes: int | None = None) -> str:
     """What ``bitsr info`` prints of a packed net: metadata, file size and ``report`` (Markdown).
 
-    Full-precision (FP) layers of a packed net run as int16 or int8; they count as the papers count floating point.
+    Full-precision (FP) layers of a packed net run as int16 or int8; they count as the papers count
+    floating point.
     """
-    lines = [f"- {key}: {value}" for key, value in packed.metadata.items()]
+    lines = [f"- {key}: {value}" for key, value in model.metadata.items()]
     if file_bytes is not None:
-        free = turned_weights(packed)
+        free = shared_weights(model)
         stored = f", {free:,} one-bit weights of one orientation stand for all 8" if free else ""
-        lines.append(f"- file: {file_bytes:,} bytes, {len(packed.ops)} operations{stored}")
-    return "\n".join(lines) + "\n" + report(packed_layers(packed), packed_radius(packed))
+        lines.append(f"- file: {file_bytes:,} bytes, {len(model.ops)} operations{stored}")
+    return "\n".join(lines) + "\n" + report(packed_layers(model), packed_radius(model))

@@ -1,4 +1,5 @@
-"""PSNR and SSIM of a net on the standard test sets, from the packed bits that users run (no torch)."""
+"""PSNR and SSIM of a net on the standard test sets, from the packed bits that users run (no
+torch)."""
 
 from __future__ import annotations
 
@@ -6,26 +7,28 @@ import csv
 import io
 import json
 import os
-import typing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from ..folders import data_folder, picture_files
+from ..errors import BitsrError
+from ..folders import data_folder, image_files
 from ..imresize import imresize
-from ..symmetry import sum_over_turns
-from .metrics import PROTOCOLS, Protocol, rgb_to_y, to_8bit
+from ..symmetry import sum_over_orientations
+from . import protocols
+from .metrics import rgb_to_y, to_8bit
 
 HR_FOLDERS = ("", "HR", "GTmod12", "GT", "original")
 """Where a set's folder may keep its HR files, in the order in which they are looked for."""
 
 
-class Net(typing.Protocol):
+class LumaNet(Protocol):
     """What can be evaluated: ``bitsr.engine.Engine``, or anything with these two."""
 
     @property
@@ -36,37 +39,39 @@ class Net(typing.Protocol):
         ...
 
 
-def find_set(name: str, data: str | os.PathLike | None = None) -> list[Path]:
-    """The HR files of test set ``name`` (a folder in ``data_folder(data)``, or a path), sorted by name.
+def find_set(name: str, data: str | os.PathLike[str] | None = None) -> list[Path]:
+    """The HR files of test set ``name`` (a folder in ``data_folder(data)``, or a path), sorted by
+    name.
 
     Raises FileNotFoundError, one line, where there are none.
     """
     folder = data_folder(data) / name
     for sub in HR_FOLDERS:
         place = folder / sub
-        if place.is_dir() and (files := picture_files(place)):
+        if place.is_dir() and (files := image_files(place)):
             return files
     raise FileNotFoundError(
-        f"test set {name!r}: no pictures in {folder} or its folders {', '.join(HR_FOLDERS[1:])};"
+        f"test set {name!r}: no images in {folder} or its folders {', '.join(HR_FOLDERS[1:])};"
         " name the folder of the sets by --data or BITSR_DATA"
     )
 
 
-def read_hr(path: str | os.PathLike) -> NDArray[np.uint8]:
-    """An 8-bit picture as its file holds it: (H, W, 3), or (H, W) for a grey one; alpha is dropped.
+def read_hr(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """An 8-bit image as its file holds it: (H, W, 3), or (H, W) for a grey one; alpha is dropped.
 
-    RGB with three equal channels stays RGB: the published rows take it so (Set14's man), and only files that
-    are grey themselves (Set14's bridge) as luma. Raises ValueError for other depths and colour spaces.
+    RGB with three equal channels stays RGB: the published rows take it so (Set14's man), and only
+    files that are grey themselves (Set14's bridge) as luma. Raises BitsrError for other depths and
+    colour spaces.
     """
     image = pyvips.Image.new_from_file(os.fspath(path))
     bands = image.bands - int(image.hasalpha())
     if image.format != "uchar" or bands not in (1, 3):
-        raise ValueError(f"an 8-bit grey or RGB picture is wanted, not {image.bands} bands of {image.format}")
+        raise BitsrError(f"an 8-bit grey or RGB image is wanted, not {image.bands} bands of {image.format}")
     pixels = image.numpy().reshape(image.height, image.width, image.bands)
     return np.ascontiguousarray(pixels[..., 0] if bands == 1 else pixels[..., :3])
 
 
-def _luma(x: NDArray) -> NDArray[np.float64]:
+def _luma(x: NDArray[Any]) -> NDArray[np.float64]:
     return rgb_to_y(x) if x.ndim == 3 else x.astype(np.float64)
 
 
@@ -75,41 +80,41 @@ def to_q(y: NDArray[np.floating]) -> NDArray[np.int16]:
     return np.floor(128.0 * (np.clip(y, 0.0, 255.0) - 127.5) + 0.5).astype(np.int16)
 
 
-def upscale(net: Net, y: NDArray[np.float64], self_ensemble: bool) -> NDArray[np.float64]:
+def upscale_luma(net: LumaNet, y: NDArray[np.float64], self_ensemble: bool = False) -> NDArray[np.float64]:
     """Luma (h, w) through the net: (scale * h, scale * w), real numbers, not clipped."""
     q = np.ascontiguousarray(to_q(y))
     if not self_ensemble:
         return net.run(q) / 128.0 + 127.5
-    return sum_over_turns(net.run, q) / (8 * 128.0) + 127.5
+    return sum_over_orientations(net.run, q) / (8 * 128.0) + 127.5
 
 
 @dataclass(frozen=True)
-class Row:
-    """One picture's figures, or a set's means: PSNR in dB, of the net and of bicubic."""
+class Scores:
+    """One image's figures, or a set's means: PSNR in dB, of the net and of bicubic."""
 
     set: str
-    picture: str
+    image: str
     psnr: float
     ssim: float
     bicubic_psnr: float
     bicubic_ssim: float
 
 
-def evaluate_picture(
-    net: Net, hr: NDArray[np.uint8], protocol: Protocol
+def evaluate_image(
+    net: LumaNet, hr: NDArray[np.uint8], protocol: protocols.Protocol
 ) -> tuple[float, float, float, float]:
-    """(PSNR, SSIM, bicubic's PSNR, bicubic's SSIM) of one HR picture, uint8 (H, W) or (H, W, 3).
+    """(PSNR, SSIM, bicubic's PSNR, bicubic's SSIM) of one HR image, uint8 (H, W) or (H, W, 3).
 
-    Raises ValueError for a picture too small for the protocol.
+    Raises BitsrError for an image too small for the protocol.
     """
     s = net.scale
     hr = hr[: hr.shape[0] // s * s, : hr.shape[1] // s * s]
     shrink = Fraction(1, s)
     lr = imresize(hr if protocol.lr_from == "rgb" else to_8bit(_luma(hr)), shrink)
-    sr = upscale(net, _luma(lr), protocol.self_ensemble)
+    sr = upscale_luma(net, _luma(lr), protocol.self_ensemble)
     if protocol.colour == "rgb" and hr.ndim == 3:
-        # Luma from the net and chroma from bicubic, without leaving RGB: the conversion is affine, and a
-        # change of luma alone moves R, G and B by the same 255 / 219 of it.
+        # Luma from the net and chroma from bicubic, without leaving RGB: the conversion is affine,
+        # and a change of luma alone moves R, G and B by the same 255 / 219 of it.
         bicubic = imresize(lr.astype(np.float64), s)
         sr = bicubic + ((255.0 / 219.0) * (sr - rgb_to_y(bicubic)))[..., None]
         target = hr.astype(np.float64)
@@ -120,21 +125,21 @@ def evaluate_picture(
 
 
 @dataclass(frozen=True)
-class Table:
+class Evaluation:
     """Figures of one net under one protocol."""
 
     net: str
     scale: int
-    protocol: Protocol
-    rows: tuple[Row, ...]
+    protocol: protocols.Protocol
+    rows: tuple[Scores, ...]
 
-    def means(self) -> list[Row]:
-        """One row a set: the mean over its pictures (PSNR averaged in dB, as everyone does)."""
-        out = []
+    def means(self) -> list[Scores]:
+        """One row a set: the mean over its images (PSNR averaged in dB, as everyone does)."""
+        out: list[Scores] = []
         for name in dict.fromkeys(row.set for row in self.rows):
             rows = [row for row in self.rows if row.set == name]
             figures = np.mean([(r.psnr, r.ssim, r.bicubic_psnr, r.bicubic_ssim) for r in rows], axis=0)
-            out.append(Row(name, f"mean of {len(rows)}", *map(float, figures)))
+            out.append(Scores(name, f"mean of {len(rows)}", *map(float, figures)))
         return out
 
     def markdown(self, per_image: bool = False) -> str:
@@ -142,78 +147,77 @@ class Table:
         lines = [
             f"{self.net}, x{self.scale}. Protocol {self.protocol}.",
             "",
-            "| set | picture | PSNR dB | SSIM | bicubic PSNR dB | bicubic SSIM |",
+            "| set | image | PSNR dB | SSIM | bicubic PSNR dB | bicubic SSIM |",
             "|---|---|---:|---:|---:|---:|",
         ]
         for mean in self.means():
             rows = [r for r in self.rows if r.set == mean.set] if per_image else []
             for r in [*rows, mean]:
                 figures = f"{r.psnr:.2f} | {r.ssim:.4f} | {r.bicubic_psnr:.2f} | {r.bicubic_ssim:.4f}"
-                lines.append(f"| {r.set} | {r.picture} | {figures} |")
+                lines.append(f"| {r.set} | {r.image} | {figures} |")
         return "\n".join(lines) + "\n"
 
     def csv(self) -> str:
-        """Every picture and the means, with net, scale and protocol in each line."""
+        """Every image and the means, with net, scale and protocol in each line."""
         out = io.StringIO()
-        names = list(Row.__dataclass_fields__)
+        names = list(Scores.__dataclass_fields__)
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["net", "scale", "protocol", "self_ensemble", *names])
         head = (self.net, self.scale, self.protocol.name, int(self.protocol.self_ensemble))
         for r in [*self.rows, *self.means()]:
-            writer.writerow([*head, r.set, r.picture, *(f"{getattr(r, n):.6f}" for n in names[2:])])
+            writer.writerow([*head, r.set, r.image, *(f"{getattr(r, n):.6f}" for n in names[2:])])
         return out.getvalue()
 
     def summary(self) -> str:
-        """The means as compact JSON, for a model file's metadata: protocol and means, no single pictures."""
+        """The means as compact JSON, for a model file's metadata: protocol and means, no single
+        images."""
         body = json.loads(self.json())
         return json.dumps(
             {"protocol": body["protocol"]["text"], "means": body["means"]}, separators=(",", ":")
         )
 
     def json(self) -> str:
-        """The same as one JSON object; an infinite PSNR (equal pictures) becomes null."""
+        """The same as one JSON object; an infinite PSNR (equal images) becomes null."""
 
-        def plain(row: Row) -> dict:
+        def plain(row: Scores) -> dict[str, Any]:
             return {k: None if v in (float("inf"), float("-inf")) else v for k, v in asdict(row).items()}
 
         body = {
             "net": self.net,
             "scale": self.scale,
             "protocol": asdict(self.protocol) | {"text": str(self.protocol)},
-            "pictures": [plain(r) for r in self.rows],
+            "images": [plain(r) for r in self.rows],
             "means": [plain(r) for r in self.means()],
         }
         return json.dumps(body, indent=2, allow_nan=False) + "\n"
 
 
 def evaluate(
-    net: Net,
+    net: LumaNet,
     sets: Sequence[str] = ("Set5", "Set14", "B100"),
-    protocol: Protocol | str = "matlab-y",
+    protocol: protocols.Protocol | str = "matlab-y",
     *,
-    data: str | os.PathLike | None = None,
+    data: str | os.PathLike[str] | None = None,
     name: str | None = None,
-    progress: Callable[[Row], object] | None = None,
-) -> Table:
+    progress: Callable[[Scores], object] | None = None,
+) -> Evaluation:
     """Run the net over test sets and compare with HR.
 
-    sets: names of folders in ``data_folder(data)`` or paths; all are looked up before the first picture runs.
-    progress is called after each picture. Raises FileNotFoundError for a missing set, ValueError for an
-    unknown protocol or an unfit picture.
+    sets: names of folders in ``data_folder(data)`` or paths; all are looked up before the first
+    image runs. progress is called after each image. Raises FileNotFoundError for a missing set,
+    BitsrError for an unknown protocol or an unfit image.
     """
     if isinstance(protocol, str):
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
-        protocol = PROTOCOLS[protocol]
+        protocol = protocols.protocol(protocol)
     found = {s: find_set(s, data) for s in sets}
-    rows = []
+    rows: list[Scores] = []
     for label, files in found.items():
         for path in files:
             try:
-                row = Row(label, path.stem, *evaluate_picture(net, read_hr(path), protocol))
+                row = Scores(label, path.stem, *evaluate_image(net, read_hr(path), protocol))
             except (ValueError, pyvips.Error) as e:
-                raise ValueError(f"{path}: {e}") from e
+                raise BitsrError(f"{path}: {e}") from e
             rows.append(row)
             if progress is not None:
                 progress(row)
-    return Table(name or getattr(net, "name", "net"), net.scale, protocol, tuple(rows))
+    return Evaluation(name or getattr(net, "name", "net"), net.scale, protocol, tuple(rows))

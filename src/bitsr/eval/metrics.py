@@ -1,27 +1,29 @@
-"""Picture quality: luma, PSNR, SSIM, and the named protocols under which they are quoted (numpy only)."""
+"""Image quality: luma, PSNR, SSIM and MS-SSIM (numpy alone)."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import BitsrError
+
 Y_WEIGHTS = (65.481, 128.553, 24.966)
-"""ITU-R BT.601 luma weights of MATLAB's rgb2ycbcr, for RGB in [0, 1]; they sum to 219 = 235 - 16."""
+"""ITU-R BT.601 luma weights of MATLAB's rgb2ycbcr, for RGB in [0, 1]; they sum to 219 = 235 -
+16."""
 
 
 def rgb_to_y(rgb: ArrayLike) -> NDArray[np.float64]:
     """Luma of MATLAB's ``rgb2ycbcr``: Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255.
 
-    rgb: (..., 3), values in [0, 255], any real dtype. Returns (...), float64 in [16, 235], not rounded;
-    MATLAB rounds it to 8 bit for uint8 input, which ``to_8bit`` does. Raises ValueError for other shapes.
+    rgb: (..., 3), values in [0, 255], any real dtype. Returns (...), float64 in [16, 235], not
+    rounded; MATLAB rounds it to 8 bit for uint8 input, which ``to_8bit`` does. Raises BitsrError
+    for other shapes.
     """
     x = np.asarray(rgb, np.float64)
     if x.ndim < 1 or x.shape[-1] != 3:
-        raise ValueError(f"rgb_to_y wants (..., 3), not shape {x.shape}")
+        raise BitsrError(f"rgb_to_y wants (..., 3), not shape {x.shape}")
     return 16.0 + x @ (np.array(Y_WEIGHTS) / 255.0)
 
 
@@ -33,18 +35,19 @@ def to_8bit(x: ArrayLike) -> NDArray[np.float64]:
 def _pair(a: ArrayLike, b: ArrayLike, crop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if x.shape != y.shape or x.ndim not in (2, 3):
-        raise ValueError(f"two pictures of one shape, (H, W) or (H, W, C), not {x.shape} and {y.shape}")
+        raise BitsrError(f"two images of one shape, (H, W) or (H, W, C), not {x.shape} and {y.shape}")
     if crop < 0 or min(x.shape[:2]) <= 2 * crop:
-        raise ValueError(f"border crop {crop} leaves nothing of a picture of shape {x.shape}")
+        raise BitsrError(f"border crop {crop} leaves nothing of an image of shape {x.shape}")
     inner = slice(crop, -crop or None)
     return x[inner, inner], y[inner, inner]
 
 
 def psnr(a: ArrayLike, b: ArrayLike, *, crop: int = 0, peak: float = 255.0) -> float:
-    """Peak signal-to-noise ratio in dB, 10 log10(peak^2 / MSE); infinite for equal pictures.
+    """Peak signal-to-noise ratio in dB, 10 log10(peak^2 / MSE); infinite for equal images.
 
-    a, b: (H, W) or (H, W, C) of one shape, any real dtype; the mean runs over all samples left after ``crop``
-    pixels are cut off every border. Raises ValueError where shapes differ or nothing is left.
+    a, b: (H, W) or (H, W, C) of one shape, any real dtype; the mean runs over all samples left
+    after ``crop`` pixels are cut off every border. Raises BitsrError where shapes differ or nothing
+    is left.
     """
     x, y = _pair(a, b, crop)
     mse = float(np.mean((x - y) ** 2))
@@ -69,90 +72,65 @@ def ssim(
 ) -> float:
     """Mean structural similarity (Wang et al., IEEE TIP 13(4), 2004), at most 1.
 
-    11x11 Gaussian window with sigma 1.5, K1 = 0.01, K2 = 0.03, windows wholly inside the picture, population
-    covariance: the authors' MATLAB reference without its automatic downsampling, and BasicSR's. Channels are
-    averaged. ``sample_covariance`` multiplies (co)variances by 121/120, scikit-image's default.
+    11x11 Gaussian window with sigma 1.5, K1 = 0.01, K2 = 0.03, windows wholly inside the image,
+    population covariance: the authors' MATLAB reference without its automatic downsampling, and
+    BasicSR's. Channels are averaged. ``sample_covariance`` multiplies (co)variances by 121/120,
+    scikit-image's default.
 
     a, b: (H, W) or (H, W, C) of one shape, any real dtype, range ``peak``; ``crop`` as in ``psnr``.
-    Raises ValueError where shapes differ or less than 11x11 pixels are left.
+    Raises BitsrError where shapes differ or less than 11x11 pixels are left.
     """
     x, y = _pair(a, b, crop)
     if min(x.shape[:2]) < 11:
-        raise ValueError(f"SSIM wants at least 11x11 pixels, not {x.shape[:2]}")
+        raise BitsrError(f"SSIM wants at least 11x11 pixels, not {x.shape[:2]}")
+    luminance, structure = _ssim_maps(x, y, peak, 121 / 120 if sample_covariance else 1.0)
+    return float((luminance * structure).mean())
+
+
+def _ssim_maps(
+    x: NDArray[np.float64], y: NDArray[np.float64], peak: float, norm: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(luminance, contrast times structure) of every window: their product is the SSIM index."""
     taps = np.exp(-((np.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
     taps /= taps.sum()
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    norm = 121 / 120 if sample_covariance else 1.0
     mx, my = _window(x, taps), _window(y, taps)
     vx = norm * (_window(x * x, taps) - mx * mx)
     vy = norm * (_window(y * y, taps) - my * my)
     cxy = norm * (_window(x * y, taps) - mx * my)
-    index = (2 * mx * my + c1) * (2 * cxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-    return float(index.mean())
+    return (2 * mx * my + c1) / (mx * mx + my * my + c1), (2 * cxy + c2) / (vx + vy + c2)
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How LR pictures are made and SR pictures compared; a PSNR means nothing without its protocol.
+MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponents of the five scales of MS-SSIM, the finest first (Wang et al. 2003, section 3.2)."""
 
-    Common to all: HR is cropped to multiples of the scale; the net works on luma; the SR picture is clipped
-    and rounded to 8 bit; ``scale`` pixels of every border are left out. A grey file gives its levels as Y.
+
+def ms_ssim(a: ArrayLike, b: ArrayLike, *, crop: int = 0, peak: float = 255.0) -> float:
+    """Multi-scale structural similarity (Wang et al., Asilomar 2003, eq. 7), at most 1.
+
+    Contrast and structure of five scales and the luminance of the coarsest, each the mean over the
+    windows of ``ssim``, to the power of ``MS_WEIGHTS``, multiplied. From scale to scale 2 x 2
+    pixels become their mean; an odd last row or column is left out. A scale whose mean is negative
+    (images that have nothing in common) counts as 0. Channels are averaged.
+
+    a, b: (H, W) or (H, W, C) of one shape, any real dtype, range ``peak``; ``crop`` as in ``psnr``.
+    Raises BitsrError where shapes differ or less than 176 x 176 pixels are left.
     """
-
-    name: str
-    source: str
-    colour: Literal["y", "rgb"] = "y"
-    """What is compared: luma, or RGB with the chroma upscaled by bicubic."""
-    lr_from: Literal["rgb", "y"] = "rgb"
-    """What bicubic shrinks: the 8-bit RGB picture into an 8-bit one, or the 8-bit luma into real numbers."""
-    round_hr: bool = True
-    """Whether HR luma is rounded to 8 bit. Rounding costs about 0.03 dB at 38 dB, 0.01 dB at 32 dB."""
-    sample_covariance: bool = False
-    """SSIM as scikit-image computes it by default."""
-    self_ensemble: bool = False
-    """Mean of the net over the 8 flips and quarter turns (Timofte et al., CVPR 2016): 8 times the work."""
-
-    def with_self_ensemble(self) -> Protocol:
-        return replace(self, self_ensemble=True)
-
-    def __str__(self) -> str:
-        """The one line that stands beside every figure."""
-        lr = "8-bit RGB" if self.lr_from == "rgb" else "8-bit luma, not rounded"
-        if self.colour == "rgb":
-            compared = "RGB (net on luma, chroma bicubic)"
-        else:
-            compared = "Y (BT.601, 16-235)" + ("" if self.round_hr else ", HR not rounded")
-        ensemble = "; self-ensemble x8" if self.self_ensemble else ""
-        return (
-            f"{self.name}: LR by MATLAB bicubic from {lr}; {compared}; SR rounded to 8 bit;"
-            f" border crop = scale{ensemble}"
-        )
-
-    def score(self, sr: ArrayLike, hr: ArrayLike, scale: int) -> tuple[float, float]:
-        """(PSNR in dB, SSIM) of an SR picture, rounded already, against HR: both (H, W) or (H, W, 3)."""
-        return (
-            psnr(sr, hr, crop=scale),
-            ssim(sr, hr, crop=scale, sample_covariance=self.sample_covariance),
-        )
+    x, y = _pair(a, b, crop)
+    least = 11 * 2 ** (len(MS_WEIGHTS) - 1)
+    if min(x.shape[:2]) < least:
+        raise BitsrError(f"MS-SSIM wants at least {least}x{least} pixels, not {x.shape[:2]}")
+    value: NDArray[np.float64] = np.ones(x.shape[2:])
+    for scale, weight in enumerate(MS_WEIGHTS):
+        if scale:
+            x, y = _halve(x), _halve(y)
+        luminance, structure = _ssim_maps(x, y, peak, 1.0)
+        last = scale == len(MS_WEIGHTS) - 1
+        mean = np.mean(luminance * structure if last else structure, axis=(0, 1))
+        value = value * np.maximum(mean, 0.0) ** weight
+    return float(value.mean())
 
 
-PROTOCOLS: dict[str, Protocol] = {
-    p.name: p
-    for p in (
-        Protocol("matlab-y", "MATLAB rgb2ycbcr and imresize on uint8, as in EDSR's and RCAN's evaluation"),
-        Protocol(
-            "e2fif",
-            "released code of E2FIF (arXiv 2207.06893): HR luma unrounded, SSIM by scikit-image; its authors"
-            " also pick the best epoch on Set5, which no protocol can undo",
-            round_hr=False,
-            sample_covariance=True,
-        ),
-        Protocol(
-            "srcnn",
-            "released code of SRCNN (Dong et al. 2014); gives the published bicubic rows (Set5 x2: 33.66 dB)",
-            lr_from="y",
-        ),
-        Protocol("rgb", "BasicSR without test_y_channel", colour="rgb"),
-    )
-}
-"""The one place to add a protocol; the first is the default."""
+def _halve(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    h, w = x.shape[0] // 2 * 2, x.shape[1] // 2 * 2
+    return (x[0:h:2, 0:w:2] + x[1:h:2, 0:w:2] + x[0:h:2, 1:w:2] + x[1:h:2, 1:w:2]) / 4

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..engine import Engine, EngineError, isas
-from ..model_file import Packed
+from ..model_file import ModelFile
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Median time of one picture. ms: milliseconds; speed: SR megapixels a second."""
+    """Median time of one image. ms: milliseconds; speed: SR megapixels a second."""
 
     isa: str
     threads: int
@@ -29,8 +29,8 @@ def thread_counts(most: int) -> list[int]:
     return sorted({most, *(2**i for i in range(most.bit_length()) if 2**i <= most)})
 
 
-def bench(
-    packed: Packed,
+def measure(
+    model: ModelFile,
     *,
     width: int = 320,
     height: int = 180,
@@ -39,16 +39,17 @@ def bench(
     rounds: int = 5,
     progress: Callable[[], object] | None = None,
 ) -> list[Timing]:
-    """Time a net on an LR picture of width x height: every path and number of threads, ``rounds`` times.
+    """Time a net on an LR image of width x height: every path and number of threads, ``rounds``
+    times.
 
-    They run in turn, so that a busy moment of the machine slows all of them alike; the first round warms up
-    and does not count. threads: the most to try, default every CPU this process may use. paths: names from
-    ``engine.isas()``, default all. progress is called after each measurement.
-    Raises EngineError (a ValueError) for an unknown path, an impossible size or an unsound model.
+    They run in turn, so that a busy moment of the machine slows all of them alike; the first round
+    warms up and does not count. threads: the most to try, default every CPU this process may use.
+    paths: names from ``engine.isas()``, default all. progress is called after each measurement.
+    Raises EngineError for an unknown path, an impossible size or an unsound model.
     """
     if rounds < 1 or width < 1 or height < 1:
         raise EngineError("rounds and size must be at least 1")
-    data = packed.to_bytes()
+    data = model.to_bytes()
     most = threads or Engine(data).threads
     engines = [Engine(data, isa=isa, threads=n) for isa in paths or isas() for n in thread_counts(most)]
     lr = np.random.default_rng(0).integers(-16320, 16321, (height, width), np.int16)
@@ -61,7 +62,7 @@ def bench(
                 seen.append(time.perf_counter() - start)
             if progress is not None:
                 progress()
-    out = []
+    out: list[Timing] = []
     for engine, seen in zip(engines, times, strict=True):
         seconds = statistics.median(seen)
         megapixels = width * height * engine.scale**2 / 1e6
@@ -69,8 +70,9 @@ def bench(
     return out
 
 
-def table(timings: Sequence[Timing]) -> str:
-    """Markdown, a line a measurement; the last column is the speed-up over the first path's one thread."""
+def speed_table(timings: Sequence[Timing]) -> str:
+    """Markdown, a line a measurement; the last column is the speed-up over the first path's one
+    thread."""
     base = timings[0].ms
     lines = ["| path | threads | ms | SR MP/s | speed-up |", "|---|---:|---:|---:|---:|"]
     for t in timings:

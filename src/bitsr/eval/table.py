@@ -1,7 +1,9 @@
-"""The comparison table: nets trained under one budget or loaded, measured alike, beside published figures.
+"""The comparison table: nets trained under one budget or loaded, measured alike, beside published
+figures.
 
-Each recipe has a run folder under the table's folder, so that a call that is stopped goes on where it was. A net that
-packs is measured by its packed bits; one that does not, by its float simulation, and the table says so.
+Each recipe has a run folder under the table's folder, so that a call that is stopped goes on where
+it was. A net that packs is measured by its packed bits; one that does not, by its float simulation,
+and the table says so.
 """
 
 from __future__ import annotations
@@ -22,19 +24,23 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..engine import Engine
-from ..methods.literature import METHODS
-from ..model_file import Packed
-from ..pack.emit import LUMA, PackError, pack_checkpoint
-from ..source import kind
+from ..errors import BitsrError
+from ..methods import METHODS
+from ..model_file import ModelFile
+from ..pack import PackError, pack_checkpoint
+from ..pack.fold import LUMA
+from ..source import Kind, kind
 from ..train import run as loop
+from ..train.build import build
 from ..train.checkpoint import load_net
-from ..train.recipe import Recipe, build, load, parse
-from ..upscaler import find
+from ..train.legacy import parse
+from ..train.recipe import Recipe, load
+from ..zoo import find
 from .complexity import LR_SIZE, Layer, count, packed_layers
 from .evaluate import evaluate, find_set
-from .metrics import PROTOCOLS
 from .net_complexity import layers
-from .speed import bench
+from .protocols import PROTOCOLS
+from .speed import measure
 
 PUBLISHED = Path(__file__).parent / "published.csv"
 GRADES = {"P": "read in the paper", "R": "read in a repository", "S": "as another source quotes it"}
@@ -46,32 +52,37 @@ BACKBONES = {
     "ledig-srresnet": ("SRResNet",),
     f"ledig-srresnet{ADVERSARIAL}": ("SRGAN",),
 }
-"""Backbones of ``published.csv`` that stand beside a net of ours, by its name and whether its training is adversarial.
+"""Backbones of ``published.csv`` that stand beside a net of ours, by its name and whether its
+training is adversarial.
 
-"srresnet" has the published ones' blocks and E2FIF's head and tail, and batch norm where its method has it: of E2FIF
-itself nothing is published that we could read, so both kinds stand beside it. What is not here has no published rows.
+"srresnet" has the published ones' blocks and E2FIF's head and tail, and batch norm where its method
+has it: of E2FIF itself nothing is published that we could read, so both kinds stand beside it. What
+is not here has no published rows.
 """
 PACKED, SIMULATED, IN_PRINT, FAILED = "packed bits", "float simulation", "published", "failed"
 
 
-class TableError(ValueError):
+class TableError(BitsrError):
     """A table that cannot be made; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One net's line. figures: set -> (PSNR in dB, SSIM), published ones with the digits printed; ops in G; None where
-    there is no such number."""
+    """One net's line. figures: set -> (PSNR in dB, SSIM), published ones with the digits printed;
+    ops in G; None where there is no such number."""
 
     method: str
     backbone: str
     scale: int
     how: str
     """PACKED, SIMULATED, IN_PRINT or FAILED."""
-    figures: Mapping[str, tuple[float, float] | tuple[Decimal, Decimal]] = field(default_factory=dict)
+    figures: Mapping[str, tuple[float, float] | tuple[Decimal, Decimal]] = field(
+        default_factory=dict[str, tuple[float, float] | tuple[Decimal, Decimal]]
+    )
     ops: float | None = None
     kib: float | None = None
-    """Of the packed file; where there is none, with one bit a binary weight and 32 any other parameter."""
+    """Of the packed file; where there is none, with one bit a binary weight and 32 any other
+    parameter."""
     ms: float | None = None
     about: str = ""
     """How it was trained, where it was published, or why it has no packed form."""
@@ -79,13 +90,14 @@ class Row:
 
 @cache
 def published() -> tuple[Row, ...]:
-    """The rows of ``published.csv``. Raises ValueError for a row without a source or with a grade not in ``GRADES``."""
+    """The rows of ``published.csv``. Raises BitsrError for a row without a source or with a grade
+    not in ``GRADES``."""
     lines = [x for x in PUBLISHED.read_text(encoding="utf-8").splitlines() if not x.startswith("#")]
-    rows = []
+    rows: list[Row] = []
     for line in csv.DictReader(lines):
         if line["grade"] not in GRADES or not line["source"]:
-            raise ValueError(f"{PUBLISHED.name}: no grade or source in {line}")
-        figures = {}
+            raise BitsrError(f"{PUBLISHED.name}: no grade or source in {line}")
+        figures: dict[str, tuple[Decimal, Decimal]] = {}
         for name in ("Set5", "Set14", "B100", "Urban100", "Manga109"):
             if line[name]:
                 psnr, _, ssim = line[name].partition("/")
@@ -108,22 +120,23 @@ class _Simulation:
 
     @torch.no_grad()
     def run(self, lr: NDArray[np.int16]) -> NDArray[np.int16]:
-        y = torch.from_numpy(lr.astype(np.float32) / LUMA + 127.5)
+        y = torch.from_numpy(lr.astype(np.float32) / LUMA + 127.5)  # pyright: ignore[reportUnknownMemberType]
         sr = (self.net(y[None, None])[0, 0].numpy() - 127.5) * LUMA
         return np.clip(np.rint(sr), -32768, 32767).astype(np.int16)
 
 
 def with_budget(recipe: Recipe, iterations: int) -> Recipe:
-    """The recipe with so many iterations in all; stages keep their shares. The learning rate's milestones stay."""
-    table = recipe.model_dump(mode="json")
-    stages, done = table["train"]["stages"], 0
+    """The recipe with so many iterations in all; stages keep their shares. The learning rate's
+    milestones stay."""
+    content = recipe.model_dump(mode="json")
+    stages, done = content["train"]["stages"], 0
     for stage, part in zip(stages, recipe.train.stages, strict=True):
         end = round(iterations * (done + part.iterations) / recipe.iterations)
         stage["iterations"] = max(end - round(iterations * done / recipe.iterations), 1)
         done += part.iterations
     if not stages:
-        table["train"]["iterations"] = iterations
-    return parse(table, "table")
+        content["train"]["iterations"] = iterations
+    return parse(content, "table")
 
 
 def parse_budget(text: str) -> tuple[int | None, float | None]:
@@ -174,16 +187,16 @@ class _Meter:
         means = evaluate(net, self.sets, self.protocol, data=self.data).means()
         return {row.set: (row.psnr, row.ssim) for row in means}
 
-    def packed(self, packed: Packed, rows: Sequence[Layer], method: str, backbone: str, about: str) -> Row:
-        engine = Engine(packed, threads=self.threads)
+    def packed(self, model: ModelFile, rows: Sequence[Layer], method: str, backbone: str, about: str) -> Row:
+        engine = Engine(model, threads=self.threads)
         width, height = LR_SIZE
-        timing = bench(
-            packed, width=width, height=height, threads=engine.threads, paths=[engine.isa], rounds=3
+        timing = measure(
+            model, width=width, height=height, threads=engine.threads, paths=[engine.isa], rounds=3
         )[-1]
-        ops, kib = count(rows).at()[2], len(packed.to_bytes()) / 1024
-        return Row(method, backbone, packed.scale, PACKED, self.figures(engine), ops, kib, timing.ms, about)
+        ops, kib = count(rows).at()[2], len(model.to_bytes()) / 1024
+        return Row(method, backbone, model.scale, PACKED, self.figures(engine), ops, kib, timing.ms, about)
 
-    def checkpoint(self, path: Path, name: str, pictures: Path | None, store: Path) -> Row:
+    def checkpoint(self, path: Path, name: str, images: Path | None, store: Path) -> Row:
         """A net in torch, packed where it can be; the packed file goes to ``store``."""
         net, facts = load_net(path)
         recipe = parse(facts["recipe"], str(path))
@@ -191,7 +204,7 @@ class _Meter:
         head = _method(recipe, facts["stage"]), _backbone(recipe)
         about = _about(recipe, facts)
         try:
-            packed = pack_checkpoint(path, name, pictures=pictures)
+            model = pack_checkpoint(path, name, pictures=images)
         except PackError as error:
             total = count(rows)
             simulation = _Simulation(net, recipe.scale)
@@ -204,28 +217,25 @@ class _Meter:
                 total.bytes_1_32 / 1024,
                 about=f"{about}; {error}",
             )
-        packed.write(store)
-        return self.packed(packed, rows, *head, about)
+        model.write(store)
+        return self.packed(model, rows, *head, about)
 
     def file(self, path: Path) -> Row:
-        packed = Packed.read(path)
+        model = ModelFile.read(path)
         facts = {
-            k: json.loads(packed.metadata[k])
-            for k in ("recipe", "stage", "iteration")
-            if k in packed.metadata
+            k: json.loads(model.metadata[k]) for k in ("recipe", "stage", "iteration") if k in model.metadata
         }
         if "recipe" not in facts:
-            return self.packed(
-                packed, packed_layers(packed), "-", packed.metadata.get("net", packed.name), ""
-            )
+            return self.packed(model, packed_layers(model), "-", model.metadata.get("net", model.name), "")
         recipe = parse(facts["recipe"], str(path))
         method = _method(recipe, facts.get("stage", -1))
-        return self.packed(packed, packed_layers(packed), method, _backbone(recipe), _about(recipe, facts))
+        return self.packed(model, packed_layers(model), method, _backbone(recipe), _about(recipe, facts))
 
 
 @dataclass(frozen=True)
 class Table:
-    """Measured rows in the order asked for. signal: what stopped the training of one (0: nothing)."""
+    """Measured rows in the order asked for. signal: what stopped the training of one (0:
+    nothing)."""
 
     rows: tuple[Row, ...]
     sets: tuple[str, ...]
@@ -233,7 +243,8 @@ class Table:
     signal: int = 0
 
     def lines(self) -> Iterator[Row]:
-        """By backbone and scale: the measured rows, then what was published for them (``BACKBONES``)."""
+        """By backbone and scale: the measured rows, then what was published for them
+        (``BACKBONES``)."""
         places = dict.fromkeys((row.backbone, row.scale) for row in self.rows)
         for backbone, scale in places:
             yield from (row for row in self.rows if (row.backbone, row.scale) == (backbone, scale))
@@ -296,7 +307,7 @@ def _name(source: str) -> str:
     return path.resolve().parent.name if stem in ("last", "best", "latent") else stem
 
 
-def table(
+def compare(
     sources: Sequence[str],
     folder: str | Path,
     *,
@@ -305,23 +316,27 @@ def table(
     budget: str | None = None,
     assignments: Sequence[str] = (),
     data: Path | None = None,
-    pictures: Path | None = None,
+    images: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
     report: Callable[[str, int, dict[str, Any] | None], None] = lambda name, iteration, row: None,
 ) -> Table:
-    """Train or load each source, measure it, and write table.md and table.csv in ``folder`` after each.
+    """Train or load each source, measure it, and write table.md and table.csv in ``folder`` after
+    each.
 
-    sources: recipes (names or files), checkpoints, packed nets (names or files). A recipe's run is ``folder``/NAME;
-    with a budget (``parse_budget``) it is trained there, or goes on; without one the run must be there. Minutes
-    are for each call. A name of both a recipe and a net of the zoo is the recipe if there is a budget or a run.
-    assignments: "train.seed=1" and the like, on every recipe. pictures: for calibration, as in ``pack_checkpoint``.
-    report(name, iteration, row): during training, as in ``loop.train``.
+    sources: recipes (names or files), checkpoints, packed nets (names or files). A recipe's run is
+    ``folder``/NAME; with a budget (``parse_budget``) it is trained there, or goes on; without one
+    the run must be there. Minutes are for each call. A name of both a recipe and a net of the zoo
+    is the recipe if there is a budget or a run. assignments: "train.seed=1" and the like, on every
+    recipe. images: for calibration, as in ``pack_checkpoint``. report(name, iteration, row): during
+    training, as in ``loop.train``.
 
-    A source that fails becomes a row that says why. Raises TableError, RecipeError, ValueError or OSError for what is
-    wrong before anything is trained: an unknown source, set or protocol, two recipes of one name.
+    A source that fails becomes a row that says why. Raises TableError, RecipeError, ValueError or
+    OSError for what is wrong before anything is trained: an unknown source, set or protocol, two
+    recipes of one name.
     """
-    folder, rows = Path(folder), []
+    folder = Path(folder)
+    rows: list[Row] = []
     if protocol not in PROTOCOLS:
         raise TableError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
     if not all(sets) or not sets:
@@ -332,7 +347,8 @@ def table(
     names = [_name(source) for source in sources]
     if twice := [name for name in names if names.count(name) > 1]:
         raise TableError(f"{twice[0]} is there twice: each row's files have its name")
-    kinds, recipes = [], {}
+    kinds: list[Kind] = []
+    recipes: dict[str, Recipe] = {}
     for source, name in zip(sources, names, strict=True):
         wanted = "recipe" if budget or (folder / name / "best.pt").is_file() else "packed"
         kinds.append(kind(source, wanted))
@@ -362,7 +378,7 @@ def table(
                 if signal := outcome.signal:
                     break
             path = folder / name / "best.pt" if what == "recipe" else Path(source)
-            rows.append(meter.checkpoint(path, name, pictures, folder / f"{name}.bsr"))
+            rows.append(meter.checkpoint(path, name, images, folder / f"{name}.bsr"))
         except (ValueError, OSError) as error:
             recipe = recipes.get(name)
             backbone, scale = (_backbone(recipe), recipe.scale) if recipe else ("-", 0)

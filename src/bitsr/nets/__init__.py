@@ -1,14 +1,15 @@
 """Networks in PyTorch: ``NETS`` is the one place to add a net.
 
 A net is an ``nn.Module`` class called as ``cls(scale=4, **args)`` that maps Y in [0, 255],
-(N, 1, h, w) -> (N, 1, scale*h, scale*w). Its file names the source; one line below makes it trainable by
-name.
+(N, 1, h, w) -> (N, 1, scale*h, scale*w). Its file names the source. One line below makes it
+trainable by name.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
+from .e2fif_ablation import RCANAblation, RDNAblation, SRResNetAblation
 from .lapsrn import LapSRN
 from .msrresnet import MSRResNet
 from .rcan import RCAN
@@ -27,4 +28,7 @@ NETS: dict[str, type[nn.Module]] = {
     "espcn": ESPCN,
     "ledig-srresnet": LedigSRResNet,
     "lapsrn": LapSRN,
+    "srresnet-ablation": SRResNetAblation,
+    "rcan-ablation": RCANAblation,
+    "rdn-ablation": RDNAblation,
 }

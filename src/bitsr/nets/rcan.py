@@ -1,76 +1,71 @@
-"""RCAN as E2FIF binarizes it (arXiv 2207.06893; layout read from the released code; RCAN: arXiv 1807.02758)."""
+"""RCAN (arXiv 1807.02758) as E2FIF binarizes it (arXiv 2207.06893; read from the released code)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from ..methods.literature import Block, MakeUnit, units
-from .upsamplers import Tailed
+from ..layers.modules import TypedModuleList
+from ..layers.ops import Net, Ops, V
+from ..methods import MakeUnit, Unit, units
+from .blocks import Block
 
-VARIANTS = ("bireal", "variant1", "variant2", "e2fif")
-WIRINGS = ("corrected", "released")
+REDUCTION = 16
 
 
 class AttendedBlock(Block):
-    """Two units, then channel attention; no skip over the whole, as released. wiring: see ``RCAN``."""
+    """Two units, then channel attention; no skip over the whole, as released."""
 
-    def __init__(self, make: MakeUnit, channels: int, reduction: int, wiring: str) -> None:
+    def __init__(self, make: MakeUnit, channels: int, reduction: int) -> None:
         super().__init__(make, channels)
         hidden = max(1, channels // reduction)
         self.down = nn.Conv2d(channels, hidden, 1)
         self.up = nn.Conv2d(hidden, channels, 1)
-        self.wiring = wiring
 
-    def build(self, g: Any, x: Any, name: str) -> Any:
-        if self.wiring == "corrected":
-            y = super().build(g, x, name)
-        else:
-            y = self.unit1.build(g, x, f"{name}.unit1", skip=self.unit1.over(x))
-            skip = y if self.unit2.skips == "conv" else x
-            y = self.unit2.build(g, x, f"{name}.unit2", skip=skip, act=False)
-        return g.attend(f"{name}.attention", self.down, self.up, 0.01, y)
+    def build(self, ops: Ops[V], x: V, name: str) -> V:
+        y = self._two_units(ops, x, name)
+        return ops.attend(f"{name}.attention", self.down, self.up, 0.01, y)
+
+    def _two_units(self, ops: Ops[V], x: V, name: str) -> V:
+        return super().build(ops, x, name)
 
 
 class Group(nn.Module):
-    """Blocks, then one more unit, and a skip over all of it. skip: whether that unit has its own."""
+    """Blocks, then one more unit with its own skip, and a skip over all of it."""
 
-    def __init__(self, blocks: list[AttendedBlock], end: Any, skip: bool) -> None:
+    def __init__(self, blocks: Sequence[AttendedBlock], end: Unit) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.end, self.skip = end, skip
+        self.blocks: TypedModuleList[AttendedBlock] = TypedModuleList(blocks)
+        self.end = end
 
-    def build(self, g: Any, x: Any, name: str) -> Any:
+    def build(self, ops: Ops[V], x: V, name: str) -> V:
         y = x
         for i, block in enumerate(self.blocks):
-            y = g.part(block, y, f"{name}.{i}")
-        y = self.end.build(g, y, f"{name}.end", skip=self.end.over(y) if self.skip else None, act=False)
-        return g.add(y, x)
+            y = ops.repeated_block(block, y, f"{name}.{i}")
+        y = self.end.build(ops, y, f"{name}.end", skip=self._end_skip(y), act=False)
+        return ops.add(y, x)
+
+    def _end_skip(self, y: V) -> V | None:
+        return self.end.own_skip(y)
 
 
-class RCAN(Tailed):
-    """10 groups of 5 blocks of 64 channels on the Y channel, channel attention with reduction 16 in each block.
+class RCAN(Net):
+    """10 groups of 5 blocks of 64 channels on the Y channel, channel attention with reduction 16.
 
-    head: float 3x3, 1 -> C; groups, with a skip over each; global skip; tail. variant, of the paper's ablation:
-
-        variant     end of a group    end of the body    tail
-        "bireal"    plain             plain              "steps", of plain units
-        "variant1"  unit with skip    plain              the same
-        "variant2"  unit with skip    none               the same
-        "e2fif"     unit with skip    none               "light"
-
-    Plain is a binary convolution with a bias alone (``methods.Plain``). The second unit of a block reads the activated
-    output of the first with wiring "corrected", the block's input with "released", as the released code has it.
-    The attention is float, on the mean over the whole picture: a picture cut in tiles gives another result.
+    head: float 3x3, 1 -> C; groups, with a skip over each; global skip; tail: float 3x3,
+    C -> scale^2, then PixelShuffle. The attention is float, on the mean over the whole image: an
+    image cut in tiles gives another result. ``e2fif_ablation.RCANAblation`` has the steps of the
+    ablation of the paper.
 
     Input and output: (N, 1, h, w) -> (N, 1, scale*h, scale*w), Y in [0, 255].
 
-    method, options, binary, act, weight: see ``methods.units``. Raises ValueError for a size below 1 or an unknown
-    name.
+    method, options, binary, act, weight: see ``methods.units``. Raises ValueError for a size below
+    1 or an unknown name.
     """
 
-    parted = True
+    has_repeated_blocks = True
 
     def __init__(
         self,
@@ -79,9 +74,7 @@ class RCAN(Tailed):
         blocks: int = 5,
         groups: int = 10,
         *,
-        reduction: int = 16,
-        variant: str = "e2fif",
-        wiring: str = "corrected",
+        reduction: int = REDUCTION,
         method: str = "e2fif",
         options: dict[str, Any] | None = None,
         binary: bool | str = True,
@@ -91,36 +84,20 @@ class RCAN(Tailed):
         super().__init__()
         if min(scale, channels, blocks, groups, reduction) < 1:
             raise ValueError("scale, channels, blocks, groups and reduction must be at least 1")
-        for name, known in ((variant, VARIANTS), (wiring, WIRINGS)):
-            if name not in known:
-                raise ValueError(f"unknown {name!r}; known: {', '.join(known)}")
         self.scale = scale
         make = units(method, options, binary=binary, act=act, weight=weight)
-        plain = units("plain", binary=binary, act=act, weight=weight)
-        end = plain if variant == "bireal" else make
         self.head = nn.Conv2d(1, channels, 3, padding=1)
-        self.body = nn.ModuleList(
+        self.body: TypedModuleList[Group] = TypedModuleList(
             Group(
-                [AttendedBlock(make, channels, reduction, wiring) for _ in range(blocks)],
-                end(channels, channels),
-                skip=variant != "bireal",
+                [AttendedBlock(make, channels, reduction) for _ in range(blocks)],
+                make(channels, channels),
             )
             for _ in range(groups)
         )
-        self.end = plain(channels, channels) if variant in ("bireal", "variant1") else None
-        if variant == "e2fif":
-            self._add_tail("light", make, channels)
-        else:
-            self._add_tail("steps", plain, channels)
+        self.tail = nn.Conv2d(channels, scale**2, 3, padding=1)
 
-    @property
-    def symmetric(self) -> bool:
-        return False  # the attention's hidden channels are no fields
-
-    def build(self, g: Any, x: Any) -> Any:
-        x = head = g.conv("head", self.head, x)
+    def build(self, ops: Ops[V], x: V) -> V:
+        x = head = ops.conv("head", self.head, x)
         for i, group in enumerate(self.body):
-            x = group.build(g, x, f"body.{i}")  # type: ignore[operator]
-        if self.end is not None:
-            x = self.end.build(g, x, "end", act=False)
-        return self._build_tail(g, g.add(x, head))
+            x = group.build(ops, x, f"body.{i}")
+        return ops.shuffle(ops.conv("tail", self.tail, ops.add(x, head)), self.scale)

@@ -1,6 +1,11 @@
-"""Small float nets: what a user would take instead of a binary one. They run in PyTorch and have no packed form."""
+"""Small float nets: what a user would take instead of a binary one.
+
+They run in PyTorch and have no packed form.
+"""
 
 from __future__ import annotations
+
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -10,15 +15,18 @@ class _Scaled(nn.Sequential):
 
     scale: int
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        y = cast(Tensor, super().forward(input / 255))  # pyright: ignore[reportUnknownMemberType]
         # Under autocast the net gives bfloat16, whose steps near 200 are whole levels: widen first.
-        return super().forward(x / 255).to(x.dtype) * 255
+        return y.to(input.dtype) * 255
 
 
 class FSRCNN(_Scaled):
-    """FSRCNN(d, s, m): 5x5 to d channels, 1x1 to s, m of 3x3, 1x1 to d, transposed 9x9 to the SR; PReLU between.
+    """FSRCNN(d, s, m): 5x5 to d channels, 1x1 to s, m of 3x3, 1x1 to d, transposed 9x9 to the SR;
+    PReLU between.
 
-    Source: Dong, Loy, Tang, ECCV 2016 (arXiv 1608.00367); d = 56, s = 12, m = 4 is the paper's larger net.
+    Source: Dong, Loy, Tang, ECCV 2016 (arXiv 1608.00367); d = 56, s = 12, m = 4 is the paper's
+    larger net.
     """
 
     def __init__(self, scale: int = 4, d: int = 56, s: int = 12, m: int = 4) -> None:
@@ -32,10 +40,11 @@ class FSRCNN(_Scaled):
 
 
 class ESPCN(_Scaled):
-    """5x5 to C channels, ``layers`` of 3x3, 3x3 to scale^2, PixelShuffle; ReLU between. About 0.1 M parameters.
+    """5x5 to C channels, ``layers`` of 3x3, 3x3 to scale^2, PixelShuffle; ReLU between. About 0.1 M
+    parameters.
 
-    In the manner of ESPCN (Shi et al., CVPR 2016, arXiv 1609.05158), wider: the size at which a small float net takes
-    about the time of a binary SRResNet.
+    In the manner of ESPCN (Shi et al., CVPR 2016, arXiv 1609.05158), wider: the size at which a
+    small float net takes about the time of a binary SRResNet.
     """
 
     def __init__(self, scale: int = 4, channels: int = 64, layers: int = 2) -> None:

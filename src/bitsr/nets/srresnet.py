@@ -7,34 +7,43 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..methods.literature import Block, FloatBlock, units
-from .upsamplers import Tailed, consistency, interpolation
+from ..layers.modules import TypedModuleList
+from ..layers.ops import Net, Ops, V
+from ..methods import MakeUnit, units
+from .blocks import Block, FloatBlock
+from .upsamplers import back_projection, interpolation
 
 BINARIZED = ("none", "body")
-BASES = (False, True, "consistent")
+SKIP_PATHS = ("none", "bicubic", "back-projection")
 
 
-class SRResNet(Tailed):
+class SRResNet(Net):
     """16 residual blocks of 64 channels on the Y channel, each of two binary convolutions.
 
-    head: float 3x3, 1 -> C; body: ``blocks`` blocks, global skip around it; tail: see ``Tailed``; the paper's ablation
-    has "bireal", "repeat" and "light".
+    head: float 3x3, 1 -> C. body: ``blocks`` blocks, with a global skip around them. tail: float
+    3x3, C -> scale^2, then PixelShuffle (the light tail of E2FIF).
 
     Input and output: (N, 1, h, w) -> (N, 1, scale*h, scale*w), Y in [0, 255].
 
-    base: the net makes what is added to the picture enlarged by bicubic interpolation, so that its features need not
-    carry the picture. The head's filters then start without their mean, blind to brightness, and the tail at a tenth.
-    "consistent": and the result is moved to the nearest picture that shrinks to the LR (``tails.consistency``); with
-    the "light" tail alone.
+    skip_path: what goes around all of it.
 
-    binarized: "body", or "none" for ``FloatBlock`` of 16 bits: the teacher of the house nets. ``method`` and what
-    belongs to it then make no difference to the body.
+        "none"             nothing, as in E2FIF
+        "bicubic"          the image enlarged by bicubic interpolation, to which the output of the
+                           net is added, so that its features need not carry the image
+        "back-projection"  and the sum is moved to the nearest image that shrinks to the LR image
+                           (``upsamplers.back_projection``)
 
-    method, options, binary, act, weight: see ``methods.units``. Raises ValueError for a size below 1 or an unknown
-    name.
+    With a skip path the filters of the head start without their mean, blind to brightness, and the
+    tail starts at a tenth.
+
+    binarized: "body", or "none" for ``FloatBlock`` of 16 bits: the teacher of the nets that ship.
+    ``method`` and what belongs to it then make no difference.
+
+    method, options, binary, act, weight: see ``methods.units``. Raises ValueError for a size below
+    1 or an unknown name.
     """
 
-    parted = True
+    has_repeated_blocks = True
 
     def __init__(
         self,
@@ -48,51 +57,64 @@ class SRResNet(Tailed):
         binary: bool | str = True,
         act: str | None = None,
         weight: str | None = None,
-        tail: str = "light",
-        mean: float = 127.5,
-        base: bool | str = False,
+        skip_path: str = "none",
     ) -> None:
         super().__init__()
         if scale < 1 or channels < 1 or blocks < 1:
             raise ValueError("scale, channels and blocks must be at least 1")
-        if binarized not in BINARIZED:
-            raise ValueError(f"unknown binarized {binarized!r}; known: {', '.join(BINARIZED)}")
-        if base not in BASES:
-            raise ValueError(f"unknown base {base!r}; known: {', '.join(map(str, BASES))}")
-        self.scale, self.mean = scale, mean
+        for key, value, known in (
+            ("binarized", binarized, BINARIZED),
+            ("skip_path", skip_path, SKIP_PATHS),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown {key} {value!r}; known: {', '.join(known)}")
+        self.scale = scale
         make = units(method, options, binary=binary, act=act, weight=weight)
         self.head = nn.Conv2d(1, channels, 3, padding=1)
-        if binarized == "none":
-            body: list[nn.Module] = [
-                FloatBlock(channels, 0.1, fine=True).next_to_identity() for _ in range(blocks)
-            ]
-        else:
-            body = [Block(make, channels) for _ in range(blocks)]
-        self.body = nn.Sequential(*body)
-        self._add_tail(tail, make, channels)
-        self.base = interpolation(scale, "bicubic") if base else None
-        self.consistent = base == "consistent"
-        if self.consistent:
-            if tail != "light":
-                raise ValueError(f"a consistent base wants the tail 'light', not {tail!r}")
-            for name, conv in consistency(scale).items():
-                self.add_module(f"base_{name}", conv)
-        if base:
+        self.body: TypedModuleList[Block | FloatBlock] = TypedModuleList(
+            FloatBlock(channels, 0.1, fine=True).next_to_identity()
+            if binarized == "none"
+            else Block(make, channels)
+            for _ in range(blocks)
+        )
+        self._add_tail(make, channels)
+        self.base = interpolation(scale, "bicubic") if skip_path != "none" else None
+        self.base_left = self.base_shrink = self.base_back = None
+        if skip_path == "back-projection":
+            self.base_left, self.base_shrink, self.base_back = back_projection(scale)
+        if self.base is not None:
             with torch.no_grad():
                 self.head.weight -= self.head.weight.mean((1, 2, 3), keepdim=True)
                 self.tail.weight *= 0.1
 
-    def build(self, g: Any, x: Any) -> Any:
-        base = None if self.base is None else g.conv("base", self.base, x)
-        left = g.conv("base_left", self.base_left, x) if self.consistent else None
-        x = head = g.conv("head", self.head, x)
+    def _add_tail(self, make: MakeUnit, channels: int) -> None:
+        self.tail = nn.Conv2d(channels, self.scale**2, 3, padding=1)
+
+    @property
+    def symmetric(self) -> bool:
+        return True
+
+    def build(self, ops: Ops[V], x: V) -> V:
+        base = None if self.base is None else ops.conv("base", self.base, x)
+        left = None if self.base_left is None else ops.conv("base_left", self.base_left, x)
+        y = ops.conv("tail", self.tail, self._features(ops, x))
+        if left is not None and self.base_shrink is not None and self.base_back is not None:
+            left = ops.add(left, ops.conv("base_shrink", self.base_shrink, y))
+            y = ops.add(y, ops.conv("base_back", self.base_back, left))
+        if base is not None:
+            y = ops.add(y, base)
+        return ops.shuffle(y, self.scale)
+
+    def _features(self, ops: Ops[V], x: V) -> V:
+        """Head and body, with the global skip."""
+        x = head = ops.conv("head", self.head, x)
         for i, block in enumerate(self.body):
-            x = g.part(block, x, f"body.{i}")
-        return self._build_tail(g, g.add(x, head), base, left)
+            x = ops.repeated_block(block, x, f"body.{i}")
+        return ops.add(x, head)
 
 
 class EDSR(SRResNet):
-    """The same at EDSR's size: 32 blocks of 256 channels."""
+    """The same at the size of EDSR: 32 blocks of 256 channels."""
 
     def __init__(self, scale: int = 4, channels: int = 256, blocks: int = 32, **args: Any) -> None:
         super().__init__(scale, channels, blocks, **args)

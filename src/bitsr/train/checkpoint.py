@@ -2,11 +2,13 @@
 
 Training files (``.pt``, torch.save of plain data, read with ``weights_only``):
 
-- ``last.pt``: net, optimiser, EMA, iteration, stage, best PSNR and the recipe: all that resuming needs.
+- ``last.pt``: net, optimiser, EMA, iteration, stage, best PSNR and the recipe: all that resuming
+  needs.
 - ``best.pt``: ``{"net", "recipe", "stage", "iteration", "psnr"}`` of the best validation.
 
-``latent.safetensors`` is the best net without optimiser state, 2 bytes a latent weight, with the facts as
-metadata. A state dict of the released E2FIF code is read as well (``official``).
+``latent.safetensors`` is the best net without optimiser state, 2 bytes a latent weight, with the
+facts as metadata. A state dict of the released E2FIF code is read as well (``official``). Recipes
+and weights of older versions are read as today's (``legacy``).
 """
 
 from __future__ import annotations
@@ -24,14 +26,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from ..layers.binarizers import BinaryConv2d, WeightBinaryConv2d
-from . import official
-from . import recipe as recipes
+from ..errors import BitsrError
+from ..layers.convs import BinaryConv2d, WeightBinaryConv2d
+from . import legacy, official
+from .build import build, symmetry
 
 _BLOCK = re.compile(r"body\.\d+\.")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(BitsrError):
     """A checkpoint that cannot be used; the message is one line."""
 
 
@@ -62,7 +65,10 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a training file onto the CPU. Raises OSError if it is absent, CheckpointError if it is none."""
+    """Read a training file onto the CPU, its state dicts under today's keys, its recipe as stored.
+
+    Raises OSError if it is absent, CheckpointError if it is none.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -77,14 +83,17 @@ def load(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path}: {error}") from error
     if not isinstance(content, dict) or "net" not in content:
         raise CheckpointError(f"{path}: not a checkpoint: it has no 'net'")
+    for key in ("net", "average"):
+        if isinstance(content.get(key), Mapping):
+            content[key] = legacy.upgrade_state(content[key])
     return content
 
 
 def _half(latent: Tensor) -> Tensor:
-    """float32 -> float16 of 4 mantissa bits, every sign kept and none of them zero, as sign(0) = +1 has it.
+    """float32 -> float16 of 4 mantissa bits, every sign kept and no value zero, for sign(0) = +1.
 
-    A latent weight says on which side of zero it is and how far; the bits beyond are noise, which would double the
-    size of a compressed file.
+    A latent weight says on which side of zero it is and how far; the bits beyond are noise, which
+    would double the size of a compressed file.
     """
     bits = latent.abs().half().view(torch.int16).int()
     size = ((bits + 0x20) & 0x7FC0).clamp(0x40, 0x7BC0).short().view(torch.float16)
@@ -93,8 +102,8 @@ def _half(latent: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _halves(module: nn.Module) -> bool:
-    """Whether a module is a binary convolution that computes the same after ``_half``: it need not, where its weights
-    are centred before the sign or their scale is rounded."""
+    """Whether a module is a binary convolution that computes the same after ``_half``: it need not,
+    where its weights are centred before the sign or their scale is rounded."""
     if not isinstance(module, (BinaryConv2d, WeightBinaryConv2d)):
         return False
     before = module.quantised_weight()
@@ -104,18 +113,19 @@ def _halves(module: nn.Module) -> bool:
 
 
 def export_latent(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the net of ``content`` (as in best.pt) as safetensors: latent weights float16, the rest float32.
+    """Write the net of ``content`` (as in best.pt) as safetensors: latent weights float16, the rest
+    float32.
 
-    Only the weights of binary convolutions are halved: batch norm's variances can exceed the range of float16,
-    and head and tail are small. No weight changes its sign, so the binary net is the same bit for bit; where the
-    method's signs are not those of the latent weights, and would change, these stay float32. Of tied weights
-    (net.symmetry) the free ones alone are written.
+    Only the weights of binary convolutions are halved: batch norm's variances can exceed the range
+    of float16, and head and tail are small. No weight changes its sign, so the binary net is the
+    same bit for bit; where the method's signs are not those of the latent weights, and would
+    change, these stay float32. Of tied weights (net.symmetry) the free ones alone are written.
     """
-    recipe = recipes.parse(content["recipe"], str(path))
-    net = recipes.build(recipe, recipe.stages[content["stage"]])
+    recipe = legacy.parse(content["recipe"], str(path))
+    net = build(recipe, recipe.stages[content["stage"]])
     net.load_state_dict(content["net"])
     halved = {f"{name}.weight" for name, module in net.named_modules() if _halves(module)}
-    ties = recipes.symmetry(recipe, net)
+    ties = symmetry(recipe, net)
     state = ties.free(content["net"]) if ties else content["net"]
     state = {k: (_half(v) if k in halved else v).contiguous().cpu() for k, v in state.items()}
     facts = {key: json.dumps(content[key]) for key in ("recipe", "stage", "iteration", "psnr")}
@@ -133,10 +143,11 @@ def _load_latent(path: Path) -> dict[str, Any]:
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: not a latent checkpoint: {error}") from error
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    recipe = recipes.parse(content["recipe"], str(path))
+    state = legacy.upgrade_state(state)
+    recipe = legacy.parse(content["recipe"], str(path))
     if recipe.net.symmetry > 1:
-        net = recipes.build(recipe, recipe.stages[content["stage"]])
-        ties = recipes.symmetry(recipe, net)
+        net = build(recipe, recipe.stages[content["stage"]])
+        ties = symmetry(recipe, net)
         assert ties is not None
         try:
             state = ties.spread(state, net)
@@ -155,27 +166,29 @@ def load_any(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_net(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
-    """The net of a checkpoint in evaluation mode on the CPU, and the checkpoint's facts without tensors.
+    """The net of a checkpoint in evaluation mode on the CPU, and the checkpoint's facts without
+    tensors.
 
-    Facts: recipe (dict), stage, iteration, and psnr where the file holds a validated net. Raises
-    CheckpointError for a file without a recipe or with weights that do not fit it.
+    Facts: recipe (dict as stored, for ``legacy.parse``), stage, iteration, and psnr where the file holds a validated
+    net. Raises CheckpointError for a file without a recipe or with weights that do not fit it.
     """
     content = load_any(path)
     if "recipe" not in content:
         raise CheckpointError(f"{path}: holds no recipe, so its net is unknown")
-    recipe = recipes.parse(content["recipe"], str(path))
-    net = recipes.build(recipe, recipe.stages[content["stage"]])
+    recipe = legacy.parse(content["recipe"], str(path))
+    net = build(recipe, recipe.stages[content["stage"]])
     initialise(net, content["net"], (), str(path))
-    if ties := recipes.symmetry(recipe, net):  # to the last bit, whatever arithmetic has left
+    if ties := symmetry(recipe, net):  # to the last bit, whatever arithmetic has left
         ties.tie(net)
     return net.eval(), {k: content[k] for k in ("recipe", "stage", "iteration", "psnr") if k in content}
 
 
 def blank(net: nn.Module, state: Mapping[str, Tensor], name: str) -> list[str]:
-    """Make the blocks of ``net`` that ``state`` lacks begin as nothing; their names (``body.N.``), for ``initialise``.
+    """Make the blocks of ``net`` that ``state`` lacks start as the identity; their names
+    (``body.N.``), for ``initialise``.
 
-    What a skip stands over is 0 where it ends in batch norm of weight 0; an activation on the stream remains. Raises
-    CheckpointError where a block has no batch norm, or none is new.
+    What a skip stands over is 0 where it ends in batch norm of weight 0; an activation on the
+    stream remains. Raises CheckpointError where a block has no batch norm, or none is new.
     """
     own, there = ({m[0] for key in keys if (m := _BLOCK.match(key))} for keys in (net.state_dict(), state))
     for block in (fresh := sorted(own - there)):
@@ -183,7 +196,9 @@ def blank(net: nn.Module, state: Mapping[str, Tensor], name: str) -> list[str]:
             m for m in net.get_submodule(block[:-1]).modules() if isinstance(m, nn.BatchNorm2d) and m.affine
         ]
         if not norms:
-            raise CheckpointError(f"{block[:-1]} has no batch norm to begin as nothing (train.init_grow)")
+            raise CheckpointError(
+                f"{block[:-1]} has no batch norm to start as the identity (train.init_grow)"
+            )
         for norm in norms:
             nn.init.zeros_(norm.weight)
     if not fresh:
@@ -192,9 +207,11 @@ def blank(net: nn.Module, state: Mapping[str, Tensor], name: str) -> list[str]:
 
 
 def initialise(net: nn.Module, state: Mapping[str, Tensor], skip: Sequence[str], name: str) -> None:
-    """Copy ``state`` into ``net``; keys that start with an entry of ``skip``, or match it (``*.inner.*``), stay.
+    """Copy ``state`` into ``net``; keys that start with an entry of ``skip``, or match it
+    (``*.inner.*``), stay.
 
-    Every other key must be there with its shape, and none may be left over: CheckpointError names the first.
+    Every other key must be there with its shape, and none may be left over: CheckpointError names
+    the first.
     """
     own = net.state_dict()
 

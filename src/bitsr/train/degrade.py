@@ -1,9 +1,9 @@
 """Low-resolution images as people have them: blurred, noisy, sharpened, and stored as JPEG or WebP.
 
-After the degradation models of BSRGAN (Zhang et al. 2021, arXiv 2103.14006) and Real-ESRGAN (Wang et al. 2021,
-arXiv 2107.10833): each fault is drawn at random, in the order in which a camera and a web site add them, and some
-images go through the codec twice. Strengths are milder than theirs, and every tenth image stays clean, because the
-nets must keep what a good image has.
+After the degradation models of BSRGAN (Zhang et al. 2021, arXiv 2103.14006) and Real-ESRGAN (Wang
+et al. 2021, arXiv 2107.10833): each fault is drawn at random, in the order in which a camera and a
+web site add them, and some images go through the codec twice. Strengths are milder than theirs, and
+every tenth image stays clean, because the nets must keep what a good image has.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ CLEAN = 0.1
 AGAIN = 0.15
 """Share of the others that are resized a little and stored a second time."""
 
-Pixels = NDArray[np.float32]
+NO_METADATA = 0
+"""Of libvips: VIPS_FOREIGN_KEEP_NONE."""
+
+Pixels = NDArray[np.floating]
 
 
 def shrink(hr: NDArray[np.uint8], scale: int, kernel: str) -> Pixels:
-    """(H, W, 3) uint8 -> (H / scale, W / scale, 3) in [0, 255], whole numbers; scale divides both sides.
+    """(H, W, 3) uint8 -> (H / scale, W / scale, 3) in [0, 255], whole numbers; scale divides both
+    sides.
 
     kernel: "bicubic" (MATLAB's, antialiased), "area", or one of libvips: "linear", "mitchell", "lanczos3".
     """
@@ -89,13 +93,16 @@ def to_bytes(x: Pixels) -> NDArray[np.uint8]:
 
 
 def stored(x: Pixels, codec: str, quality: int, subsample: bool = True) -> Pixels:
-    """x after one trip through "jpeg" or "webp" at ``quality``; subsample: JPEG's chroma at half size (4:2:0)."""
+    """x after one trip through "jpeg" or "webp" at ``quality``, 1 to 100.
+
+    subsample: JPEG's chroma at half size (4:2:0).
+    """
     image = pyvips.Image.new_from_array(to_bytes(x))
     if codec == "jpeg":
         mode = "on" if subsample else "off"
-        data = image.jpegsave_buffer(Q=quality, subsample_mode=mode, keep="none")
+        data = image.jpegsave_buffer(Q=quality, subsample_mode=mode, keep=NO_METADATA)
         return pyvips.Image.jpegload_buffer(data).numpy().astype(np.float32)
-    data = image.webpsave_buffer(Q=quality, keep="none")
+    data = image.webpsave_buffer(Q=quality, keep=NO_METADATA)
     return pyvips.Image.webpload_buffer(data)[:3].numpy().astype(np.float32)
 
 

@@ -1,15 +1,16 @@
-"""Nets that flip and turn with the picture: weights tied over the symmetries of the square.
+"""Equivariant nets: weights tied over the symmetries of the square.
 
-Group-equivariant convolutions (Cohen and Welling 2016, arXiv 1602.07576) by tying the weights of an ordinary net: its
-channels come in fields of ``order``, channel ``order * f + i`` of a layer being what field f sees in the i-th
-orientation. If T is a flip or a turn and P its permutation of the orientations, ``net(T x) = T net(x)``, for then
-every layer has
+Group-equivariant convolutions (Cohen and Welling 2016, arXiv 1602.07576) by tying the weights of an
+ordinary net: its channels come in fields of ``order``, channel order * f + i of a layer being what
+field f sees in the i-th orientation. Let T be an element of the group (flips and transposition) and
+P its permutation of the orientations. Then net(T x) = T net(x), for every layer has
 
     W[P o, P i, T t] = W[o, i, t]        for output channel o, input channel i, tap t
 
-and every number of a channel is that of its field. In the tail T also moves the scale x scale pixels that one LR
-pixel becomes. So each free weight stands in ``order`` places, a gradient is the mean over as many, and a packed net
-upscales a flipped picture to the flipped result, bit for bit. The operations are those of any net.
+and every number of a channel is that of its field. In the tail T also moves the scale x scale
+pixels that one LR pixel becomes. So each free weight stands in ``order`` places, a gradient is the
+mean over as many, and a packed net upscales a flipped image to the flipped result, bit for bit. The
+operations are those of any net.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def shaped(x: Tensor, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Tied:
-    """A tensor's orbits. orbits: (order, n), places in ``flat`` of each orbit, its first place first; whose: (numel,),
-    the orbit of each place. Both int32, which torch takes faster than int64."""
+    """A tensor's orbits. orbits: (order, n), places in ``flat`` of each orbit, its first place
+    first; whose: (numel,), the orbit of each place. Both int32, which torch takes faster than
+    int64."""
 
     orbits: Tensor
     whose: Tensor
@@ -56,12 +58,14 @@ class _Tied:
         return free.index_select(-1, self.whose)
 
     def mean(self, x: Tensor) -> Tensor:
-        """(L, numel) -> the same with each number replaced by its orbit's mean: equal at all places, bit for bit."""
+        """(L, numel) -> the same with each number replaced by its orbit's mean: equal at all
+        places, bit for bit."""
         return self.spread(x.index_select(1, self.orbits.flatten()).unflatten(1, self.orbits.shape).mean(1))
 
 
 def _tie(moves: list[NDArray[np.int64]], device: torch.device) -> _Tied:
-    """moves: where each of the group's elements, the identity first, takes the places of a tensor."""
+    """moves: where each of the group's elements, the identity first, takes the places of a
+    tensor."""
     places = np.stack(moves)
     first, whose = np.unique(places.min(0), return_inverse=True)
     # in C order, so that ``mean`` flattens it without a copy
@@ -71,11 +75,11 @@ def _tie(moves: list[NDArray[np.int64]], device: torch.device) -> _Tied:
 
 
 class Symmetry:
-    """The ties of a net's numbers under a group of ``order`` orientations: 2 (left and right), 4 (and top and bottom)
-    or 8 (and transposed).
+    """The ties of a net's numbers under a group of ``order`` orientations: 2 (left and right), 4
+    (and top and bottom) or 8 (and transposed).
 
-    Raises ValueError for a net whose ties are not known (those with ``symmetric`` are), or whose channels do not come
-    in fields.
+    Raises ValueError for a net whose ties are not known (those of nets with ``symmetric`` are), or
+    whose channels do not come in fields.
     """
 
     def __init__(self, net: nn.Module, order: int) -> None:
@@ -93,16 +97,18 @@ class Symmetry:
 
     @staticmethod
     def _numbers(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """All that is tied. What belongs to ``base`` is symmetric as it is."""
+        """All that is tied. The fixed convolutions of the skip path, ``base*``, are symmetric as
+        they are."""
         for name, x in (*net.named_parameters(), *net.named_buffers()):
             if x.ndim and not name.startswith("base"):
                 yield name, x
 
     def _ties(self, x: Tensor, scale: int) -> _Tied:
-        """scale: of the tail, whose output channels are the pixels that one LR pixel becomes; else 0."""
+        """scale: of the tail, whose output channels are the pixels that one LR pixel becomes; else
+        0."""
 
         def channels(n: int, m: Matrix) -> NDArray[np.int64]:
-            if n == 1:  # a map, or the picture
+            if n == 1:  # a map, or the image
                 return np.zeros(1, np.int64)
             if n % self.order:
                 raise ValueError(f"{n} channels are no fields of {self.order} orientations")
@@ -130,14 +136,15 @@ class Symmetry:
 
     @torch.no_grad()
     def gather(self, numbers: Iterable[tuple[str, Tensor | None]]) -> None:
-        """Replace tensors by their means over orbits: gradients, or the statistics of batch norm, under the names of
-        what they belong to. What is not tied, or None, stays."""
+        """Replace tensors by their means over orbits: gradients, or the statistics of batch norm,
+        under the names of what they belong to. What is not tied, or None, stays."""
         alike: dict[_Tied, list[Tensor]] = defaultdict(list)
         for name, x in numbers:
             if x is not None and name in self.ties:
                 alike[self.ties[name]].append(x)
         for tied, xs in alike.items():
-            # small ones together, for so many calls would take longer than their work; on a GPU all are small
+            # small ones together, for so many calls would take longer than their work; on a GPU all
+            # are small
             together = len(xs) if xs[0].is_cuda or xs[0].numel() <= 4096 else 1
             for some in (xs[i : i + together] for i in range(0, len(xs), together)):
                 means = tied.mean(torch.stack([flat(x) for x in some]))
@@ -149,7 +156,8 @@ class Symmetry:
         return {k: self.ties[k].free(v) if k in self.ties else v for k, v in state.items()}
 
     def spread(self, state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-        """The state dict of ``net`` that ``free`` made this of. Raises ValueError where the numbers are not as many."""
+        """The state dict of ``net`` that ``free`` made this of. Raises ValueError where the numbers
+        are not as many."""
         out, own = dict(state), net.state_dict()
         for key, tied in self.ties.items():
             if key in out and key in own:

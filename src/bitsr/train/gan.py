@@ -1,8 +1,9 @@
-"""SRGAN's objective (Ledig et al., CVPR 2017, arXiv 1609.04802): pixel, perceptual and adversarial loss.
+"""SRGAN's objective (Ledig et al., CVPR 2017, arXiv 1609.04802): pixel, perceptual and adversarial
+loss.
 
-A step of training first teaches the discriminator real pictures from the net's, then the net to pass for real. The
-perceptual loss wants the weights of VGG-19, which are not ours to ship: without a path to them it is left out, and the
-recipe's ``objective`` says so wherever it is printed.
+A step first trains the discriminator to tell real images from the net's, then the net to pass for
+real. The perceptual loss wants the weights of VGG-19, which are not ours to ship: without a path to
+them it is left out, and the recipe's ``objective`` says so wherever it is printed.
 """
 
 from __future__ import annotations
@@ -20,12 +21,20 @@ from ..nets.srgan import Discriminator
 from .checkpoint import CheckpointError
 from .recipe import Adversarial, Recipe
 
+VGG_LAYER = "relu5_4"
+"""SRGAN's VGG54: of the fifth block the fourth convolution, after its activation."""
+CHANNELS = 64
+"""Width of the discriminator's first convolution."""
 BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
-"""Width and number of the convolutions before each pooling of VGG-19 (Simonyan and Zisserman 2015, table 1, E)."""
+"""Width and number of the convolutions before each pooling of VGG-19 (Simonyan and Zisserman 2015,
+table 1, E)."""
 
 
 def vgg_layers(layer: str) -> nn.Sequential:
-    """VGG-19 up to a layer, under torchvision's numbers: "conv5_4", before the activation, "relu5_4", after it."""
+    """VGG-19 up to a layer, under torchvision's numbers.
+
+    layer: such as "conv5_4", before the activation, or "relu5_4", after it.
+    """
     layers: list[nn.Module] = []
     cin, last, convs_of_last = 3, int(layer[4]), int(layer[6])
     for block, (width, convs) in enumerate(BLOCKS[:last], 1):
@@ -37,7 +46,8 @@ def vgg_layers(layer: str) -> nn.Sequential:
 
 
 def _vgg_weights(path: str | Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a torchvision state dict that have the names, below ``features``, and shapes of ``wanted``."""
+    """The tensors of a torchvision state dict with the names (below ``features``) and shapes of
+    ``wanted``."""
     try:
         state = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
     except OSError:
@@ -57,11 +67,13 @@ def _vgg_weights(path: str | Path, wanted: Mapping[str, Tensor]) -> dict[str, Te
 
 
 class VGG(nn.Module):
-    """VGG-19 up to one layer: Y in [0, 255], (N, 1, h, w) -> (N, C, h / 2^b, w / 2^b), b the poolings before it.
+    """VGG-19 up to one layer: Y in [0, 255], (N, 1, h, w) -> (N, C, h / 2^b, w / 2^b), b the
+    poolings before it.
 
-    weights: a state dict as torchvision's (``features.0.weight`` ...), read with ``weights_only``. layer: see
-    ``vgg_layers``; SRGAN's VGG54 is "relu5_4". Luma stands in for all three colours, normalised as torchvision's
-    weights want it. Raises OSError, and CheckpointError for a file that is none or lacks these layers.
+    weights: a state dict as torchvision's (``features.0.weight`` ...), read with ``weights_only``.
+    layer: see ``vgg_layers``. Luma stands in for all three colours, normalised as torchvision's
+    weights want it. Raises OSError, and CheckpointError for a file that is none or lacks these
+    layers.
     """
 
     mean: Tensor
@@ -80,26 +92,29 @@ class VGG(nn.Module):
 
 
 class Adversary:
-    """The discriminator with its optimiser, and the objective that it gives the net. Pictures are Y in [0, 255]."""
+    """The discriminator with its optimiser, and the objective that it gives the net.
+
+    Images are Y in [0, 255], (N, 1, H, W).
+    """
 
     def __init__(self, fabric: Fabric, recipe: Recipe) -> None:
         t, device = recipe.train, fabric.device
         self.fabric, self.settings = fabric, cast(Adversarial, t.adversarial)
-        net = Discriminator(recipe.data.patch * recipe.scale, self.settings.channels)
+        net = Discriminator(recipe.data.patch * recipe.scale, CHANNELS)
         self.net: nn.Module = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.adam = torch.optim.Adam(self.net.parameters(), lr=0.0, betas=t.betas, eps=t.eps, fused=True)
         self.model, self.optimiser = fabric.setup(self.net, self.adam)
-        self.vgg = VGG(self.settings.vgg, self.settings.layer).to(device) if self.settings.vgg else None
+        self.vgg = VGG(self.settings.vgg, VGG_LAYER).to(device) if self.settings.vgg else None
         self.loss_sum = torch.zeros((), device=device)
 
-    def _judge(self, pictures: Tensor) -> Tensor:
+    def _judge(self, images: Tensor) -> Tensor:
         """Logits (N,) float32."""
-        return self.model(pictures / 127.5 - 1).float()
+        return self.model(images / 127.5 - 1).float()
 
     def learn(self, sr: Tensor, hr: Tensor, lr: float) -> None:
         """One step of the discriminator: -log D(hr) - log(1 - D(sr)), lr being the net's rate."""
         for group in self.adam.param_groups:
-            group["lr"] = lr * self.settings.lr_ratio
+            group["lr"] = lr
         self.net.requires_grad_(True)
         loss = F.softplus(-self._judge(hr)).mean() + F.softplus(self._judge(sr.detach())).mean()
         self.fabric.backward(loss)
@@ -119,12 +134,16 @@ class Adversary:
         return parts
 
     def read_loss(self, count: int) -> float:
-        """Mean loss of the discriminator over the last ``count`` steps; clears the sum. Waits for the device."""
+        """Mean loss of the discriminator over the last ``count`` steps; clears the sum.
+
+        Waits for the device.
+        """
         mean = float(self.loss_sum) / count
         self.loss_sum.zero_()
         return mean
 
     def state(self) -> dict[str, Any]:
+        """All that resuming needs, for ``load``."""
         return {
             "net": self.net.state_dict(),
             "optimiser": self.adam.state_dict(),

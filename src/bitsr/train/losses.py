@@ -1,7 +1,7 @@
 """Training losses on Y in [0, 255]: the one place to add a loss.
 
-Each maps (sr, hr), both (N, 1, H, W) float32, to the mean over all samples, a 0-dim float32 tensor. Those in
-``PYRAMIDS`` take the pictures of all levels of a net (its ``pyramid``) in place of sr.
+Each maps (sr, hr), both (N, 1, H, W) float32, to the mean over all samples, a 0-dim float32 tensor.
+Those in ``PYRAMIDS`` take the images of all levels of a net (its ``pyramid``) in place of sr.
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ def shrink(hr: Tensor, factor: int) -> Tensor:
 
 
 def charbonnier_pyramid(levels: Sequence[Tensor], hr: Tensor) -> Tensor:
-    """Sum of ``charbonnier`` over the levels of a pyramid, the HR shrunk by bicubic to each (LapSRN, eq. 3).
+    """Sum of ``charbonnier`` over the levels of a pyramid, the HR shrunk by bicubic to each (LapSRN,
+    eq. 3).
 
-    Each level counts by its mean; LapSRN sums pixels, so that a level there weighs four times the one below.
+    Each level counts by its mean; LapSRN sums pixels, so that a level there weighs four times the
+    one below.
     """
     parts = [charbonnier(sr, shrink(hr, hr.shape[-1] // sr.shape[-1])) for sr in levels[:-1]]
     return torch.stack([*parts, charbonnier(levels[-1], hr)]).sum()
@@ -63,4 +65,4 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "charbonnier-pyramid": charbonnier_pyramid,
 }
 PYRAMIDS = frozenset({"charbonnier-pyramid"})
-"""Losses over the pictures of all levels."""
+"""Losses over the images of all levels."""

@@ -1,4 +1,4 @@
-"""Muon for the weights of convolutions inside the net, Adam for all else: ``train.optimiser = "muon"``."""
+"""``train.optimiser = "muon"``: Muon for convolutions inside the net, Adam for all else."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..symmetry import ORIENTATIONS, turned
+from ..symmetry import ORIENTATIONS, expand_symmetric
 from .equivariance import flat, shaped
 
 MOMENTUM = 0.95
 RMS = 0.3
-"""Of an update's numbers, in units of the learning rate: about Adam's, where gradients are mostly noise."""
+"""Of an update's numbers, in units of the learning rate: about Adam's, where gradients are mostly
+noise."""
 FLOAT_RMS = 0.1
 """The same where the weight itself counts, not its sign."""
 _LIFT, _POLISH = (3.4445, -4.7750, 2.0315), (1.875, -1.25, 0.375)
 
 
 def orthogonalised(x: Tensor) -> Tensor:
-    """(L, O, N) -> the same shape: (X X^T)^(-1/2) X for each X, or X (X^T X)^(-1/2) where O is more than N.
+    """(L, O, N) -> the same shape: (X X^T)^(-1/2) X for each X; X (X^T X)^(-1/2) where O > N.
 
-    Its singular values are 1, or less where X's are below about 1e-4 of its norm. Where all is 0 the result is 0.
+    Its singular values are 1, or less where X's are below about 1e-4 of its norm. Where all is 0
+    the result is 0.
     """
     if x.shape[1] > x.shape[2]:
         return orthogonalised(x.mT).mT
@@ -35,13 +37,14 @@ def orthogonalised(x: Tensor) -> Tensor:
     return (_root(gram / size) * size.rsqrt()).to(x.dtype) @ x
 
 
-def orthogonalised_turns(x: Tensor) -> Tensor:
-    """(L, 8 F, N) -> (L, F, N): the rows of the first orientation of ``orthogonalised`` x, whose rows come in fields of
-    the eight orientations of ``turns`` and are tied over them.
+def orthogonalised_tied(x: Tensor) -> Tensor:
+    """(L, 8 F, N) -> (L, F, N): the rows of the first orientation of ``orthogonalised`` x.
 
-    X X^T then commutes with the group, so its first rows are all of it: k_fg(h) = (row of f) (row of g turned by h).
-    The sums over h of k_fg(h) R(h) multiply as such matrices do, for each irreducible representation R (Serre 1977,
-    "Linear representations of finite groups", 6.2): four of F x F and one of 2 F x 2 F have all its eigenvalues.
+    The rows of x come in fields of eight orientations and are tied over them
+    (``train.equivariance``). X X^T then commutes with the group, so that its first rows are all of
+    it: k_fg(h) = (row of f) (row of g moved by h). The sums over h of k_fg(h) R(h) multiply as such
+    matrices do, for each irreducible representation R (Serre 1977, "Linear representations of
+    finite groups", 6.2): four of F x F and one of 2 F x 2 F have all its eigenvalues.
     """
     if x.shape[1] > x.shape[2]:
         return orthogonalised(x)[:, ::8]
@@ -59,19 +62,20 @@ def orthogonalised_turns(x: Tensor) -> Tensor:
 
 
 def _exact(x: Tensor) -> Tensor:
-    """x as its product with itself is wanted by ``_root``: for ``iterated`` in float64. An eigenvalue that rounding has
-    left below zero grows without end there: in float32 it comes to NaN."""
+    """x as its product with itself is wanted by ``_root``: for ``iterated`` in float64. An
+    eigenvalue that rounding has left below zero grows without end there: in float32 it comes to
+    NaN."""
     return x if x.device.type == "cpu" else x.double()
 
 
 @cache
 def _representations(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(8, 8) each: by orientations, the four representations of one dimension and the four numbers of the one of two,
-    the matrix itself; and the way back from sums with them."""
+    """(8, 8) each: by orientations, the four representations of one dimension and the four numbers
+    of the one of two, the matrix itself; and the way back from sums with them."""
     matrix = torch.tensor(ORIENTATIONS, dtype=dtype, device=device)
     a, b, c, d = matrix.T
-    turns, straight = a * d - b * c, a * a - b * b
-    forth = torch.stack([torch.ones_like(a), turns, straight, turns * straight, a, b, c, d], 1)
+    proper, straight = a * d - b * c, a * a - b * b
+    forth = torch.stack([torch.ones_like(a), proper, straight, proper * straight, a, b, c, d], 1)
     return forth, (forth * torch.tensor([1, 1, 1, 1, 2, 2, 2, 2]).to(forth) / 8).T
 
 
@@ -82,10 +86,10 @@ def _not_zero(size: Tensor) -> Tensor:
 def _root(gram: Tensor) -> Tensor:
     """(..., O, O), symmetric, of trace 1 or less -> its power -1/2.
 
-    On a CPU from the eigenvectors. Elsewhere, where those would wait for the device, by the iteration
-    X <- a X + b (X X^T) X + c (X X^T)^2 X on the matrices X X^T alone: eight steps as Jordan et al. (2024) have them
-    lift small singular values (five, as there, leave too many small: nothing was gained over Adam), three with
-    Newton-Schulz's own numbers bring all to 1.
+    On a CPU from the eigenvectors. Elsewhere, where those would wait for the device, by the
+    iteration X <- a X + b (X X^T) X + c (X X^T)^2 X on the matrices X X^T alone: eight steps as
+    Jordan et al. (2024) have them lift small singular values (five, as there, leave too many small:
+    nothing was gained over Adam), three with Newton-Schulz's own numbers bring all to 1.
     """
     if gram.device.type == "cpu":
         values, vectors = torch.linalg.eigh(gram)
@@ -106,15 +110,18 @@ def iterated(gram: Tensor) -> Tensor:
 class Muon(torch.optim.Adam):
     """Adam on ``others``, orthogonalised momentum on ``latents`` and ``floats``, (O, I, k, k) each.
 
-    latents: of binary convolutions; floats: of float ones that are neither the net's first nor its last. The update of
-    a latent weight is -0.3 lr U, of a float one -0.1 lr U, where U, with an rms of 1, has the row and column spaces of
-    the momentum and all its singular values about equal: no direction waits for its gradient to grow. Adam keeps the
-    sign of a weight's gradient and little else, which suits noise; where targets have little of it (``data.teachers``)
-    this comes further in as many iterations (docs/ablation.md). Source: Jordan et al. 2024, "Muon: an optimizer for
-    hidden layers in neural networks". The rest of Adam's settings, and one learning rate for both, are the loop's.
+    latents: of binary convolutions; floats: of float ones that are neither the net's first nor its
+    last. The update of a latent weight is -0.3 lr U, of a float one -0.1 lr U, where U, with an rms
+    of 1, has the row and column spaces of the momentum and all its singular values about equal: no
+    direction waits for its gradient to grow. Adam keeps the sign of a weight's gradient and little
+    else, which suits noise; where targets have little of it (``data.teachers``) this comes further
+    in as many iterations (docs/ablation.md). Source: Jordan et al. 2024, "Muon: an optimizer for
+    hidden layers in neural networks". The rest of Adam's settings, and one learning rate for both,
+    are the loop's.
 
-    turns: latents and floats, and their gradients, are tied over eight orientations (``nets.symmetry``). The updates
-    are made for the first and are the same numbers for the others, so that the weights stay tied bit for bit.
+    tied: latents and floats, and their gradients, are tied over eight orientations
+    (``train.equivariance``). The updates are made for the first and are the same numbers for the
+    others, so that the weights stay tied bit for bit.
 
     Raises ValueError without any of the two.
     """
@@ -124,10 +131,10 @@ class Muon(torch.optim.Adam):
         latents: Iterable[Tensor],
         others: Iterable[Tensor],
         floats: Iterable[Tensor] = (),
-        turns: bool = False,
+        tied: bool = False,
         **adam: Any,
     ) -> None:
-        self.turns = turns
+        self.tied = tied
         self.places: dict[torch.Size, Tensor] = {}
         self.rms = {**dict.fromkeys(latents, RMS), **dict.fromkeys(floats, FLOAT_RMS)}
         if not self.rms:
@@ -154,13 +161,14 @@ class Muon(torch.optim.Adam):
         return super().step(closure)
 
     def _updates(self, x: Tensor, shape: torch.Size, size: float | Tensor) -> Tensor:
-        """(L, O, k k I) -> the same: x orthogonalised, times ``size``; of tied filters bit for bit alike."""
-        if not self.turns:
+        """(L, O, k k I) -> the same: x orthogonalised, times ``size``; of tied filters bit for bit
+        alike."""
+        if not self.tied:
             return orthogonalised(x) * size
-        own = orthogonalised_turns(x) * size
+        own = orthogonalised_tied(x) * size
         if shape not in self.places:
             o, i, *k = shape
-            places = turned(np.arange(o // 8 * x.shape[2], dtype=np.int32).reshape(o // 8, *k, i))
+            places = expand_symmetric(np.arange(o // 8 * x.shape[2], dtype=np.int32).reshape(o // 8, *k, i))
             self.places[shape] = torch.from_numpy(places.ravel()).to(x.device)
         return own.flatten(1).index_select(1, self.places[shape]).view_as(x)
 

@@ -1,9 +1,10 @@
 """State dicts of the code that E2FIF's authors released, as checkpoints of ours.
 
-Of that code's files this reads ``edsr_e2fif``: SRResNet (16 blocks of 64 channels) or EDSR (32 of 256) on luma with
-the light tail, which is ``SRResNet`` here.
+Of that code's files this reads ``edsr_e2fif``: SRResNet (16 blocks of 64 channels) or EDSR (32 of
+256) on luma with the light tail, which is ``SRResNet`` here.
 
-Certain, from the modules of the released ``edsr_e2fif`` and from its trainer, which saves ``model.state_dict()``:
+Certain, from the modules of the released ``edsr_e2fif`` and from its trainer, which saves
+``model.state_dict()``:
 
     head.0.conv1.0.{weight,bias}                          float 3x3, 1 -> C
     body.N.conv1.0.{weight,bias}, body.N.conv2.0...       binary 3x3 convolutions of block N, each with a bias
@@ -11,10 +12,10 @@ Certain, from the modules of the released ``edsr_e2fif`` and from its trainer, w
     tail.0.{weight,bias}                                  float 3x3, C -> scale^2
     sub_mean.{weight,bias}, add_mean.{weight,bias}        fixed: luma - 127.5, + 127.5
 
-Assumed, as no tensor tells it: a net trained with ``binary_mode`` "binary" (W1A1), ``res_scale`` 1 and
-``rgb_range`` 255, which are the release's settings. The release publishes no weights: this has met synthetic files
-only. Where a value is exactly 0 the release's sign is 0 and ours +1. Its other tails ("bireal" and "repeattail")
-have equal keys for different nets and are refused.
+Assumed, as no tensor tells it: a net trained with ``binary_mode`` "binary" (W1A1), ``res_scale`` 1
+and ``rgb_range`` 255, which are the release's settings. The release publishes no weights: this has
+met synthetic files only. Where a value is exactly 0 the release's sign is 0 and ours +1. Its other
+tails ("bireal" and "repeattail") have equal keys for different nets and are refused.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ def recognised(state: Mapping[str, Any]) -> bool:
 
 
 def checkpoint(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A released state dict as the content of a checkpoint: net, recipe (the published one of its size) and stage.
+    """A released state dict as the content of a checkpoint: net, recipe (the published one of its
+    size) and stage.
 
-    The bias of a binary convolution goes into the batch norm behind it: bn(conv + b) has the mean that b lowers.
-    Raises ValueError, one line, for another tail, colour or scale, and for a key that has no place.
+    The bias of a binary convolution goes into the batch norm behind it: bn(conv + b) has the mean
+    that b lowers. Raises ValueError, one line, for another tail, colour or scale, and for a key
+    that has no place.
     """
     if TAIL not in state:
         raise ValueError("a net of the released E2FIF code, but not with its light tail: that alone is read")

@@ -1,7 +1,8 @@
 """Recipes: one TOML file holds everything that decides a training run.
 
-``load`` reads a file or a packaged name into a checked, frozen ``Recipe``; every mistake in the file is a
-``RecipeError`` of one line that names the file, the key and the fault.
+``load`` reads a file or a packaged name into a checked, frozen ``Recipe``. Every mistake in the
+file is a ``RecipeError`` of one line that names the file, the key and the fault. The docstring
+below each key is its entry in docs/training.md (``bitsr.train.reference``).
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from pydantic import (
 )
 from torch import nn
 
+from ..errors import BitsrError
 from ..folders import RECIPES
-from ..layers.binarizers import BinaryConv2d
 from ..nets import NETS
-from .equivariance import Symmetry
+from ..zoo import alias
 from .losses import LOSSES, PYRAMIDS
 
 if sys.version_info >= (3, 11):
@@ -40,184 +41,181 @@ else:
     import tomli as tomllib
 
 
-class RecipeError(ValueError):
+class RecipeError(BitsrError):
     """A recipe that cannot be trained; the message is one line."""
 
 
 def net_name(path: str | Path) -> str:
-    """The name of the net in a model file or checkpoint: ``x4`` of ``runs/x4.latent.safetensors``."""
+    """The name of the net in a file of it: ``x4`` of ``runs/x4.latent.safetensors``."""
     return Path(path).stem.removesuffix(".latent")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Net(_Section):
     """[net]: which net, and with which arguments."""
 
     name: str
-    """Key of ``bitsr.nets.NETS``."""
+    """Name of the net, a key of `bitsr.nets.NETS`."""
     args: dict[str, Any] = {}
     """Keyword arguments of the net besides the scale."""
-    gain: PositiveFloat = 1.0
-    """At initialisation head weights are multiplied and tail weights divided by it: it moves the spread of
-    the residual stream against the window |x| <= 1 in which a binarizer passes a gradient."""
-    latent: PositiveFloat = 1.0
-    """At initialisation the latent weights of binary convolutions are multiplied by it. Where only their sign
-    counts, it divides their rate: Adam moves them by the learning rate, whatever their size."""
+    stream_init_scale: PositiveFloat = 1.0
+    """At initialisation the weights of the head are multiplied by it and those of the tail divided
+    by it. It sets how wide the residual stream is against the window in which a binarizer passes
+    a gradient."""
+    latent_init_scale: PositiveFloat = 1.0
+    """At initialisation the latent weights of binary convolutions are multiplied by it. Adam moves
+    a weight by the learning rate whatever its size, so smaller weights change sign sooner."""
     symmetry: Literal[1, 2, 4, 8] = 1
-    """Weights are tied so that the net flips (2: left and right, 4: and top and bottom) and turns (8) with its
-    picture (``nets.symmetry``); 1: free."""
+    """Number of orientations over which the weights are tied, so that the net is equivariant:
+    2 left and right, 4 also top and bottom, 8 also transposed, 1 none."""
 
 
 class Data(_Section):
-    """[data]: pictures and crops. Folders are relative to ``root``."""
+    """[data]: images and crops."""
 
     root: str = ""
-    """Empty: the environment's BITSR_DATA, else ../shared/data from the current folder or the checkout."""
+    """Folder below which the others lie. Empty: the environment variable BITSR_DATA, else
+    ../shared/data from the current folder or the checkout."""
     train: list[str] = Field(default=["auto"], min_length=1)
-    """HR folders; "auto" finds train/ or DIV2K_train_HR in the BasicSR or EDSR layout."""
+    """Folders of high-resolution (HR) training images. "auto" finds train/ or DIV2K_train_HR in
+    the BasicSR or EDSR layout; low-resolution (LR) images beside them are used."""
     valid: list[str] = Field(default=["auto"], min_length=1)
-    repeats: list[PositiveInt] = []
-    """How often each train folder counts; empty: once each."""
-    shrink: list[Annotated[float, Field(gt=0, lt=1)]] = []
-    """Each training picture comes again at these shares of its size: other, sharper edges of the same scenes."""
-    turned: list[tuple[Annotated[float, Field(gt=0, lt=90)], Annotated[float, Field(gt=0, lt=1)]]] = []
-    """And turned by these angles in degrees, its largest upright rectangle shrunk to these shares."""
-    phases: bool = False
-    """Crops begin at any HR pixel and LR is made with them, so that a scene has scale^2; without, on LR's grid."""
-    layout: Literal["auto", "hr"] = "auto"
-    """auto: take LR from the folder that belongs to the HR folder, if it is there; hr: always make it."""
+    """Folders of HR validation images, found alike."""
+    hr_scales: list[Annotated[float, Field(gt=0, lt=1)]] = []
+    """Each training image comes again, shrunk to each of these shares of its size."""
+    degrade: NonNegativeInt = 0
+    """How many LR images each HR image has, blurred, noisy and compressed (`train.degrade`), for
+    nets that restore photographs. 0: one clean LR image by bicubic. Validation then has one
+    degraded image too."""
     patch: PositiveInt = 48
-    """LR side of a training crop in pixels."""
+    """Side of a training crop in LR pixels."""
     batch: PositiveInt = 16
-    """Crops an iteration, over all devices together."""
-    tries: PositiveInt = 1
-    """Crops drawn for each of the batch; the one with the most detail is taken (``data.detail``)."""
+    """Crops in a batch, over all devices together."""
+    crop_candidates: PositiveInt = 1
+    """Crops drawn for each place of a batch. The one with the most detail is kept."""
     teachers: list[str] = []
-    """Nets whose mean picture stands in HR's place in the target (distillation): what they cannot know of HR, which is
-    nearly all the noise in a gradient, is not asked of the net either. Names or .bsr files of packed nets, by the
-    engine, or checkpoints (.pt, .safetensors), by torch on the device that trains (``train.teach``)."""
-    truth: float = Field(default=0.0, ge=0, le=1)
-    """With teachers: the share of HR that stays in the target."""
-    degraded: NonNegativeInt = 0
-    """How many LR images each HR image has, blurred, noisy and stored with losses (``train.degrade``), for nets that
-    restore photographs; 0: one, clean, by bicubic. Validation has one of the same kind."""
-    colour: Literal["y"] = "y"
+    """Nets whose mean output is the soft target of the loss in place of HR (distillation). Names or
+    .bsr files of packed nets, which the engine runs, or checkpoints (.pt, .safetensors), which
+    torch runs. They always see the clean LR image."""
+    hr_weight: float = Field(default=0.0, ge=0, le=1)
+    """With teachers: weight of HR in the target, against 1 - hr_weight of the soft target."""
     valid_crop: NonNegativeInt = 0
-    """Validate on the central square of so many LR pixels a side; 0: on whole pictures."""
+    """Validation runs on the central square of so many LR pixels a side. 0: on whole images."""
 
     @model_validator(mode="after")
     def _check(self) -> Data:
-        if self.repeats and len(self.repeats) != len(self.train):
-            raise ValueError("repeats must have one entry for each folder in train")
         if self.valid_crop in (1, 2):
             raise ValueError("valid_crop must be 0 or at least 3: the PSNR leaves out one LR pixel a side")
-        if self.truth and not self.teachers:
-            raise ValueError("truth has no meaning without teachers")
-        if self.degraded and (self.phases or self.teachers):
-            raise ValueError("degraded images go neither with phases nor with teachers")
-        if self.phases and self.teachers:
-            raise ValueError("phases do not go with teachers, who know LR's own grid alone")
+        if self.hr_weight and not self.teachers:
+            raise ValueError("hr_weight has no meaning without teachers")
         return self
 
 
 class Stage(_Section):
-    """[[train.stages]]: one of several runs in a row over the same weights, with a fresh optimiser each."""
+    """[[train.stages]]: one of several runs in a row over the same weights, each with a fresh
+    optimiser."""
 
     iterations: PositiveInt
+    """Iterations of this stage."""
     lr: PositiveFloat
+    """Learning rate of this stage."""
     args: dict[str, Any] = {}
     """Net arguments that differ in this stage, such as binary = "activations"."""
 
 
 class Adversarial(_Section):
-    """[train.adversarial]: SRGAN's objective (``bitsr.train.adversarial``):
+    """[train.adversarial]: the objective of SRGAN (`train.gan`):
 
-    pixel * loss + perceptual * (mean squared difference of VGG-19 features) + weight * -log D(SR).
+    pixel * loss + perceptual * (mean squared difference of VGG-19 features) - weight * log D(SR).
 
-    Each stage starts with a fresh discriminator.
+    Each stage starts with a fresh discriminator D.
     """
 
     weight: PositiveFloat = 1e-3
+    """Weight of the adversarial loss."""
     pixel: NonNegativeFloat = 1.0
-    """Of ``train.loss``, which is taken on [0, 255]; the mse of pictures in [-1, 1] is 1 / 127.5^2 of it."""
+    """Weight of `train.loss`, which is taken on [0, 255]. The mean squared error of images in
+    [-1, 1] is 1 / 127.5^2 of it."""
     perceptual: NonNegativeFloat = 0.006
+    """Weight of the perceptual loss."""
     vgg: str = ""
-    """State dict of torchvision's VGG-19 (.pth); empty: no perceptual loss. Nothing is downloaded."""
-    layer: Literal["conv2_2", "relu2_2", "conv5_4", "relu5_4"] = "relu5_4"
-    lr_ratio: PositiveFloat = 1.0
-    """Learning rate of the discriminator by that of the net."""
-    channels: PositiveInt = 64
-    """Width of the discriminator's first convolution."""
+    """State dict of torchvision's VGG-19 (.pth). Empty: no perceptual loss."""
 
 
 class Train(_Section):
     """[train]: optimiser, schedule and bookkeeping. Counts are iterations (optimiser steps)."""
 
     iterations: PositiveInt | None = None
+    """Iterations of the run."""
     lr: PositiveFloat | None = None
+    """Learning rate."""
     stages: list[Stage] = []
-    """Instead of ``iterations`` and ``lr``."""
+    """Several runs in a row, in place of `iterations` and `lr`."""
 
     optimiser: Literal["adam", "muon"] = "adam"
-    """muon: Adam, but orthogonalised momentum for the latent weights of binary convolutions, those that a stage leaves
-    float too, and the weights of ``FloatBlock`` (``train.muon``)."""
+    """muon: orthogonalised momentum for the weights of convolutions inside the net, Adam for the
+    others (`train.muon`)."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's two moments."""
     eps: PositiveFloat = 1e-8
-    clip: NonNegativeFloat = 0.0
-    """Largest norm of the whole gradient; 0: no clipping."""
+    """Adam's epsilon."""
 
     schedule: Literal["constant", "step", "cosine"] = "constant"
+    """Course of the learning rate in each stage. cosine: down to 0 at the end."""
     warmup: NonNegativeInt = 0
-    """Linear from lr/warmup to lr over the first iterations of each stage, times the schedule."""
+    """The learning rate rises linearly over so many first iterations of each stage."""
     milestones: list[PositiveInt] = []
-    """step: lr is multiplied by gamma at each of these iterations of the stage."""
+    """schedule = "step": the learning rate is multiplied by gamma at these iterations of each
+    stage."""
     gamma: PositiveFloat = 0.5
+    """Factor at the milestones."""
 
     loss: str = "l1"
+    """Loss between a result and its target, on Y in [0, 255]: l1, mse, charbonnier, or
+    charbonnier-pyramid for nets with a pyramid."""
     adversarial: Adversarial | None = None
+    """SRGAN's objective in place of the loss alone."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of the exponential moving average of the latent weights; 0: none. Where set, the average is what
-    is validated and exported, with batch norm statistics estimated anew."""
-    bn_batches: PositiveInt = 32
-    """Training batches for that estimate."""
+    """Decay of the exponential moving average of the weights. The average is what is validated and
+    exported, with its own batch norm statistics. 0: none."""
 
     precision: Annotated[Literal["half", "bf16", "32"], BeforeValidator(lambda v: "32" if v == 32 else v)] = (
         "32"
     )
-    """half: on CUDA, binary convolutions and those of float blocks in half precision, signs exactly, and all else in
-    float32 (``nets.half``); no effect on a CPU. bf16: autocast of the net; latent weights, loss and optimiser stay
-    float32."""
+    """32: float32. half: on CUDA, the convolutions of the body in half precision, signs exactly
+    (`train.fast.half`). bf16: autocast of the net."""
     int8: bool = False
-    """On a CPU: convolutions of signs exactly, by products of bytes with signs, their gradients rounded to 8 bits
-    (``nets.int8``); units of the house net, in float32, in one piece (``nets.fused``). Not worth compiling
-    then: their loops are compiled already. No effect on CUDA."""
-    freeze_bn: NonNegativeInt = 0
-    """From this iteration of each stage on batch norm keeps its statistics, estimated then anew; 0: never."""
+    """On a CPU: binary convolutions exactly, by products of bytes, their gradients rounded to
+    8 bits (`train.fast.int8`). Not worth compiling then. No effect on CUDA."""
     compile: bool | Literal["auto"] = "auto"
-    """torch.compile the parts that the net is a row of, once for all that are alike, or the net where it has none;
-    auto: on CUDA."""
+    """torch.compile the net, once for all of its blocks that are alike. auto: on CUDA."""
     graph: bool = False
-    """Capture the whole step as one CUDA graph; CUDA with one device only."""
+    """Capture the whole step as one CUDA graph, on one CUDA device."""
     seed: NonNegativeInt = 0
+    """Seed of the initial weights and of the crops."""
 
     init_from: str = ""
-    """Checkpoint (.pt or .safetensors) whose net the run starts from."""
+    """Checkpoint (.pt or .safetensors) whose weights the run starts from."""
     init_skip: list[str] = []
-    """Parameters whose name starts with one of these, or matches it, are left fresh: ["tail"] starts another scale,
-    ["*.threshold", "*.inner.*"] a house net from one of E2FIF."""
+    """Parameters that keep their fresh values: those whose name starts with one of these words or
+    matches it as a pattern, such as "tail" or "*.threshold"."""
     init_grow: bool = False
-    """Blocks (``body.N``) behind those of init_from's net begin as nothing (the weights of their batch norms at 0) but
-    their activations: with ``slope = 1.0`` a deeper net starts as the one that it was."""
+    """The net may have more blocks (body.N) than that of init_from. New blocks start as the
+    identity: the weights of their batch norms are 0."""
 
     max_minutes: NonNegativeFloat = 0.0
-    """Stop with a checkpoint after so much wall-clock time; 0: never. The schedule keeps to iterations."""
+    """Stop with a checkpoint after so many minutes. The schedule keeps to iterations. 0: never."""
     log_every: PositiveInt = 100
+    """Iterations from one row of log.csv to the next."""
     validate_every: PositiveInt = 1000
+    """Iterations from one validation to the next."""
     checkpoint_every: PositiveInt = 5000
+    """Iterations from one checkpoint to the next."""
     checkpoint_minutes: PositiveFloat = 10.0
+    """A checkpoint is also written after so many minutes."""
 
     @model_validator(mode="after")
     def _check(self) -> Train:
@@ -250,20 +248,24 @@ class Train(_Section):
         if a is None:
             return self.loss
         perceptual = (
-            f"{a.perceptual:g} VGG-19 {a.layer}" if a.vgg else "no perceptual loss (no VGG weights given)"
+            f"{a.perceptual:g} VGG-19 relu5_4" if a.vgg else "no perceptual loss (no VGG weights given)"
         )
         return f"SRGAN: {a.pixel:g} {self.loss} + {a.weight:g} adversarial, {perceptual}"
 
 
 class Recipe(_Section):
-    """A whole recipe. ``scale`` is the factor of super-resolution."""
+    """The top of the file."""
 
     scale: int = Field(ge=1, le=8)
+    """Factor of super-resolution."""
     source: str = ""
     """Where the recipe comes from, for the model card."""
     net: Net
+    """Section [net]."""
     data: Data = Data()
+    """Section [data]."""
     train: Train
+    """Section [train]."""
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -272,13 +274,13 @@ class Recipe(_Section):
         if self.train.loss in PYRAMIDS and not hasattr(NETS[self.net.name], "pyramid"):
             raise ValueError(f"loss {self.train.loss!r} wants a net with a pyramid, such as lapsrn")
         if self.train.adversarial and self.data.teachers:
-            raise ValueError("train.adversarial wants pictures, not what data.teachers make of them")
+            raise ValueError("train.adversarial wants images, not soft targets (data.teachers)")
         if self.train.adversarial and self.data.patch * self.scale < 16:
             raise ValueError("train.adversarial wants HR crops of at least 16 pixels (data.patch)")
         for stage in self.stages:
             try:
                 with torch.device("meta"):  # checks the arguments, allocates nothing
-                    _construct(self, stage)
+                    construct(self, stage)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"net arguments: {error}") from error
         return self
@@ -296,8 +298,9 @@ class Recipe(_Section):
         if not d.teachers:
             return self.train.objective
         names = ", ".join(map(net_name, d.teachers))
-        mixed = f", mixed with {d.truth:g} of HR" if d.truth else ""
-        return f"{self.train.objective} from what {names} make{'s' * (len(d.teachers) == 1)} of LR{mixed}"
+        lr = "clean LR" if d.degrade else "LR"
+        mixed = f", mixed with {d.hr_weight:g} of HR" if d.hr_weight else ""
+        return f"{self.train.objective} from what {names} make{'s' * (len(d.teachers) == 1)} of {lr}{mixed}"
 
     @property
     def iterations(self) -> int:
@@ -316,44 +319,15 @@ class Recipe(_Section):
         return rate
 
 
-def _construct(recipe: Recipe, stage: Stage) -> nn.Module:
-    cls, args = NETS[recipe.net.name], {**recipe.net.args, **stage.args}
-    inspect.signature(cls).bind(scale=recipe.scale, **args)  # a TypeError that does not name __init__
-    return cls(scale=recipe.scale, **args)
+def construct(recipe: Recipe, stage: Stage) -> nn.Module:
+    """The bare net of a stage as its class makes it; ``build.build`` makes the one that is trained.
 
-
-def build(recipe: Recipe, stage: Stage | None = None) -> nn.Module:
-    """The recipe's net as a stage (default: the last) trains it, freshly initialised, float32.
-
-    The weights depend on torch's random state alone: seed before the call.
+    Raises TypeError or ValueError for arguments that the net does not take.
     """
-    net = _construct(recipe, stage or recipe.stages[-1])
-    if recipe.net.gain != 1:
-        head, tail = getattr(net, "head", None), getattr(net, "tail", None)
-        if head is None or tail is None:
-            raise RecipeError(f"net.gain: net {recipe.net.name!r} has no head and tail")
-        with torch.no_grad():
-            head.weight *= recipe.net.gain
-            tail.weight /= recipe.net.gain
-    if recipe.net.latent != 1:
-        with torch.no_grad():
-            for conv in net.modules():
-                if isinstance(conv, BinaryConv2d):
-                    conv.weight *= recipe.net.latent
-    if ties := symmetry(recipe, net):
-        ties.tie(net)
-        net.order = ties.order  # type: ignore[assignment]
-    return net
-
-
-def symmetry(recipe: Recipe, net: nn.Module) -> Symmetry | None:
-    """The ties of the recipe's net, on its device; None where its weights are free."""
-    if recipe.net.symmetry == 1:
-        return None
-    try:
-        return Symmetry(net, recipe.net.symmetry)
-    except ValueError as error:
-        raise RecipeError(f"net.symmetry: {error}") from error
+    cls, args = NETS[recipe.net.name], {**recipe.net.args, **stage.args}
+    # bound first, for a TypeError that does not name __init__
+    inspect.signature(cls).bind(scale=recipe.scale, **args)
+    return cls(scale=recipe.scale, **args)
 
 
 def names() -> list[str]:
@@ -388,7 +362,10 @@ def _set(table: dict[str, Any], assignment: str) -> None:
 
 
 def parse(table: Mapping[str, Any], name: str) -> Recipe:
-    """A recipe from a parsed TOML table; ``name`` stands in error messages."""
+    """A recipe from a parsed TOML table of today's keys; ``name`` stands in error messages.
+
+    Tables from checkpoints and model files may be older: ``legacy.parse`` reads those.
+    """
     try:
         return Recipe.model_validate(table)
     except ValidationError as error:
@@ -406,6 +383,9 @@ def _read(recipe: str | Path, folder: Path) -> tuple[Path, dict[str, Any]]:
     """(file, table) of a recipe file, relative to ``folder``, or of a packaged recipe by name."""
     path = folder / recipe
     if not path.is_file():
+        # old names of nets were names of recipes too
+        stem = str(recipe).removesuffix("-cpu")
+        recipe = alias(stem) + str(recipe)[len(stem) :]
         path = RECIPES / f"{recipe}.toml"
         if Path(recipe).name != str(recipe) or not path.is_file():
             raise RecipeError(f"{recipe}: no such recipe file; packaged recipes: {', '.join(names())}")
@@ -418,20 +398,20 @@ def _read(recipe: str | Path, folder: Path) -> tuple[Path, dict[str, Any]]:
 def load(recipe: str | Path, assignments: Iterable[str] = ()) -> Recipe:
     """Read a recipe file or a packaged recipe by name, with ``a.b=value`` assignments on top.
 
-    A recipe may name another as ``base = "NAME"``, a packaged one or a file beside it, and hold only what differs:
-    sections are merged key by key, lists replaced.
+    A recipe may say ``extends = "NAME"``, a packaged recipe or a file beside it, and then hold only
+    what differs: sections are merged key by key, lists are replaced.
 
-    Raises RecipeError with one line for a name that is neither, bad TOML, and any key or value that is wrong.
+    Raises RecipeError for a name that is neither, bad TOML, and any key or value that is wrong.
     """
     path, table = _read(recipe, Path())
     file, seen = path, {path}
-    while "base" in table:
-        base = table.pop("base")
-        if not isinstance(base, str):
-            raise RecipeError(f"{file}: base: the name of a recipe is wanted")
-        file, below = _read(base, file.parent)
+    while "extends" in table:
+        parent = table.pop("extends")
+        if not isinstance(parent, str):
+            raise RecipeError(f"{file}: extends: the name of a recipe is wanted")
+        file, below = _read(parent, file.parent)
         if file in seen:
-            raise RecipeError(f"{path}: base: {base!r} leads back to itself")
+            raise RecipeError(f"{path}: extends: {parent!r} leads back to itself")
         seen.add(file)
         table = _merge(below, table)
     for assignment in assignments:

@@ -1,25 +1,24 @@
-"""A unit of the house net in two calls, forward and backward, for training on a CPU (``csrc/train``); without
-gradients, for evaluation too.
+"""A unit of method "bitsr" in two calls, forward and backward, for training on a CPU (``csrc/train``).
 
-The walk in ``methods.House`` is what it computes; here it is one pass over memory where that has several. Convolutions
-and the rounding of their gradients are those of ``int8.sign_conv``.
+Without gradients it serves evaluation too. It computes what ``methods.bitsr.Bitsr`` describes, in
+one pass over memory where that takes several. Convolutions and the rounding of their gradients are
+those of ``int8.sign_conv``.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ... import _core
+from ...layers.convs import RunningNorm
+from ...layers.ops import Ops, V
+from ...methods.bitsr import Bitsr
 from . import int8
 from .int8 import LAST, native
-
-if TYPE_CHECKING:
-    from ...layers.binarizers import RunningNorm
-    from ...methods.literature import House
 
 
 @cache
@@ -29,26 +28,18 @@ def available() -> bool:
     return native("sign_conv", (one[:1], one, torch.empty(64, dtype=torch.int32)), 1, 1, 1, 64, 64, 1, False)
 
 
-def fits(unit: House, x: Any, skip: Any, after: float | None) -> bool:
-    """Whether ``run`` computes the unit's walk, and may."""
+def can_fuse(module: nn.Module) -> bool:
+    """Whether ``FusedBitsr`` can take the place of a module on this CPU."""
+    if type(module) is not Bitsr:
+        return False
+    conv = module.conv
+    cout, cin = conv.weight.shape[:2]
     return (
-        type(x) is Tensor  # and no stand-in of torch.export
-        and (unit.training or not torch.is_grad_enabled())
-        and unit.conv.int8
-        and skip is x
-        and after is None
-        and unit.norm is not None
-        and unit.size is not None
-        and len(unit.size.weight) in (1, 8)
-        and unit.inner is None
-        and unit.bn.training is unit.norm.training is unit.training
-        and (unit.conv.act, unit.conv.weight_mode) == ("triangle", "identity")
-        and unit.conv.weight.shape[0] == unit.conv.weight.shape[1]
-        and unit.conv.weight.shape[0] % 64 == 0
-        and unit.conv.weight[0].numel() <= 32767
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
+        (conv.act, conv.weight_mode) == ("approx_sign", "ste_sign")
+        and cout == cin
+        and cout % 64 == 0
+        # The sum of all taps fits int16.
+        and conv.weight[0].numel() <= 32767
         and available()
     )
 
@@ -117,13 +108,34 @@ class _Fused(torch.autograd.Function):
         return *out, None, None
 
 
-def run(unit: House, x: Tensor) -> Tensor:
-    """x + bn(map(x) * conv(sign(norm(x) - threshold))), (N, C, H, W). Training moves the running statistics on."""
-    assert unit.norm is not None and unit.size is not None
-    conv, bn = unit.conv, unit.bn
-    threshold = x.new_zeros(x.shape[1]) if unit.threshold is None else unit.threshold
-    arrays = (x, conv.weight, threshold, unit.size.weight, bn.weight, bn.bias)
-    return _apply(*arrays, unit.norm, bn)
-
-
 _apply: Any = torch.compiler.disable(_Fused.apply)  # the compiler goes round it
+
+
+class FusedBitsr(Bitsr):
+    """A unit whose input is its own skip, in one piece."""
+
+    def build(self, ops: Ops[V], x: V, name: str, *, skip: V | None = None, act: bool = True) -> V:
+        if skip is x and self._fits(x):
+            return _apply(
+                x,
+                self.conv.weight,
+                self.threshold,
+                self.scale_map.weight,
+                self.bn.weight,
+                self.bn.bias,
+                self.norm,
+                self.bn,
+            )
+        return super().build(ops, x, name, skip=skip, act=act)
+
+    def _fits(self, x: object) -> bool:
+        """Whether it computes what is wanted of x now."""
+        return (
+            # No stand-in of torch.export, and no value of another ``ops``.
+            type(x) is Tensor
+            and (self.training or not torch.is_grad_enabled())
+            and self.bn.training is self.norm.training is self.training
+            and x.dtype == torch.float32
+            and x.device.type == "cpu"
+            and not torch.is_autocast_enabled("cpu")
+        )

@@ -1,9 +1,10 @@
 """Convolutions in half precision, for training on a GPU: float16 forwards, bfloat16 backwards.
 
-Sums of signs are integers, which float16 holds up to 2048, so a binary convolution of up to 227 channels of 3x3 loses
-nothing forwards; of floats it keeps 11 bits, as TF32 does, at the speed of bfloat16. Gradients want the range of
-bfloat16 and not its missing bits. All around the convolutions stays float32: under autocast the picture itself comes in
-steps of half a level, and a binary net, which is discontinuous, answers with 0.8 levels of noise (house-fast-x4).
+Sums of signs are integers, which float16 holds up to 2048, so a binary convolution of up to 227
+channels of 3x3 loses nothing forwards; of floats it keeps 11 bits, as TF32 does, at the speed of
+bfloat16. Gradients want the range of bfloat16 and not its missing bits. All around the convolutions
+stays float32: under autocast the image itself comes in steps of half a level, and a binary net,
+which is discontinuous, answers with 0.8 levels of noise (bitsr-s-x4).
 """
 
 from __future__ import annotations
@@ -33,5 +34,6 @@ class _HalfConv(torch.autograd.Function):
 
 
 def half_conv(x: Tensor, w: Tensor) -> Tensor:
-    """The convolution of x (N, C, H, W) with w (O, C, k, k), k odd, both float32, padding k // 2, in float32."""
+    """The convolution of x (N, C, H, W) with w (O, C, k, k), k odd, both float32, padding k // 2,
+    in float32."""
     return _HalfConv.apply(x, w)  # type: ignore[return-value]

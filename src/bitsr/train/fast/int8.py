@@ -1,12 +1,12 @@
 """Convolutions of signs in int8, for training on a CPU.
 
-A convolution of signs with signs loses nothing by it: its sums are integers, and exact. Only gradients are rounded.
-Products of bytes with signs are several times as fast as those in float32: by the library
-``bitsr_train`` (``csrc/train``) where it is built and has a path for the CPU and the channels come
-in multiples of 64, else by torch's int8 matrix products. Both give the same numbers.
+A convolution of signs with signs loses nothing by it: its sums are integers, and exact. Only
+gradients are rounded. Products of bytes with signs are several times as fast as those in float32:
+by the library ``bitsr_train`` (``csrc/train``) where it is built and has a path for the CPU and the
+channels come in multiples of 64, else by torch's int8 matrix products. Both give the same numbers.
 
-The two products are operations of their own to ``torch.compile``; what stands around them (signs, scales,
-rounding) is left to it, to be fused with the neighbours.
+The two products are operations of their own to ``torch.compile``; what stands around them (signs,
+scales, rounding) is left to it, to be fused with the neighbours.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ ISA: bytes | None = None  # the library's path; None: the best that the CPU has
 
 
 def native(name: str, tensors: Sequence[Tensor], *sizes: int) -> bool:
-    """Whether the library is there and its ``bitsr_NAME`` (``csrc/include/bitsr_train.h``) has filled the last of
-    ``tensors``, which are as it wants them."""
+    """Whether the library is there and its ``bitsr_NAME`` (``csrc/include/bitsr_train.h``) has
+    filled the last of ``tensors``, which are as it wants them."""
     addresses = (t.data_ptr() for t in tensors)
     return _core.train_call(name, *addresses, *sizes, torch.get_num_threads(), isa=ISA)
 
 
 def _patches(x: Tensor, k: int) -> Tensor:
-    """(N, C, H, W) -> (N H W, k k C): the k x k neighbourhood of every pixel, zeros outside of the picture."""
+    """(N, C, H, W) -> (N H W, k k C): the k x k neighbourhood of every pixel, zeros outside of the
+    picture."""
     x = torch.nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, k // 2, k // 2, k // 2, k // 2)).contiguous()
     n, h, w, c = x.shape
     h, w = h - k + 1, w - k + 1
@@ -39,18 +40,20 @@ def _patches(x: Tensor, k: int) -> Tensor:
     return x.as_strided((n, h, w, k, k * c), (rows, row, pixel, row, 1)).reshape(n * h * w, k * k * c)
 
 
-# Inductor takes every four-dimensional tensor for (N, C, H, W): operations on (N, H, W, C) would be fed transposed.
+# Inductor takes every four-dimensional tensor for (N, C, H, W): operations on (N, H, W, C) would be
+# fed transposed.
 @torch.library.custom_op("bitsr::int8_conv", mutates_args=())
-def int8_conv(x: Tensor, w: Tensor, turned: bool) -> Tensor:
-    """x: (N, C, H, W) int8, w: (O, C, k, k) int8, each -1, 0 or 1 -> (N, O, H, W) int32, zero padding k // 2.
+def int8_conv(x: Tensor, w: Tensor, transposed: bool) -> Tensor:
+    """x: (N, C, H, W) int8, w: (O, C, k, k) int8, each -1, 0 or 1 -> (N, O, H, W) int32, zero
+    padding k // 2.
 
-    turned: the transpose, x of O channels to C. Results are channels_last.
+    transposed: the transposed convolution, from O channels to C. Results are channels_last.
     """
     x, w = x.contiguous(memory_format=LAST), w.contiguous(memory_format=LAST)
     (n, _, h, width), (o, c, k, _) = x.shape, w.shape
-    out = _empty(x, (n, c if turned else o, h, width))
-    if not native("sign_conv", (x, w, out), n, h, width, c, o, k, turned):
-        w = w.flip(2, 3).transpose(0, 1) if turned else w
+    out = _empty(x, (n, c if transposed else o, h, width))
+    if not native("sign_conv", (x, w, out), n, h, width, c, o, k, transposed):
+        w = w.flip(2, 3).transpose(0, 1) if transposed else w
         products = torch.ops.aten._int_mm(
             _patches(x, k), w.permute(2, 3, 1, 0).reshape(-1, len(w)).contiguous()
         )
@@ -60,7 +63,8 @@ def int8_conv(x: Tensor, w: Tensor, turned: bool) -> Tensor:
 
 @torch.library.custom_op("bitsr::int8_conv_weight", mutates_args=())
 def int8_conv_weight(x: Tensor, g: Tensor, k: int) -> Tensor:
-    """x: (N, C, H, W) int8, each -1, 0 or 1, g: (N, O, H, W) int8 -> (O, C, k, k) int32: the gradient of the weights.
+    """x: (N, C, H, W) int8, each -1, 0 or 1, g: (N, O, H, W) int8 -> (O, C, k, k) int32: the
+    gradient of the weights.
 
     The result is channels_last.
     """
@@ -78,8 +82,8 @@ def _empty(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 @int8_conv.register_fake
-def _(x: Tensor, w: Tensor, turned: bool) -> Tensor:
-    return _empty(x, (len(x), w.shape[1] if turned else len(w), *x.shape[2:]))
+def _(x: Tensor, w: Tensor, transposed: bool) -> Tensor:
+    return _empty(x, (len(x), w.shape[1] if transposed else len(w), *x.shape[2:]))
 
 
 @int8_conv_weight.register_fake
@@ -114,10 +118,10 @@ class _SignConv(torch.autograd.Function):
 
 
 def sign_conv(a: Tensor, b: Tensor) -> Tensor:
-    """The convolution of a (N, C, H, W) with b (O, C, k, k), k odd, both of +-1 alone, padding k // 2, exactly,
-    in the dtype of a (bfloat16 rounds sums beyond 256).
+    """The convolution of a (N, C, H, W) with b (O, C, k, k), k odd, both of +-1 alone, padding k //
+    2, exactly, in the dtype of a (bfloat16 rounds sums beyond 256).
 
-    Gradients are those of a convolution with the incoming gradient rounded to int8: for b in 127 steps of each
-    channel's largest, for a in 127 steps of the largest of all.
+    Gradients are those of a convolution with the incoming gradient rounded to int8: for b in 127
+    steps of each channel's largest, for a in 127 steps of the largest of all.
     """
     return _SignConv.apply(a, b)  # type: ignore[return-value]

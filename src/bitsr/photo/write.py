@@ -1,0 +1,229 @@
+"""Image files out, by rows."""
+
+from __future__ import annotations
+
+import os
+import queue
+import struct
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from .formats import FORMATS, PhotoError, reason
+
+
+class Writer:
+    """Writes an image from rows, top to bottom: a context manager that leaves the whole file or
+    nothing.
+
+    path: the file; its directory must exist. format: a key of FORMATS. height, width, channels,
+    depth: of the rows to come; 16-bit rows go to 8 bits where the format has no more, and alpha
+    goes over white in JPEG. metadata, resolution: as in Photo. quality: 1 to 100 for JPEG and WebP.
+
+    The image grows in PATH.part and is renamed when it is complete and on disk; leaving the block
+    by any exception removes it. Raises OSError where the file cannot be made and PhotoError where
+    the image does not fit the format or the encoder fails.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        format: str,
+        height: int,
+        width: int,
+        channels: int,
+        depth: int,
+        *,
+        metadata: dict[str, bytes | str] | None = None,
+        resolution: tuple[float, float] = (1.0, 1.0),
+        quality: int = 95,
+    ):
+        _, longest, bits = FORMATS[format]
+        if max(height, width) > longest:
+            raise PhotoError(f"{width} x {height} is too large for {format}, at most {longest} pixels a side")
+        self.path, self.format, self.quality = Path(path), format, quality
+        self.shape, self.depth = (height, width, channels), min(depth, bits)
+        self.metadata, self.resolution = metadata or {}, resolution
+        self._part = self.path.with_name(self.path.name + ".part")
+        # The encoder pulls and we push: it runs in a thread of its own, at most two bands behind,
+        # so memory stays bounded, encoding overlaps with upscaling, and the main thread stays open
+        # to Ctrl-C.
+        self._bands: queue.Queue[bytes] = queue.Queue(maxsize=2)
+        self._thread = threading.Thread(target=self._encode, name="bitsr-writer")
+        self._error: BaseException | None = None
+        self._stop = self._ended = False
+        self._file: Any = None
+        self._left = height
+
+    def __enter__(self) -> Writer:
+        self._zlib = zlib.compressobj(0)
+        height, width, channels = self.shape
+        colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+        header = struct.pack(">IIBBBBB", width, height, self.depth, colour, 0, 0, 0)
+        self._bands.put(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header))
+        try:
+            self._file = self._part.open("w+b", buffering=0)
+            self._thread.start()
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, str(self.path)) from None
+        except RuntimeError as error:  # the system has no more threads
+            self._abandon()
+            raise OSError(f"no thread for the encoder: {error}") from None
+        except BaseException:  # Ctrl-C, or SIGTERM, before the block is entered: it is never left then
+            self._abandon()
+            raise
+        return self
+
+    def write(self, rows: NDArray[Any]) -> None:
+        """Append (n, W, C) rows, uint8 or uint16 as the depth given."""
+        if rows.shape[1:] != self.shape[1:] or len(rows) > self._left:
+            raise ValueError(f"rows of shape {rows.shape} do not fit an image of {self.shape}")
+        self._left -= len(rows)
+        if rows.itemsize * 8 > self.depth:
+            rows = ((rows.astype(np.uint32) * 255 + 32895) >> 16).astype(np.uint8)  # round(v / 257)
+        # libvips takes rows through a loader, and PNG is the one that streams every kind of pixel
+        # and that every build has: rows with filter byte 0 in stored blocks, which cost about as
+        # much as a copy.
+        n, width, channels = rows.shape
+        pitch = width * channels * rows.itemsize
+        lines = np.empty((n, 1 + pitch), np.uint8)
+        lines[:, 0] = 0
+        big = rows.astype(">u2") if rows.itemsize == 2 else np.ascontiguousarray(rows)
+        lines[:, 1:] = big.view(np.uint8).reshape(n, pitch)
+        self._put(chunk(b"IDAT", self._zlib.compress(lines.data)))
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        done = False
+        try:
+            if kind is None:
+                if self._left:
+                    raise ValueError(f"{self._left} rows are missing")
+                self._put(chunk(b"IDAT", self._zlib.flush()) + chunk(b"IEND", b""))
+                self._ended = True
+                self._thread.join()
+                if self._error:
+                    raise self._error
+                os.fsync(self._file.fileno())
+                self._file.close()
+                self._part.replace(self.path)
+                done = True
+        finally:
+            if not done:
+                self._abandon()
+
+    def _abandon(self) -> None:
+        self._stop = True
+        while self._thread.is_alive():  # its next read of bands finds the end, and the encoder fails
+            try:
+                self._bands.get_nowait()
+            except queue.Empty:
+                self._thread.join(0.01)
+        if self._file is not None:  # None: opened, but a signal came before it was ours
+            self._file.close()
+        self._part.unlink(missing_ok=True)
+
+    def _put(self, data: bytes) -> None:
+        while self._thread.is_alive():
+            try:
+                return self._bands.put(data, timeout=0.1)
+            except queue.Full:
+                continue
+        if self._error or self._left:
+            raise self._error or PhotoError("the encoder stopped before the image ended")
+
+    def _encode(self) -> None:
+        try:
+            source = pyvips.SourceCustom()  # a name of its own, so that the callback outlives the encoding
+            source.on_read(self._take())  # pyright: ignore[reportArgumentType] (any bytes-like is fine)
+            image = self._image(source)
+            target = self._target()
+            _SAVE[self.format](image, target, self.quality)
+        except pyvips.Error as error:
+            self._error = self._error or PhotoError(reason(error))
+        except BaseException as error:  # handed to the caller's thread
+            self._error = error
+
+    def _take(self) -> Callable[[int], bytes | memoryview]:
+        """The read callback of libvips: up to size bytes of the bands to come, none when
+        stopped."""
+        band = memoryview(b"")
+
+        def take(size: int) -> bytes | memoryview:
+            nonlocal band
+            while not band:
+                # Read before the queue is looked at: what was put before the end is still taken.
+                over = self._stop or self._ended
+                try:
+                    band = memoryview(self._bands.get(timeout=0 if over else 0.05))
+                except queue.Empty:
+                    if over:
+                        return b""
+            piece, band = band[:size], band[size:]
+            return piece
+
+        return take
+
+    def _target(self) -> pyvips.TargetCustom:
+        """The part file, by calls of our own: libvips loses the system's reason for a failed
+        write."""
+        file, target = self._file, pyvips.TargetCustom()
+
+        def guarded(call: Callable[..., Any], failed: int | None) -> Callable[..., Any]:
+            def guard(*args: Any) -> Any:
+                try:
+                    return call(*args)
+                except OSError as error:
+                    self._error = error
+                    return failed
+
+            return guard
+
+        target.on_write(guarded(file.write, -1))
+        target.on_read(guarded(file.read, None))
+        target.on_seek(guarded(file.seek, -1))
+        return target
+
+    def _image(self, source: pyvips.Source) -> pyvips.Image:
+        image = pyvips.Image.new_from_source(
+            source, "", access="sequential", fail_on="error", unlimited=True
+        ).copy(xres=self.resolution[0], yres=self.resolution[1])
+        for name, value in self.metadata.items():
+            kind = pyvips.GValue.blob_type if isinstance(value, bytes) else pyvips.GValue.gstr_type
+            image.set_type(kind, name, value)  # pyright: ignore[reportArgumentType] (bytes are fine)
+        if "exif-data" in self.metadata:  # rows come upright; the EXIF block still says how they once lay
+            image.set_type(pyvips.GValue.gint_type, "orientation", 1)
+        return image
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    crc = zlib.crc32(data, zlib.crc32(kind))
+    return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", crc)))
+
+
+def _save_png(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
+    # Of the fixed filters the best for photos: a third smaller than none, in the same time.
+    image.pngsave_target(target, filter="paeth")  # pyright: ignore[reportArgumentType] (names are fine)
+
+
+def _save_jpg(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
+    if image.hasalpha():
+        image = image.flatten(background=[255])
+    image.jpegsave_target(target, Q=quality)
+
+
+def _save_webp(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
+    image.webpsave_target(target, Q=quality)
+
+
+def _save_tif(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
+    size = image.width * image.height * image.bands * (2 if image.format == "ushort" else 1)
+    image.tiffsave_target(target, compression="deflate", predictor="horizontal", bigtiff=size > 4 * 10**9)
+
+
+_SAVE = {"png": _save_png, "jpg": _save_jpg, "webp": _save_webp, "tif": _save_tif}

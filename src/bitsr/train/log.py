@@ -1,0 +1,65 @@
+"""Curves of a run: log.csv and its plot log.png."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import write_atomic
+
+COLUMNS: tuple[str, ...] = ("iteration", "stage", "lr", "loss", "loss_d", "psnr_y", "it_per_s")
+
+
+class Log:
+    """log.csv, one row a log interval or validation, and its plot log.png."""
+
+    def __init__(self, folder: Path, iteration: int, title: str) -> None:
+        """Rows past ``iteration``, the checkpoint's, are dropped: they will be made again."""
+        self.path, self.plot, self.title = folder / "log.csv", folder / "log.png", title
+        self.drawn = time.monotonic()
+        rows = (
+            [row for row in self.rows() if int(row["iteration"]) <= iteration] if self.path.exists() else []
+        )
+        with self.path.with_suffix(".part").open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        self.path.with_suffix(".part").replace(self.path)
+
+    def rows(self) -> list[dict[str, str]]:
+        """All whole rows; a last line that was cut off by a crash is left out."""
+        with self.path.open(newline="") as file:
+            return [row for row in csv.DictReader(file) if row["it_per_s"] is not None]
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a row; keys as ``COLUMNS``, those that are missing stay empty."""
+        # 9 digits: all of a float32
+        text = {k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()}
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS, restval="").writerow(text)
+
+    def draw(self, every: float = 60.0) -> None:
+        """Redraw log.png, at most once in ``every`` seconds."""
+        if time.monotonic() - self.drawn < every:
+            return
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 6), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(2, 1, sharex=True)
+        for ax, key, label in zip(
+            axes, ("loss", "psnr_y"), ("training loss", "validation PSNR [dB]"), strict=True
+        ):
+            points = [(int(r["iteration"]), float(r[key])) for r in self.rows() if r[key]]
+            ax.plot(
+                *zip(*points, strict=True) if points else ([], []), marker="." if key == "psnr_y" else None
+            )
+            ax.set_ylabel(label)
+            ax.grid(alpha=0.3)
+        axes[0].set_title(self.title, fontsize=9)
+        axes[1].set_xlabel("iteration")
+        write_atomic(self.plot, lambda part: figure.savefig(part, format="png", dpi=100))
+        self.drawn = time.monotonic()
