@@ -191,7 +191,3 @@ class ModelFile:
     def read(cls, path: str | os.PathLike[str]) -> ModelFile:
         """Raise OSError when the file cannot be read, ModelFileError when it is no model."""
         return cls.from_bytes(Path(path).read_bytes())
-
-
-# Until every room has the new names.
-Packed, PackedError = ModelFile, ModelFileError

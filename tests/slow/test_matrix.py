@@ -22,7 +22,7 @@ from bitsr.layers.binarizers import ACTIVATIONS
 from bitsr.layers.convs import BasesConv2d
 from bitsr.layers.ops import TORCH, Net, Ops, V
 from bitsr.methods import METHODS, Unit, units
-from bitsr.model_file import Op, Packed
+from bitsr.model_file import ModelFile, Op
 from bitsr.nets import NETS
 from bitsr.nets.e2fif_ablation import RCAN_VARIANTS, RDN_VARIANTS, TAILS
 from bitsr.nets.msrresnet import BINARIZED
@@ -241,7 +241,7 @@ def equals_its_simulation(net: Net) -> None:
     """Packed and run: the reference bit for bit on every path; each operation as in torch; and the whole like torch,
     but for twice what torch itself makes of an input 1/8 level away: these nets are discontinuous."""
     y = scene(*((11, 13) if net.scale < 8 else (5, 7)), 5)
-    packed = Packed.from_bytes(pack(net, [y], "small").to_bytes())
+    packed = ModelFile.from_bytes(pack(net, [y], "small").to_bytes())
     assert packed.scale == net.scale
     lr = q(y)
     got = reference.run(packed, lr)

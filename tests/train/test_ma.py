@@ -21,7 +21,7 @@ from bitsr import reference
 from bitsr.engine import Engine, isas
 from bitsr.folders import data_folder
 from bitsr.imresize import imresize
-from bitsr.model_file import Packed
+from bitsr.model_file import ModelFile
 from bitsr.nets import NETS
 from bitsr.pack import pack
 from bitsr.pack.fold import LUMA
@@ -85,7 +85,7 @@ def calm(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-def difference(net: Any, packed: Packed, lr: np.ndarray) -> float:
+def difference(net: Any, packed: ModelFile, lr: np.ndarray) -> float:
     """Root of the mean square between float simulation and packed bits over the simulation's own spread."""
     expected = net.upscale(torch.from_numpy(lr / LUMA + 127.5)).numpy().clip(0, 255)
     got = (Engine(packed).run(lr) / LUMA + 127.5).clip(0, 255)
@@ -109,7 +109,9 @@ def test_trains_packs_and_runs(tmp_path: Path, name: str, scale: int) -> None:
     lr = q(y)
     expected = reference.run(packed, lr)
     for isa in isas():
-        np.testing.assert_array_equal(Engine(Packed.from_bytes(packed.to_bytes()), isa=isa).run(lr), expected)
+        np.testing.assert_array_equal(
+            Engine(ModelFile.from_bytes(packed.to_bytes()), isa=isa).run(lr), expected
+        )
     assert difference(net, packed, lr) < 0.06
 
 

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="packing needs torch")
 from bitsr import reference
 from bitsr.engine import Engine, isas
 from bitsr.layers.ops import Net
-from bitsr.model_file import Packed
+from bitsr.model_file import ModelFile
 from bitsr.nets import NETS
 from bitsr.nets.srresnet import SRResNet
 from bitsr.pack import PackError, pack, pack_checkpoint
@@ -138,7 +138,7 @@ def test_srresnet_agrees_with_its_float_simulation(scale):
     assert packed.scale == scale
     lr = q(y)
     expected = net.upscale(torch.from_numpy(lr / LUMA + 127.5)).numpy()
-    got = Engine(Packed.from_bytes(packed.to_bytes())).run(lr)
+    got = Engine(ModelFile.from_bytes(packed.to_bytes())).run(lr)
     np.testing.assert_array_equal(got, reference.run(packed, lr))
     signal = np.std(expected)
     assert np.sqrt(np.mean((got / LUMA + 127.5 - expected) ** 2)) < 0.03 * signal
