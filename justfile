@@ -8,7 +8,7 @@ format:
 check:
     ruff format --check .
     ruff check .
-    find csrc -name '*.cpp' -o -name '*.h' | xargs clang-format --dry-run --Werror
+    git ls-files "csrc/**" "fuzz/*.cpp" "tests/cross/*.cpp" | xargs clang-format --dry-run --Werror
     pyright
     NO_MKDOCS_2_WARNING=1 mkdocs build --strict -q
 docs:

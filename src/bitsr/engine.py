@@ -1,5 +1,5 @@
-"""A packed net runs on a plane of luma, by the C core. The numeric contract is in
-csrc/include/bitsr.h."""
+"""A packed net runs on a plane of luma, by the C core. The numeric contract is in its header,
+bitsr.h."""
 
 from __future__ import annotations
 
@@ -108,9 +108,9 @@ class Stream:
             raise EngineError(f"impossible size: {h} x {w}")
         if not 0 <= pass_rows <= h:
             raise EngineError(f"a pass has from 1 to {h} rows, not {pass_rows}")
-        assert engine._handle is not None  # pyright: ignore[reportPrivateUsage]
+        assert engine._handle is not None
         try:
-            self._handle = _core.stream_open(engine._handle, h, w, engine.threads, pass_rows)  # pyright: ignore[reportPrivateUsage]
+            self._handle = _core.stream_open(engine._handle, h, w, engine.threads, pass_rows)
         except _core.CoreError as error:
             raise EngineError(str(error)) from None
 

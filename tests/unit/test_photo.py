@@ -12,6 +12,7 @@ import pyvips
 from PIL import Image
 
 from bitsr import photo
+from bitsr.photo.write import chunk
 
 P3 = bytes(pyvips.Operation.call("profile_load", "p3"))
 
@@ -142,7 +143,7 @@ def test_profile_of_another_colour_model_is_dropped(tmp_path):
     assert opened.notes == ["ICC profile of another colour model dropped"]
 
 
-PNG = b"\x89PNG\r\n\x1a\n" + photo._chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, 0))
+PNG = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, 0))
 
 
 def damaged():
@@ -260,7 +261,7 @@ def test_no_thread_for_the_encoder(tmp_path, monkeypatch):
     def refused(self):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(photo.threading.Thread, "start", refused)
+    monkeypatch.setattr("threading.Thread.start", refused)
     with pytest.raises(OSError, match="no thread for the encoder"):
         write(tmp_path / "x.png", ramp())
     assert not list(tmp_path.iterdir())

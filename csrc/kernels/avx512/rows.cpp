@@ -47,6 +47,15 @@ inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
   }
 }
 
+/* The sum of the lanes, modulo 2^32; _mm512_reduce_add_epi32 of GCC is plain signed arithmetic,
+ * whose overflow is undefined. */
+inline uint32_t total(V v) {
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+  return uint32_t(_mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1))));
+}
+
 /* P pixels of one output at once: a weight vector is loaded once for P dot products. */
 template <int P>
 inline void dot_pixels(const Conv& op, const ConvRow& row, int x) {
@@ -61,8 +70,7 @@ inline void dot_pixels(const Conv& op, const ConvRow& row, int x) {
                                      _mm512_load_si512(w));
   }
   for (int p = 0; p < P; p++)
-    row.out[size_t(x + p) * row.out_stride] =
-        narrow(op, 0, uint32_t(_mm512_reduce_add_epi32(acc[p])));
+    row.out[size_t(x + p) * row.out_stride] = narrow(op, 0, total(acc[p]));
 }
 
 }  // namespace

@@ -65,10 +65,9 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a training file onto the CPU, under today's keys.
+    """Read a training file onto the CPU, its state dicts under today's keys, its recipe as stored.
 
-    Raises OSError if it is absent, CheckpointError if it is none, RecipeError for a recipe that uses
-    what is gone.
+    Raises OSError if it is absent, CheckpointError if it is none.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -84,18 +83,10 @@ def load(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path}: {error}") from error
     if not isinstance(content, dict) or "net" not in content:
         raise CheckpointError(f"{path}: not a checkpoint: it has no 'net'")
-    return _upgraded(content, path)
-
-
-def _upgraded(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of any version as today's."""
-    out = dict(content)
     for key in ("net", "average"):
-        if isinstance(out.get(key), Mapping):
-            out[key] = legacy.upgrade_state(out[key])
-    if "recipe" in out:
-        out["recipe"] = legacy.upgrade(out["recipe"], str(path))
-    return out
+        if isinstance(content.get(key), Mapping):
+            content[key] = legacy.upgrade_state(content[key])
+    return content
 
 
 def _half(latent: Tensor) -> Tensor:
@@ -152,8 +143,7 @@ def _load_latent(path: Path) -> dict[str, Any]:
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: not a latent checkpoint: {error}") from error
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    content = _upgraded({**content, "net": state}, path)
-    state = content["net"]
+    state = legacy.upgrade_state(state)
     recipe = legacy.parse(content["recipe"], str(path))
     if recipe.net.symmetry > 1:
         net = build(recipe, recipe.stages[content["stage"]])
@@ -179,7 +169,7 @@ def load_net(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     """The net of a checkpoint in evaluation mode on the CPU, and the checkpoint's facts without
     tensors.
 
-    Facts: recipe (dict of today's keys), stage, iteration, and psnr where the file holds a validated
+    Facts: recipe (dict as stored, for ``legacy.parse``), stage, iteration, and psnr where the file holds a validated
     net. Raises CheckpointError for a file without a recipe or with weights that do not fit it.
     """
     content = load_any(path)

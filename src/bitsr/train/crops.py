@@ -70,7 +70,8 @@ class Crops:
         self.columns, self.widths = places[:, 1].to(device), pairs.sizes[:, 1].to(device)
         self.starts, self.pixels = pairs.starts.to(device), pairs.lr.shape[-1]
         self.key = int(mix(torch.tensor((seed + 0x9E3779B9) & _MASK)))
-        # three hash words for each crop, by multiples of an odd constant so that no two counters meet
+        # three hash words for each crop, by multiples of an odd constant so that no two counters
+        # meet
         chosen = torch.tensor(list(samples if samples is not None else range(batch)), device=device)
         drawn = (chosen + batch * torch.arange(candidates, device=device)[:, None]).flatten()
         self.candidates = candidates

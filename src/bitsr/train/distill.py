@@ -43,8 +43,10 @@ def _packed(path: Path) -> _Teacher:
 
 
 def by_torch(net: nn.Module, device: torch.device) -> Upscale:
-    """A net in evaluation mode on ``device`` as ``Upscale``, averaged over the 8 orientations unless
-    it is equivariant."""
+    """A net in evaluation mode on ``device`` as ``Upscale``.
+
+    Averaged over the 8 orientations, unless the net is equivariant.
+    """
 
     @torch.no_grad()
     def run(y: NDArray[np.float64]) -> NDArray[np.float64]:

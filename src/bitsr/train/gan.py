@@ -31,8 +31,10 @@ table 1, E)."""
 
 
 def vgg_layers(layer: str) -> nn.Sequential:
-    """VGG-19 up to a layer, under torchvision's numbers: "conv5_4", before the activation, "relu5_4",
-    after it."""
+    """VGG-19 up to a layer, under torchvision's numbers.
+
+    layer: such as "conv5_4", before the activation, or "relu5_4", after it.
+    """
     layers: list[nn.Module] = []
     cin, last, convs_of_last = 3, int(layer[4]), int(layer[6])
     for block, (width, convs) in enumerate(BLOCKS[:last], 1):
@@ -44,7 +46,7 @@ def vgg_layers(layer: str) -> nn.Sequential:
 
 
 def _vgg_weights(path: str | Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a torchvision state dict that have the names, below ``features``, and shapes of
+    """The tensors of a torchvision state dict with the names (below ``features``) and shapes of
     ``wanted``."""
     try:
         state = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
@@ -90,8 +92,10 @@ class VGG(nn.Module):
 
 
 class Adversary:
-    """The discriminator with its optimiser, and the objective that it gives the net. Images are Y in
-    [0, 255], (N, 1, H, W)."""
+    """The discriminator with its optimiser, and the objective that it gives the net.
+
+    Images are Y in [0, 255], (N, 1, H, W).
+    """
 
     def __init__(self, fabric: Fabric, recipe: Recipe) -> None:
         t, device = recipe.train, fabric.device
@@ -130,8 +134,10 @@ class Adversary:
         return parts
 
     def read_loss(self, count: int) -> float:
-        """Mean loss of the discriminator over the last ``count`` steps; clears the sum. Waits for the
-        device."""
+        """Mean loss of the discriminator over the last ``count`` steps; clears the sum.
+
+        Waits for the device.
+        """
         mean = float(self.loss_sum) / count
         self.loss_sum.zero_()
         return mean

@@ -43,8 +43,8 @@ def checkpoint(state: Mapping[str, Tensor]) -> dict[str, Any]:
     size) and stage.
 
     The bias of a binary convolution goes into the batch norm behind it: bn(conv + b) has the mean
-    that b lowers. Raises ValueError, one line, for another tail, colour or scale, and for a key that
-    has no place.
+    that b lowers. Raises ValueError, one line, for another tail, colour or scale, and for a key
+    that has no place.
     """
     if TAIL not in state:
         raise ValueError("a net of the released E2FIF code, but not with its light tail: that alone is read")

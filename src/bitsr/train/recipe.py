@@ -46,7 +46,7 @@ class RecipeError(BitsrError):
 
 
 def net_name(path: str | Path) -> str:
-    """The name of the net in a model file or checkpoint: ``x4`` of ``runs/x4.latent.safetensors``."""
+    """The name of the net in a file of it: ``x4`` of ``runs/x4.latent.safetensors``."""
     return Path(path).stem.removesuffix(".latent")
 
 
@@ -69,8 +69,8 @@ class Net(_Section):
     """At initialisation the latent weights of binary convolutions are multiplied by it. Adam moves
     a weight by the learning rate whatever its size, so smaller weights change sign sooner."""
     symmetry: Literal[1, 2, 4, 8] = 1
-    """Number of orientations over which the weights are tied, so that the net is equivariant: 2 left
-    and right, 4 also top and bottom, 8 also transposed, 1 none."""
+    """Number of orientations over which the weights are tied, so that the net is equivariant:
+    2 left and right, 4 also top and bottom, 8 also transposed, 1 none."""
 
 
 class Data(_Section):
@@ -87,9 +87,11 @@ class Data(_Section):
     hr_scales: list[Annotated[float, Field(gt=0, lt=1)]] = []
     """Each training image comes again, shrunk to each of these shares of its size."""
     degrade: NonNegativeInt = 0
-    """How many LR images each HR image has, blurred, noisy and compressed (`train.degrade`), for
+    """How many LR images each HR image has, blurred, noisy and compressed (`bitsr.degrade`), for
     nets that restore photographs. 0: one clean LR image by bicubic. Validation then has one
     degraded image too."""
+    rendered: NonNegativeInt = 0
+    """How many rendered images of text, line art and screens stand beside the training images."""
     patch: PositiveInt = 48
     """Side of a training crop in LR pixels."""
     batch: PositiveInt = 16

@@ -125,8 +125,8 @@ class Trainer:
             if t.optimiser == "muon"
             else torch.optim.Adam(self.net.parameters(), **settings)
         )
-        # Without ``tied`` the updates of Muon leave tied weights tied to within rounding, and roundings
-        # add up.
+        # Without ``tied`` the updates of Muon leave tied weights tied to within rounding, and
+        # roundings add up.
         loose = adam.rms if isinstance(adam, Muon) and not adam.tied else ()
         self.loose = [(n, p) for n, p in self.parameters if p in loose]
         compiled = t.compiled(self.cuda)
@@ -157,6 +157,7 @@ class Trainer:
             raise TrainError(f"train.optimiser: {error}") from error
 
     def step(self, iteration: int, lr: float, progress: float) -> None:
+        """One iteration at a learning rate; progress: how far the stage is, from 0 to 1."""
         self.iteration.fill_(iteration)
         self.progress.fill_(progress)
         if isinstance(self.lr, Tensor):
@@ -168,7 +169,8 @@ class Trainer:
 
     def _eager(self) -> None:
         lr, hr = self.crops(self.iteration)
-        # No cache: each weight is cast once an iteration, and a captured graph must not reuse an old cast.
+        # No cache: each weight is cast once an iteration, and a captured graph must not reuse an
+        # old cast.
         bf16 = self.train.precision == "bf16"
         with torch.autocast(lr.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
             out = self.model(lr)
@@ -224,11 +226,13 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` gave."""
         self.net.load_state_dict(state["net"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.adam.load_state_dict(state["optimiser"])
-        for group in self.adam.param_groups:  # what is ours, not the file's: the tensor that the graph reads
+        # what is ours, not the file's: the tensor that the graph reads
+        for group in self.adam.param_groups:
             group["lr"], group["capturable"] = self.lr, self.graph
         self.loss_sum.copy_(state["loss_sum"])
         if self.adversary is not None:

@@ -23,7 +23,7 @@ def protocol(pairs: Pairs, crop: int = 0) -> str:
 
 @contextmanager
 def mode(net: nn.Module, training: bool) -> Iterator[None]:
-    """net in training or evaluation mode for a while; then each of its modules in the mode it had."""
+    """net in training or evaluation mode for a while; then each module in the mode it had."""
     modes = [(module, module.training) for module in net.modules()]
     net.train(training)
     yield
@@ -40,7 +40,8 @@ def validate(net: nn.Module, pairs: Pairs, crop: int = 0) -> float:
     0: all.
     """
     s, scores = pairs.scale, []
-    # Sizes differ from image to image, so no autotuning; and no TF32, which moves values across zero.
+    # Sizes differ from image to image, so no autotuning; and no TF32, which moves values across
+    # zero.
     fixed = torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False)
     with mode(net, False), fixed:
         for index in range(len(pairs)):

@@ -1,21 +1,13 @@
-"""Image files in and out, by rows. Nothing else in bitsr knows formats.
-
-An image is never held whole where its format allows it: libvips decodes rows as they are asked for,
-and encodes them as they come, so memory follows the width. Pixels are (rows, W, C) uint8 or uint16;
-C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. They are passed on as stored, with their ICC
-profile beside them.
-"""
+"""Image files out, by rows."""
 
 from __future__ import annotations
 
 import os
 import queue
-import re
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,188 +15,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from .errors import BitsrError
-
-#: Output formats: the suffixes that mean them, the longest side they can hold, and the bits of a sample.
-FORMATS = {
-    "png": ((".png",), 2**31 - 1, 16),
-    "jpg": ((".jpg", ".jpeg", ".jpe", ".jfif"), 65500, 8),
-    "webp": ((".webp",), 16383, 8),
-    "tif": ((".tif", ".tiff"), 2**31 - 1, 16),
-}
-#: Suffixes by which a folder's images are known.
-SUFFIXES = frozenset(s for f in FORMATS.values() for s in f[0]) | {".gif", ".heic", ".heif", ".avif", ".bmp"}
-
-
-class PhotoError(BitsrError):
-    """An image that cannot be read, or cannot be written as asked; the message is one line."""
-
-
-def format_of(path: str | Path) -> str | None:
-    """The output format that a path's suffix asks for, or None."""
-    suffix = Path(path).suffix.lower()
-    return next((name for name, (suffixes, _, _) in FORMATS.items() if suffix in suffixes), None)
-
-
-def _reason(error: pyvips.Error) -> str:
-    """What libvips found, in one line: it reports a stack of causes, often the same one many
-    times."""
-    lines = [line.strip() for line in error.detail.splitlines() if line.strip()]
-    # That a loader was called and failed says nothing: what its library said stands before, if it
-    # said anything.
-    telling = [line for line in [error.message, *lines] if not line.startswith("unable to call")]
-    text = telling[-1] if telling else "damaged or cut short"
-    for line in lines:
-        if "unix error" in line:
-            return line.partition("unix error:")[2].strip() or text
-        if "not in a known format" in line or "not a known file format" in line:
-            return "not an image in a known format"
-    return re.sub(r"^\w+: ", "", text)
-
-
-# ---- reading ----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Photo:
-    """An image ready to be read, rows from top to bottom, once.
-
-    channels: 1 to 4. depth: 8 or 16. metadata: ICC profile, EXIF and the like, under libvips'
-    names, bytes or str. resolution: pixels a mm, (x, y). notes: what a user should know about how
-    the file was taken.
-    """
-
-    height: int
-    width: int
-    channels: int
-    depth: int
-    metadata: dict[str, bytes | str]
-    resolution: tuple[float, float]
-    notes: list[str]
-    _image: pyvips.Image = field(repr=False)
-
-    def rows(self, n: int) -> Iterator[NDArray[Any]]:
-        """Yield (n, W, C) arrays, the last one shorter. Raises PhotoError where the file is
-        damaged."""
-        region = pyvips.Region.new(self._image)
-        dtype = np.uint8 if self.depth == 8 else np.uint16
-        for y in range(0, self.height, n):
-            m = min(n, self.height - y)
-            try:
-                data = region.fetch(0, y, self.width, m)
-            except pyvips.Error as error:
-                raise PhotoError(_reason(error)) from None
-            yield np.frombuffer(data, dtype).reshape(m, self.width, self.channels)
-
-
-def read(path: str | Path) -> Photo:
-    """Open an image file; the pixels are decoded later, by ``Photo.rows``.
-
-    EXIF orientation is applied. Palettes become RGB or RGBA; CMYK and Lab become sRGB; of several
-    pages the first is taken. Raises OSError where the file cannot be opened and PhotoError where it
-    is not an image, is damaged, or holds samples that are neither 8-bit nor 16-bit integers.
-    """
-    with Path(path).open("rb"):  # for the system's own words: missing, a directory, no permission
-        pass
-    try:
-        return _photo(_open(os.fsencode(path)))
-    except pyvips.Error as error:
-        raise PhotoError(_reason(error)) from None
-
-
-# Complaints of libjpeg that leave the pixels whole. Any other one means missing or invented pixels.
-_HARMLESS = (
-    "extraneous bytes",
-    "Adobe color transform",
-    "JFIF revision",
-    "ICC marker",
-    "progression sequence",
-)
-
-
-def _open(name: bytes) -> pyvips.Image:
-    def load(fail_on: str) -> pyvips.Image:
-        # A source, unlike new_from_file, takes brackets in a file's name for what they are.
-        source = pyvips.Source.new_from_file(name)  # pyright: ignore[reportArgumentType] (bytes are fine)
-        return pyvips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
-
-    image = load("error")
-    if not _get(image, "vips-loader", "").startswith("jpeg"):
-        return image
-    # A JPEG cut short and closed with an end marker is only a warning to libjpeg, which paints the
-    # rest grey. Strict reading also refuses harmless oddities of cameras; those show at the first
-    # row.
-    strict = load("warning")
-    try:
-        pyvips.Region.new(strict).fetch(0, 0, strict.width, 1)  # libvips keeps the first rows: no second pass
-    except pyvips.Error as error:
-        if any(text in error.detail for text in _HARMLESS):
-            return image
-        raise
-    return strict
-
-
-def _get(image: pyvips.Image, name: str, default: Any) -> Any:
-    return image.get(name) if image.get_typeof(name) else default
-
-
-def _photo(image: pyvips.Image) -> Photo:
-    notes: list[str] = []
-    pages = _get(image, "n-pages", 1)
-    if pages > 1:
-        notes.append(f"first of {pages} pages taken")
-    orientation = _get(image, "orientation", 1)
-    metadata = {
-        name: _get(image, name, None)
-        for name in image.get_fields()
-        if name in ("icc-profile-data", "exif-data", "iptc-data") or name.startswith("exif-ifd")
-    }
-    # The pixels are about to be upright, and the thumbnail (IFD 1) would be of the image before.
-    metadata.pop("exif-ifd0-Orientation", None)
-    metadata = {k: v for k, v in metadata.items() if not k.startswith("exif-ifd1")}
-
-    converted = _to_rgb(image)
-    if converted is not image:
-        model = str(image.interpretation)
-        notes.append(f"{'Lab' if model.startswith('lab') else model.upper()} converted to sRGB")
-        metadata.pop("icc-profile-data", None)
-        if profile := _get(converted, "icc-profile-data", None):
-            metadata["icc-profile-data"] = profile
-    image = converted
-    if image.format not in ("uchar", "ushort") or image.coding != "none":
-        raise PhotoError(f"samples are {image.format}; bitsr takes 8-bit and 16-bit integers")
-    if image.bands > 4:
-        raise PhotoError(f"{image.bands} channels; bitsr takes grey or RGB, with or without alpha")
-    wanted = b"GRAY" if image.bands < 3 else b"RGB "
-    if metadata.get("icc-profile-data", b"")[16:20] not in (b"", wanted):
-        del metadata["icc-profile-data"]
-        notes.append("ICC profile of another colour model dropped")
-    if orientation not in (0, 1):
-        # Rotation reads columns: the one case that is held whole.
-        image = image.copy_memory().autorot()
-    return Photo(
-        height=image.height,
-        width=image.width,
-        channels=image.bands,
-        depth=8 if image.format == "uchar" else 16,
-        metadata=metadata,
-        resolution=(image.xres, image.yres),
-        notes=notes,
-        _image=image,
-    )
-
-
-def _to_rgb(image: pyvips.Image) -> pyvips.Image:
-    """sRGB of a CMYK, Lab or other device-independent image; any other as it is."""
-    if image.interpretation == "cmyk":
-        depth = 16 if image.format == "ushort" else 8
-        return image.icc_transform("srgb", embedded=True, input_profile="cmyk", depth=depth)
-    if image.coding == "labq" or image.interpretation in ("lab", "labs", "lch", "xyz", "yxy", "cmc"):
-        return image.colourspace("srgb")
-    return image
-
-
-# ---- writing ----------------------------------------------------------------------------------------------
+from .formats import FORMATS, PhotoError, reason
 
 
 class Writer:
@@ -255,7 +66,7 @@ class Writer:
         height, width, channels = self.shape
         colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
         header = struct.pack(">IIBBBBB", width, height, self.depth, colour, 0, 0, 0)
-        self._bands.put(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header))
+        self._bands.put(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header))
         try:
             self._file = self._part.open("w+b", buffering=0)
             self._thread.start()
@@ -285,7 +96,7 @@ class Writer:
         lines[:, 0] = 0
         big = rows.astype(">u2") if rows.itemsize == 2 else np.ascontiguousarray(rows)
         lines[:, 1:] = big.view(np.uint8).reshape(n, pitch)
-        self._put(_chunk(b"IDAT", self._zlib.compress(lines.data)))
+        self._put(chunk(b"IDAT", self._zlib.compress(lines.data)))
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
         done = False
@@ -293,7 +104,7 @@ class Writer:
             if kind is None:
                 if self._left:
                     raise ValueError(f"{self._left} rows are missing")
-                self._put(_chunk(b"IDAT", self._zlib.flush()) + _chunk(b"IEND", b""))
+                self._put(chunk(b"IDAT", self._zlib.flush()) + chunk(b"IEND", b""))
                 self._ended = True
                 self._thread.join()
                 if self._error:
@@ -334,7 +145,7 @@ class Writer:
             target = self._target()
             _SAVE[self.format](image, target, self.quality)
         except pyvips.Error as error:
-            self._error = self._error or PhotoError(_reason(error))
+            self._error = self._error or PhotoError(reason(error))
         except BaseException as error:  # handed to the caller's thread
             self._error = error
 
@@ -390,7 +201,7 @@ class Writer:
         return image
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def chunk(kind: bytes, data: bytes) -> bytes:
     crc = zlib.crc32(data, zlib.crc32(kind))
     return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", crc)))
 
