@@ -40,9 +40,11 @@ def plan(
     those of its sub-folders too, mirrored in the output). output: a file, or a folder; default
     NAME_x4.EXT or NAME_x4/ beside the input. format: "auto" keeps the input's where it can be
     written, else PNG. Raises OSError for an input that is not there and BitsrError for what cannot
-    be meant, such as an output that is an input.
+    be meant, such as an output that is an input, or one output of two inputs.
     """
     folder_wanted = output is not None and str(output).endswith(("/", "\\"))
+    if not str(input) or (output is not None and not str(output)):
+        raise BitsrError("an input or output of no name; the current folder is .")
     input, output = Path(input), None if output is None else Path(output)
     if format != "auto" and format not in photo.FORMATS:
         format = photo.format_of(f"x.{format}") or format  # jpeg, tiff
@@ -58,8 +60,11 @@ def plan(
 
     if input.is_dir():
         return _folder(input, output, scale, target, recursive)
+    regular = input.is_file()
     input.stat()  # the system's own words for what is missing
     kind, suffix = target(input)
+    if output is None and not regular:
+        raise BitsrError(f"{input}: is no file beside which an output could lie; give -o")
     if output is None:
         return [Job(input, input.with_name(f"{input.stem}_x{scale}{suffix}"), kind)]
     if folder_wanted or output.is_dir():
@@ -158,8 +163,18 @@ def _folder(
         ):  # a.gif and a.png, both to a.png: a.gif.png and a.png
             out = out.with_name(path.name + out.suffix)
         jobs.append(Job(path, out, target(path)[0], folder=True))
+    _keep_apart(jobs)
     _spare_inputs(jobs, files)
     return jobs
+
+
+def _keep_apart(jobs: list[Job]) -> None:
+    """Raise BitsrError where two jobs have one output, also by way of a link."""
+    taken: dict[Path, Job] = {}
+    for job in jobs:
+        first = taken.setdefault(job.output.resolve(), job)
+        if first is not job:
+            raise BitsrError(f"{first.input} and {job.input} would both be written to {job.output}")
 
 
 def _spare_inputs(jobs: list[Job], inputs: list[Path]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BitsrError
+from .files import NewFile
 
 FORMAT = "bitsr 1"
 
@@ -164,14 +165,9 @@ class ModelFile:
         return len(text).to_bytes(8, "little") + text + data[start:]
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write atomically: ``path.part`` first, then renamed."""
-        target = Path(path)
-        part = target.with_name(target.name + ".part")
-        try:
-            part.write_bytes(self.to_bytes())
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        """Write the file whole or not at all (``files.NewFile``)."""
+        with NewFile(path) as new:
+            new.file.write(self.to_bytes())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ModelFile:

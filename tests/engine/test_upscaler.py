@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import multiprocessing
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -183,3 +186,16 @@ def test_names_and_paths_of_nets(net_file, tmp_path):
         bitsr.load("bitsr-m-x2", 3)
     with pytest.raises(BitsrError, match="no net for x5 where none is named"):
         bitsr.load(scale=5)
+
+
+def test_copies_and_pickles_upscale_alike(up):
+    x = noise((9, 7, 3))
+    for other in (copy.copy(up), copy.deepcopy(up), pickle.loads(pickle.dumps(up))):
+        assert (other.name, other.scale) == (up.name, up.scale)
+        np.testing.assert_array_equal(other(x), up(x))
+
+
+def test_an_upscaler_goes_to_a_spawned_process(up):
+    x = noise((9, 7, 3))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply_async(up, (x,)).get(timeout=120), up(x))

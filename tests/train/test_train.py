@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -103,7 +103,7 @@ def test_a_run(tmp_path: Path) -> None:
     scores = [float(row["psnr_y"]) for row in rows if row["psnr_y"]]
     assert len(scores) == 3 and max(scores) == pytest.approx(outcome.best)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        "recipe.json", "log.csv", "log.png", "last.pt", "best.pt", "latent.safetensors",
+        "recipe.json", "log.csv", "log.png", "last.pt", "best.pt", "latent.safetensors", ".lock",
     }  # fmt: skip
     net, facts = checkpoint.load_net(tmp_path / "run" / "best.pt")
     assert facts["psnr"] == outcome.best and facts["iteration"] in (20, 40, 60)
@@ -316,7 +316,7 @@ def test_two_devices_share_a_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", 1)])
 def test_signal_leaves_a_checkpoint(tmp_path: Path, number: int) -> None:
     before = signal.getsignal(number)
     r = make()
@@ -474,17 +474,65 @@ def test_latent_file_keeps_every_sign(tmp_path: Path) -> None:
         checkpoint.load_net(path)
 
 
-def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"net": 1})
 
-    def fail(part: Path) -> None:
-        part.write_bytes(b"half")
+    def fail(content: dict[str, Any], file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError("disk full")
 
+    monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_atomic(path, fail)
+        checkpoint.save(path, {"net": 2})
     assert checkpoint.load(path) == {"net": 1} and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+FULL = """
+import resource, signal, sys, torch
+from pathlib import Path
+from bitsr.train import checkpoint
+from bitsr.train.log import Log
+folder = Path(sys.argv[1])
+log = Log(folder, 0, "title")
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+for write in (
+    lambda: checkpoint.save(folder / "last.pt", {"net": torch.zeros(10000)}),
+    lambda: [log.write({"iteration": i, "loss": 0.5}) for i in range(100)],
+    lambda: log.draw(every=0),
+):
+    try:
+        write()
+    except Exception as error:
+        print(repr(error), error.filename)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True)
+    names = ("last.pt", "log.csv", "log.png")
+    assert done.stdout.splitlines() == [
+        f"OSError(27, 'File too large') {tmp_path / name}" for name in names
+    ], done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["log.csv"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX locks")
+def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    folder, seen = tmp_path / "run", []
+
+    def second(iteration: int, row: object) -> None:
+        with pytest.raises(TrainError, match=f"^{folder}: another run is at work in this folder$"):
+            train(make(), folder, device="cpu")
+        seen.append(iteration)
+
+    train(make(train__iterations=2, train__log_every=1), folder, device="cpu", report=second)
+    assert seen == [1, 2]
+    # the lock ends with the run, also one that fails
+    with pytest.raises(TrainError, match="holds a run already"):
+        train(make(train__iterations=2, train__log_every=1), folder, device="cpu", resume=False)
+    assert train(make(train__iterations=2, train__log_every=1), folder, device="cpu").complete
 
 
 def test_average_has_its_own_statistics() -> None:

@@ -39,7 +39,17 @@ CORE = {
     "symmetry",
     "imresize",
 }
-CORE |= {"errors", "folders", "reference", "source", "photo.formats", "photo.read", "photo.write"}
+CORE |= {
+    "errors",
+    "files",
+    "folders",
+    "reference",
+    "source",
+    "photo.fork",
+    "photo.formats",
+    "photo.read",
+    "photo.write",
+}
 """What upscaling is made of: no room above it may be imported at its top."""
 
 

@@ -22,7 +22,7 @@ def _threads(text: str) -> int | None:
 
 
 def upscale(
-    input: Annotated[Path, typer.Option("-i", "--input", help="Image, or folder of images.")],
+    input: Annotated[str, typer.Option("-i", "--input", help="Image, or folder of images.")],
     output: Annotated[
         str | None,
         typer.Option(

@@ -25,6 +25,7 @@ from torch import nn
 
 from ..engine import Engine
 from ..errors import BitsrError
+from ..files import NewFile
 from ..methods import METHODS
 from ..model_file import ModelFile
 from ..pack import PackError, pack_checkpoint
@@ -385,6 +386,7 @@ def compare(
             rows.append(Row(name, backbone, scale, FAILED, about=str(error)))
         finally:
             made = Table(tuple(rows), tuple(sets), protocol, signal)
-            (folder / "table.md").write_text(made.markdown(), encoding="utf-8")
-            (folder / "table.csv").write_text(made.csv(), encoding="utf-8")
+            for name, text in (("table.md", made.markdown()), ("table.csv", made.csv())):
+                with NewFile(folder / name) as new:
+                    new.file.write(text.encode())
     return Table(tuple(rows), tuple(sets), protocol, signal)

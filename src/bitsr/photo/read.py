@@ -12,6 +12,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from .fork import use_libvips
 from .formats import PhotoError, reason
 
 
@@ -54,6 +55,7 @@ def read(path: str | Path) -> Photo:
     pages the first is taken. Raises OSError where the file cannot be opened and PhotoError where it
     is not an image, is damaged, or holds samples that are neither 8-bit nor 16-bit integers.
     """
+    use_libvips()
     with Path(path).open("rb"):  # for the system's own words: missing, a directory, no permission
         pass
     try:

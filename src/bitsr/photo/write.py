@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import struct
 import threading
@@ -15,6 +14,8 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from ..files import NewFile
+from .fork import use_libvips
 from .formats import FORMATS, PhotoError, reason
 
 
@@ -26,9 +27,10 @@ class Writer:
     depth: of the rows to come; 16-bit rows go to 8 bits where the format has no more, and alpha
     goes over white in JPEG. metadata, resolution: as in Photo. quality: 1 to 100 for JPEG and WebP.
 
-    The image grows in PATH.part and is renamed when it is complete and on disk; leaving the block
-    by any exception removes it. Raises OSError where the file cannot be made and PhotoError where
-    the image does not fit the format or the encoder fails.
+    The image grows under a fresh name (``files.NewFile``) and is renamed when it is complete and on
+    disk; leaving the block by any exception removes it. Raises OSError where the file cannot be
+    made, BitsrError where the path is a device, a pipe or the like, and PhotoError where the image
+    does not fit the format or the encoder fails.
     """
 
     def __init__(
@@ -50,7 +52,6 @@ class Writer:
         self.path, self.format, self.quality = Path(path), format, quality
         self.shape, self.depth = (height, width, channels), min(depth, bits)
         self.metadata, self.resolution = metadata or {}, resolution
-        self._part = self.path.with_name(self.path.name + ".part")
         # The encoder pulls and we push: it runs in a thread of its own, at most two bands behind,
         # so memory stays bounded, encoding overlaps with upscaling, and the main thread stays open
         # to Ctrl-C.
@@ -58,20 +59,19 @@ class Writer:
         self._thread = threading.Thread(target=self._encode, name="bitsr-writer")
         self._error: BaseException | None = None
         self._stop = self._ended = False
-        self._file: Any = None
+        self._new: NewFile | None = None
         self._left = height
 
     def __enter__(self) -> Writer:
+        use_libvips()
         self._zlib = zlib.compressobj(0)
         height, width, channels = self.shape
         colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
         header = struct.pack(">IIBBBBB", width, height, self.depth, colour, 0, 0, 0)
         self._bands.put(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header))
         try:
-            self._file = self._part.open("w+b", buffering=0)
+            self._new = NewFile(self.path)
             self._thread.start()
-        except OSError as error:
-            raise type(error)(error.errno, error.strerror, str(self.path)) from None
         except RuntimeError as error:  # the system has no more threads
             self._abandon()
             raise OSError(f"no thread for the encoder: {error}") from None
@@ -109,9 +109,8 @@ class Writer:
                 self._thread.join()
                 if self._error:
                     raise self._error
-                os.fsync(self._file.fileno())
-                self._file.close()
-                self._part.replace(self.path)
+                assert self._new is not None
+                self._new.commit()
                 done = True
         finally:
             if not done:
@@ -124,9 +123,8 @@ class Writer:
                 self._bands.get_nowait()
             except queue.Empty:
                 self._thread.join(0.01)
-        if self._file is not None:  # None: opened, but a signal came before it was ours
-            self._file.close()
-        self._part.unlink(missing_ok=True)
+        if self._new is not None:
+            self._new.discard()
 
     def _put(self, data: bytes) -> None:
         while self._thread.is_alive():
@@ -170,16 +168,17 @@ class Writer:
         return take
 
     def _target(self) -> pyvips.TargetCustom:
-        """The part file, by calls of our own: libvips loses the system's reason for a failed
+        """The new file, by calls of our own: libvips loses the system's reason for a failed
         write."""
-        file, target = self._file, pyvips.TargetCustom()
+        assert self._new is not None
+        file, target = self._new.file, pyvips.TargetCustom()
 
         def guarded(call: Callable[..., Any], failed: int | None) -> Callable[..., Any]:
             def guard(*args: Any) -> Any:
                 try:
                     return call(*args)
                 except OSError as error:
-                    self._error = error
+                    self._error = OSError(error.errno, error.strerror, str(self.path))
                     return failed
 
             return guard

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ..errors import BitsrError
+from ..files import NewFile
 from ..layers.convs import BinaryConv2d, WeightBinaryConv2d
 from . import legacy, official
 from .build import build, symmetry
@@ -38,30 +39,10 @@ class CheckpointError(BitsrError):
     """A checkpoint that cannot be used; the message is one line."""
 
 
-def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call ``write(part)`` on a file beside ``path``, force it to disk, then rename it over ``path``.
-
-    A reader, or a machine that loses power, sees the old file or the new one, never a part.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    if os.name == "posix":  # the rename itself is on disk only once the folder is
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a training file atomically."""
-    write_atomic(path, lambda part: torch.save(dict(content), part))
+    """Write a training file whole or not at all (``files.NewFile``)."""
+    with NewFile(path) as new:
+        torch.save(dict(content), new.file)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -129,7 +110,8 @@ def export_latent(path: Path, content: Mapping[str, Any]) -> None:
     state = ties.free(content["net"]) if ties else content["net"]
     state = {k: (_half(v) if k in halved else v).contiguous().cpu() for k, v in state.items()}
     facts = {key: json.dumps(content[key]) for key in ("recipe", "stage", "iteration", "psnr")}
-    write_atomic(path, lambda part: part.write_bytes(to_bytes(state, {"format": "bitsr-latent 1", **facts})))
+    with NewFile(path) as new:
+        new.file.write(to_bytes(state, {"format": "bitsr-latent 1", **facts}))
 
 
 def _load_latent(path: Path) -> dict[str, Any]:

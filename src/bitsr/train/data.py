@@ -28,6 +28,7 @@ from torch import Tensor
 from ..degrade import degrade as degraded
 from ..errors import BitsrError
 from ..eval.metrics import rgb_to_y
+from ..files import NewFile
 from ..folders import image_files
 from ..imresize import imresize
 from . import rendered as drawn
@@ -325,13 +326,10 @@ def cached(
         if tensors.keys() >= wanted:
             return tensors
     tensors = make()
-    part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink()
-        warnings.warn(f"images are not cached: {error}", stacklevel=3)
+        with NewFile(path) as new:
+            save_file(tensors, new.part)
+    except (OSError, SafetensorError, BitsrError) as error:
+        warnings.warn(f"images are not cached: {path.name}: {error}", stacklevel=3)
     return tensors
