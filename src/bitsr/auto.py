@@ -1,4 +1,4 @@
-"""Whether an image wants a photo net: how its file was compressed, and how noisy it is.
+"""Which net an image wants, by how its file was compressed and how noisy it is.
 
 A clean net keeps all that an image shows, compression artefacts and noise included. A photo net
 removes them, and a little fine detail with them.
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import colour, photo
+from .upscaler import Upscaler, load
+from .zoo import ZOO
 
 BEST_JPEG = 90
 """JPEGs of this quality or less are restored. Photo nets gain from there on (docs/photos.md)."""
@@ -19,6 +21,10 @@ LEAST_NOISE = 2.0
 """Levels of luma, 0 to 255, from which an image counts as noisy."""
 _STANDARD_SUM = 3688
 """Sum of the luma quantisation table in Annex K of the JPEG standard (ITU-T T.81), quality 50."""
+AUTO = "auto"
+"""As the name of a net: ``Chooser``."""
+PHOTO = "bitsr-photo-m"
+"""Of the photo nets the one that is chosen, where the scale has it."""
 _STRIP = 64
 _STRIPS = 24
 
@@ -56,7 +62,7 @@ def lossy_webp(data: bytes) -> bool:
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and b"VP8 " in data[12:]
 
 
-def noise_level(luma: NDArray[np.float32]) -> float:
+def noise_level(luma: NDArray[np.floating]) -> float:
     """The deviation of noise in luma (h, w), in its own unit: the median over the flattest tenth of
     its 8x8 blocks.
 
@@ -72,7 +78,7 @@ def noise_level(luma: NDArray[np.float32]) -> float:
     rough = (corners - 2 * sides + 4 * y[1:-1, 1:-1]) / 6
     rows, columns = rough.shape[0] // 8, rough.shape[1] // 8
 
-    def blocks(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def blocks(x: NDArray[np.floating]) -> NDArray[np.floating]:
         return x[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8).swapaxes(1, 2).reshape(-1, 8, 8)
 
     rough, levels = blocks(rough), blocks(y[1:-1, 1:-1])
@@ -106,3 +112,42 @@ def faults(path: Path) -> str:
     ]
     noise = float(np.median([noise_level(strip) for strip in strips]))
     return f"noise of {noise:.0f} levels" if noise >= LEAST_NOISE else ""
+
+
+class Chooser:
+    """The default net of a scale, and for images that want it the photo net of that scale.
+
+    scale, folder, threads: as in ``upscaler.load``. Where the folder has no photo net of the scale,
+    the default net is always taken.
+    """
+
+    def __init__(
+        self, scale: int | None = None, *, folder: str | Path = ZOO, threads: int | None = None
+    ) -> None:
+        self.clean = load(None, scale, folder=folder, threads=threads)
+        self.scale = self.clean.scale
+        path = Path(folder) / f"{PHOTO}-x{self.scale}.bsr"
+        self.photo = load(path, threads=threads) if path.is_file() else None
+
+    def pick(self, path: str | Path) -> tuple[Upscaler, str]:
+        """The net for an image file, and why: ``faults``, or "" for the default net.
+
+        Pipes get the default net, since they can be read once. Raises as ``photo.read``.
+        """
+        path = Path(path)
+        if self.photo is None or not path.is_file():
+            return self.clean, ""
+        why = faults(path)
+        return (self.photo, why) if why else (self.clean, "")
+
+
+def choose(
+    net: str | Path | None, scale: int | None, *, folder: str | Path = ZOO, threads: int | None = None
+) -> Upscaler | Chooser:
+    """What a command line's -n means: a net by name or file, or for None and "auto" a ``Chooser``.
+
+    Raises as ``upscaler.load``.
+    """
+    if net is None or net == AUTO:
+        return Chooser(scale, folder=folder, threads=threads)
+    return load(net, scale, folder=folder, threads=threads)

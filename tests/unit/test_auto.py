@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_nets import srresnet
 
-from bitsr.auto import faults, jpeg_quality, lossy_webp, noise_level
+from bitsr.auto import Chooser, choose, faults, jpeg_quality, lossy_webp, noise_level
+from bitsr.cli.main import main
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -67,3 +69,48 @@ def test_faults_of_files(tmp_path: Path) -> None:
 
 def test_lossy_webp_by_its_chunk() -> None:
     assert not lossy_webp(b"RIFF\0\0\0\0WEBPVP8L") and lossy_webp(b"RIFF\0\0\0\0WEBPVP8 ")
+
+
+@pytest.fixture
+def nets(tmp_path: Path) -> Path:
+    """A folder with a default net and a photo net of x4, random both."""
+    folder = tmp_path / "nets"
+    folder.mkdir()
+    for seed, name in enumerate(("bitsr-m-x4", "bitsr-photo-m-x4")):
+        srresnet(blocks=1, seed=seed).write(folder / f"{name}.bsr")
+    return folder
+
+
+def test_the_net_follows_the_image(nets: Path, tmp_path: Path) -> None:
+    image = Image.fromarray(smooth().clip(0, 255).astype(np.uint8)).convert("RGB")
+    image.save(tmp_path / "bad.jpg", quality=50)
+    image.save(tmp_path / "clean.png")
+    chooser = Chooser(4, folder=nets)
+    assert chooser.scale == 4
+    assert [chooser.pick(tmp_path / n)[0].name for n in ("bad.jpg", "clean.png")] == [
+        "bitsr-photo-m-x4",
+        "bitsr-m-x4",
+    ]
+    (nets / "bitsr-photo-m-x4.bsr").unlink()
+    assert Chooser(4, folder=nets).pick(tmp_path / "bad.jpg")[0].name == "bitsr-m-x4"
+    assert isinstance(choose("auto", 4, folder=nets), Chooser)
+    assert choose("bitsr-m-x4", None, folder=nets).scale == 4
+
+
+def test_the_command_chooses_and_says_so(
+    nets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bytes are those of the net that -v names; -n overrides."""
+    Image.fromarray(smooth(24, 32).clip(0, 255).astype(np.uint8)).save(tmp_path / "a.jpg", quality=40)
+    made = {}
+    for name, options in {
+        "auto": ["-v"], "photo": ["-n", "bitsr-photo-m-x4"], "clean": ["-n", "bitsr-m-x4"],
+    }.items():  # fmt: skip
+        out = tmp_path / f"{name}.png"
+        assert (
+            main(["upscale", "-i", str(tmp_path / "a.jpg"), "-o", str(out), "-m", str(nets), *options]) == 0
+        )
+        made[name] = out.read_bytes()
+    assert made["auto"] == made["photo"] != made["clean"]
+    said = capsys.readouterr().err
+    assert "JPEG of quality 40: bitsr-photo-m-x4; -n bitsr-m-x4" in " ".join(said.split())
