@@ -105,7 +105,7 @@ def header(data: bytes) -> tuple[dict[str, str], list[Op]]:
     length = int.from_bytes(data[:8], "little")
     try:
         metadata = dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise ModelFileError(f"not a .bsr file: {str(e).splitlines()[0] if str(e) else 'broken'}") from None
     found = metadata.pop("format", None)
     if found != FORMAT:

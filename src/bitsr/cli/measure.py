@@ -27,15 +27,23 @@ def info(
 ) -> None:
     """Show a net: metadata, layers, parameters, MACs, OPs and receptive field."""
     from .. import source
+    from ..engine import Engine
     from ..eval.card import card as model_card
+    from ..eval.card import sections
     from ..eval.complexity import describe
     from ..model_file import ModelFile
     from ..zoo import find
 
     if card or source.kind(net) == "packed":
         path = find(net)
-        show = model_card if card else describe
-        print(show(ModelFile.read(path), path.stat().st_size), end="")
+        data = path.read_bytes()
+        try:
+            Engine(data, threads=1)  # the judge of what is a sound model
+            model = ModelFile.from_bytes(data)
+            sections(model)
+            print((model_card if card else describe)(model, len(data)), end="")
+        except BitsrError as error:
+            raise BitsrError(f"{path}: {error}") from None
         return
     try:
         from ..eval import net_complexity as count
