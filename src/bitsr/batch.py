@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import photo
+from .auto import Chooser
 from .errors import BitsrError
 from .upscaler import Upscaler, upscale
 
@@ -82,17 +83,20 @@ def plan(
 
 @dataclass(frozen=True)
 class Result:
-    """How a job ended: SR size in pixels (0 where it failed), and why it failed."""
+    """How a job ended: SR size in pixels (0 where it failed), and why it failed; the net that made
+    it, and where a photo net was chosen for it, why (``auto.faults``)."""
 
     job: Job
     height: int = 0
     width: int = 0
     error: Exception | None = None
+    net: str = ""
+    why: str = ""
 
 
 def run(
     jobs: Iterable[Job],
-    upscaler: Upscaler,
+    upscaler: Upscaler | Chooser,
     *,
     quality: int = 95,
     tile: int = 0,
@@ -112,10 +116,11 @@ def run(
         begin(job)
         try:
             job.make_folder()
+            chosen, why = upscaler.pick(job.input) if isinstance(upscaler, Chooser) else (upscaler, "")
             height, width = upscale(
                 job.input,
                 job.output,
-                net=upscaler,
+                net=chosen,
                 format=job.format,
                 quality=quality,
                 tile=tile,
@@ -126,7 +131,7 @@ def run(
         except (OSError, ValueError, MemoryError) as error:
             yield Result(job, error=error)
         else:
-            yield Result(job, height, width)
+            yield Result(job, height, width, net=chosen.name, why=why)
 
 
 def _folder(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._core import isas
+from ._core import isas as isas
 from .errors import BitsrError
 from .model_file import ModelFile, equivariant, header
 
@@ -127,9 +127,10 @@ class Stream:
             raise EngineError(f"impossible size: {h} x {w}")
         if not 0 <= pass_rows <= h:
             raise EngineError(f"a pass has from 1 to {h} rows, not {pass_rows}")
-        assert engine._handle is not None
+        model = engine._handle  # pyright: ignore[reportPrivateUsage]
+        assert model is not None
         try:
-            self._handle = _core.stream_open(engine._handle, h, w, engine.threads, pass_rows)
+            self._handle = _core.stream_open(model, h, w, engine.threads, pass_rows)
         except _core.CoreError as error:
             raise EngineError(str(error)) from None
 

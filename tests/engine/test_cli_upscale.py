@@ -331,8 +331,10 @@ def test_no_room_for_the_output(net_file, tmp_path, how, suffix):
         folder.mkdir()
         text = "File too large"
 
-        def limit():
+        def small_files():
             resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+
+        limit = small_files
 
     try:
         args = ("-i", tmp_path / "a.png", "-o", folder / f"b.{suffix}", "-n", net_file)

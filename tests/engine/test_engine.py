@@ -158,7 +158,7 @@ def test_refuses_what_cannot_be():
         with pytest.raises(EngineError):
             engine.run(bad)
     with pytest.raises(EngineError):
-        engine.run(np.zeros((4, 4), np.float32))
+        engine.run(np.zeros((4, 4), np.float32))  # pyright: ignore[reportArgumentType]
     with pytest.raises(EngineError, match="no path"):
         Engine(packed, isa="mmx")
     for threads in (-1, 1025):

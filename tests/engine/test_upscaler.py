@@ -28,7 +28,7 @@ def up(net_file):
     return bitsr.load(net_file, threads=1)
 
 
-def noise(shape, dtype=np.uint8, seed=0):
+def noise(shape, dtype: type[np.unsignedinteger] = np.uint8, seed=0):
     return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
 
 

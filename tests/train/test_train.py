@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bitsr.eval.metrics import psnr, to_8bit
 from bitsr.folders import data_folder
+from bitsr.layers.ops import Net
 from bitsr.nets.srresnet import SRResNet
 from bitsr.train import checkpoint, data, recipe
 from bitsr.train.build import build
@@ -273,7 +274,7 @@ def test_progress_reaches_the_binarizers(tmp_path: Path) -> None:
     trainer = Trainer(Fabric(accelerator="cpu"), r, build(r), crops)
     for progress in (0.0, 0.75):
         trainer.step(0, 1e-3, progress)
-        read = [float(m.progress) for m in trainer.net.modules() if hasattr(m, "progress")]
+        read = [float(m.get_buffer("progress")) for m in trainer.net.modules() if hasattr(m, "progress")]
         assert read == [progress] * 2
 
 
@@ -420,6 +421,7 @@ def test_new_blocks_start_as_the_identity(tmp_path: Path) -> None:
     net, weights = build(deep(file), deep(file).stages[0]), checkpoint.load(file)["net"]
     checkpoint.initialise(net, weights, checkpoint.blank(net, weights, "best.pt"), "best.pt")
     y = torch.linspace(0, 255, 15 * 17).view(15, 17)
+    assert isinstance(net, Net) and isinstance(before, Net)
     assert torch.equal(net.upscale(y), before.upscale(y))
     train(deep(file), tmp_path / "deep", device="cpu")
     found = checkpoint.load(tmp_path / "deep" / "last.pt")["net"]
@@ -468,10 +470,10 @@ def test_start_from_another_scale(tmp_path: Path) -> None:
 def test_latent_file_keeps_every_sign(tmp_path: Path) -> None:
     r = make(net__args={"channels": 16, "blocks": 2})
     net = build(r)
-    weight = net.body[0].unit1.conv.weight
+    weight = net.get_parameter("body.0.unit1.conv.weight")
     with torch.no_grad():
         weight.view(-1)[:4] = torch.tensor([1e-20, -1e-20, 0.0, -1e-7])
-        net.body[0].unit1.bn.running_var.fill_(331_776.0)  # 576^2, past the range of float16
+        net.get_buffer("body.0.unit1.bn.running_var").fill_(331_776.0)  # 576^2, past the range of float16
     content = {
         "net": net.state_dict(),
         "recipe": r.model_dump(mode="json"),
@@ -562,14 +564,15 @@ def test_average_has_its_own_statistics() -> None:
     """EMA: weights by the recurrence; batch norm statistics are the mean over training batches."""
     torch.manual_seed(0)
     norm = nn.Sequential(nn.BatchNorm2d(1, momentum=0.1))
-    norm[0].running_mean.fill_(1e6)
+    mean, var = norm.get_buffer("0.running_mean"), norm.get_buffer("0.running_var")
+    mean.fill_(1e6)
     root = data_folder()
     pairs = data.load_pairs(data.find_pairs(root, ["auto"], "train", 2)[0], 2)
     crops = Crops(pairs, 8, 4, seed=0)
     estimate_bn(norm.eval(), crops, 3)
     batches = [crops(torch.tensor(2**31 + i))[0] for i in range(3)]
-    assert norm[0].running_mean.item() == pytest.approx(np.mean([b.mean().item() for b in batches]), rel=1e-5)
-    assert norm[0].running_var.item() == pytest.approx(np.mean([b.var().item() for b in batches]), rel=1e-5)
+    assert mean.item() == pytest.approx(np.mean([b.mean().item() for b in batches]), rel=1e-5)
+    assert var.item() == pytest.approx(np.mean([b.var().item() for b in batches]), rel=1e-5)
     assert norm[0].momentum == 0.1 and not norm.training
 
 
@@ -578,12 +581,13 @@ def test_average_follows_the_recurrence(tmp_path: Path) -> None:
     torch.manual_seed(0)
     pairs = data.load_pairs(data.find_pairs(data_folder(), ["auto"], "train", 2)[0], 2)
     net = build(r)
-    expected = net.head.weight.detach().clone()
+    expected = net.get_parameter("head.weight").detach().clone()
     trainer = Trainer(Fabric(accelerator="cpu"), r, net, Crops(pairs, 8, 4, seed=0))
     for i in range(3):
         trainer.step(i, 1e-2, 0.0)
-        expected = 0.75 * expected + 0.25 * net.head.weight.detach()
-    torch.testing.assert_close(trainer.average.head.weight, expected)
+        expected = 0.75 * expected + 0.25 * net.get_parameter("head.weight").detach()
+    assert trainer.average is not None
+    torch.testing.assert_close(trainer.average.get_parameter("head.weight"), expected)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import pyvips
 from test_complexity import tiny
 from test_evaluate import image, save
 
@@ -93,6 +94,26 @@ def test_bench_command(net, capsys):
     assert out.startswith("tiny, x4, LR 16x12") and "| scalar | 1 |" in out
     assert main(["bench", str(net), "--size", "big"]) == 1
     assert "WIDTHxHEIGHT" in capsys.readouterr().err
+
+
+def test_degrade(tmp_path, capsys):
+    hr = image(52, 40)
+    save(hr, tmp_path / "hr.png")
+    for name, options in {
+        "a": [],
+        "b": [],
+        "c": ["--as", "jpeg40"],
+        "d": ["--as", "noise8", "--seed", "3"],
+    }.items():
+        out = tmp_path / f"{name}.png"
+        assert main(["degrade", str(tmp_path / "hr.png"), str(out), "-s", "2", *options]) == 0
+        assert pyvips.Image.new_from_file(str(out)).height == 26
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "c.png").read_bytes() != (tmp_path / "d.png").read_bytes()
+    assert main(["degrade", str(tmp_path / "hr.png"), str(tmp_path / "e.png"), "--as", "rain"]) == 1
+    assert main(["degrade", str(tmp_path / "hr.png"), str(tmp_path / "e.png"), "-s", "64"]) == 1
+    assert not (tmp_path / "e.png").exists()
+    assert all(line.startswith("bitsr: ") for line in capsys.readouterr().err.splitlines())
 
 
 BROKEN = {

@@ -29,7 +29,7 @@ app = typer.Typer(
 for command in (
     *(upscale, measure.models, measure.info),
     *(train.train, train.pack, train.export),
-    *(measure.evaluate, measure.table, measure.bench),
+    *(measure.evaluate, measure.degrade, measure.table, measure.bench),
 ):
     app.command()(command)
 app.add_typer(train.zoo, name="zoo")

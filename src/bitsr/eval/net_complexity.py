@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, inf
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ def _tensors(source: Any) -> Iterator[Tensor]:
         if source.requires_grad:  # a fixed slope is no parameter
             yield source
     elif isinstance(source, tuple):
-        for part in source:
+        for part in cast("tuple[Any, ...]", source):
             yield from _tensors(part)
 
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,12 @@ def load_data(
     )
     if both := {hr for hr, _ in train} & {hr for hr, _ in valid}:
         raise data.DataError(f"{min(both)} is both a training and a validation image")
-    pairs = data.load_pairs(train, scale, hr_scales=d.hr_scales, degrade=d.degrade)
+    load = partial(data.load_pairs, scale=scale, hr_scales=d.hr_scales, rendered=d.rendered)
+    pairs = load(train, degrade=d.degrade)
     if d.teachers:
         clean = pairs
         if d.degrade:  # teachers know clean images alone
-            clean = data.load_pairs([(hr, None) for hr, _ in train], scale, hr_scales=d.hr_scales)
+            clean = load([(hr, None) for hr, _ in train])
         soft = soft_targets(clean, d.teachers, say=say, device=device)
         pairs = replace(pairs, soft=soft)
     pairs = pairs.to(device)
