@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,7 +210,9 @@ def test_a_stream_is_neither_copied_nor_pickled():
 def test_threads_are_a_whole_number_and_0_is_all():
     packed = srresnet(seed=8)
     assert Engine(packed, threads=0).threads == Engine(packed).threads
-    assert Engine(packed, threads=np.int64(2)).threads == 2
-    for threads in (1.5, "2", True, float("nan")):
+    two: Any = np.int64(2)
+    assert Engine(packed, threads=two).threads == 2
+    wrong: Any
+    for wrong in (1.5, "2", True, float("nan")):
         with pytest.raises(EngineError, match="threads must be a whole number"):
-            Engine(packed, threads=threads)
+            Engine(packed, threads=wrong)

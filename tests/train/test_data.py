@@ -332,3 +332,21 @@ def test_crops_are_uniform_over_places() -> None:
 def test_crop_larger_than_every_image() -> None:
     with pytest.raises(DataError, match=r"crop of 20 pixels.*data\.patch"):
         Crops(coordinates([(9, 40)], 2), 10, 1, seed=0)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "bmp"])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_file_cut_short_is_refused(tmp_path: Path, suffix: str, closed: bool) -> None:
+    image(path := tmp_path / f"a.{suffix}", 90, 80)
+    data.read_rgb(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + b"\xff\xd9" * closed)
+    with pytest.raises(OSError, match=f"a.{suffix}: cannot read the image") as caught:
+        data.read_rgb(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_16_bits_lose_the_lower_8(tmp_path: Path) -> None:
+    y = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
+    Image.fromarray(y).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(data.read_rgb(tmp_path / "a.png")[..., 1], y >> 8)

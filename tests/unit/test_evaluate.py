@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pyvips
 
+from bitsr.errors import BitsrError
 from bitsr.eval.evaluate import (
     Evaluation,
     Scores,
@@ -233,3 +234,12 @@ def test_unknown_degradation():
         PROTOCOLS["matlab-y"].with_degradation("rain")
     with pytest.raises(ValueError, match="srcnn"):
         PROTOCOLS["srcnn"].with_degradation("jpeg75")
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_file_cut_short_has_no_figures(tmp_path, closed):
+    save(image(92, 80), path := tmp_path / "a.jpg")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + b"\xff\xd9" * closed)
+    with pytest.raises(BitsrError, match=r"a\.jpg: "):
+        read_hr(path)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pyvips
 from numpy.typing import NDArray
 
+from .. import photo
 from ..degrade import degrade_as
 from ..errors import BitsrError
 from ..folders import data_folder, image_files
@@ -63,14 +63,12 @@ def read_hr(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
     RGB with three equal channels stays RGB: the published rows take it so (Set14's man), and only
     files that are grey themselves (Set14's bridge) as luma. Raises BitsrError for other depths and
-    colour spaces.
+    for a file that is damaged or cut short, OSError for one that cannot be opened.
     """
-    image = pyvips.Image.new_from_file(os.fspath(path))
-    bands = image.bands - int(image.hasalpha())
-    if image.format != "uchar" or bands not in (1, 3):
-        raise BitsrError(f"an 8-bit grey or RGB image is wanted, not {image.bands} bands of {image.format}")
-    pixels = image.numpy().reshape(image.height, image.width, image.bands)
-    return np.ascontiguousarray(pixels[..., 0] if bands == 1 else pixels[..., :3])
+    pixels = photo.read_whole(Path(path))
+    if pixels.dtype != np.uint8:
+        raise BitsrError(f"{os.fspath(path)}: an 8-bit image is wanted, not one of 16 bits")
+    return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] < 3 else pixels[..., :3])
 
 
 def _luma(x: NDArray[Any]) -> NDArray[np.float64]:
@@ -220,9 +218,10 @@ def evaluate(
     rows: list[Scores] = []
     for label, files in found.items():
         for path in files:
+            hr = read_hr(path)
             try:
-                row = Scores(label, path.stem, *evaluate_image(net, read_hr(path), protocol))
-            except (ValueError, pyvips.Error) as e:
+                row = Scores(label, path.stem, *evaluate_image(net, hr, protocol))
+            except ValueError as e:
                 raise BitsrError(f"{path}: {e}") from e
             rows.append(row)
             if progress is not None:

@@ -8,6 +8,7 @@ profile beside them.
 
 from .formats import FORMATS, SUFFIXES, PhotoError, format_of
 from .read import Photo, read
+from .whole import read_whole
 from .write import Writer
 
-__all__ = ["FORMATS", "SUFFIXES", "Photo", "PhotoError", "Writer", "format_of", "read"]
+__all__ = ["FORMATS", "SUFFIXES", "Photo", "PhotoError", "Writer", "format_of", "read", "read_whole"]

@@ -109,32 +109,37 @@ def find_pairs(
 # Decoding and cache ---------------------------------------------------------------------------
 
 
-def _by_vips(path: Path) -> NDArray[np.uint8]:
-    import pyvips
-
-    image = pyvips.Image.new_from_file(str(path), access="sequential").colourspace("srgb")
-    return np.ascontiguousarray(image[:3].numpy() if image.bands > 3 else image.numpy())
-
-
-def _by_pil(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Decode an image to (H, W, 3) uint8 RGB; alpha is dropped.
+    """Decode an image to (H, W, 3) uint8 RGB; alpha is dropped, 16 bits lose the lower 8.
 
-    libvips comes first; PIL where pyvips is not installed or its build lacks the format (BMP in the
-    wheels). Raises OSError with the path in its message.
+    By ``photo``, which refuses a file that is damaged or cut short; by PIL what pyvips has no loader
+    for (BMP in the wheels), and everything where pyvips is not installed. Raises OSError with the
+    path in its message.
     """
-    reasons = []
-    for reader in (_by_vips, _by_pil):
+    reasons: list[str] = []
+    try:
+        from ..photo import PhotoError, read_whole
+    except ImportError as error:
+        reasons.append(str(error))
+    else:
         try:
-            return reader(path)
-        except Exception as error:  # decoders raise types of their own
-            reasons.append((str(error).strip() or type(error).__name__).splitlines()[0])
+            pixels = read_whole(path)
+        except PhotoError as error:
+            reasons.append(str(error).removeprefix(f"{path}: "))
+            if "known format" not in reasons[0]:
+                raise OSError(f"{path}: cannot read the image ({reasons[0]})") from None
+        else:
+            pixels = (pixels >> 8 if pixels.dtype == np.uint16 else pixels).astype(np.uint8)
+            return np.ascontiguousarray(
+                np.repeat(pixels[..., :1], 3, 2) if pixels.shape[2] < 3 else pixels[..., :3]
+            )
+    try:
+        from PIL import Image
+
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except Exception as error:  # decoders raise types of their own
+        reasons.append((str(error).strip() or type(error).__name__).splitlines()[0])
     raise OSError(f"{path}: cannot read the image ({'; '.join(reasons)})")
 
 
