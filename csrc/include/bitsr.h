@@ -90,6 +90,13 @@ BITSR_API int bitsr_merge(const void* lr, int depth, int channels, int h, int w,
                           int rows, int scale, const int16_t* luma, int y, int n, void* out,
                           char* err, size_t err_cap);
 
+/* ---- Images (core/jpeg_check.cpp) */
+
+/* Whether the n bytes of a JPEG hold all of its pixels: 1 yes, 0 no, with one line in err, -1 where
+ * that cannot be told (arithmetic coding, lossless, 12 bit, no sound header). What follows the
+ * first image is not looked at. */
+BITSR_API int bitsr_jpeg_check(const uint8_t* data, size_t n, char* err, size_t err_cap);
+
 #ifdef __cplusplus
 }
 #endif

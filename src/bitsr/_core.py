@@ -9,6 +9,7 @@ callers see is in ``engine``, ``colour`` and ``train.fast``.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -74,6 +75,7 @@ _UPSCALING: dict[str, tuple[object, Iterable[object]]] = {
     "stream_close": (None, [c_void_p]),
     "luma": (c_int, [c_void_p, c_int, c_int, c_size_t, c_void_p]),
     "merge": (c_int, [c_void_p, *[c_int] * 7, c_void_p, c_int, c_int, c_void_p, c_char_p, c_size_t]),
+    "jpeg_check": (c_int, [c_void_p, c_size_t, c_char_p, c_size_t]),
 }
 
 
@@ -177,6 +179,14 @@ def merge(
     )
     if code < 0:
         raise _line(err)
+
+
+def jpeg_check(data: bytes | mmap.mmap) -> tuple[bool | None, str]:
+    """Whether a JPEG holds all of its pixels, and what is wrong with it; None where that cannot be told."""
+    view = np.frombuffer(data, np.uint8)
+    err = ctypes.create_string_buffer(_ERR)
+    code = core().bitsr_jpeg_check(view.ctypes.data, len(view), err, _ERR)
+    return None if code < 0 else bool(code), err.value.decode(errors="replace")
 
 
 # ---- Training: csrc/include/bitsr_train.h ----

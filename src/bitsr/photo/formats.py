@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+
+# What libvips warns of on the error stream is judged here, or is of no use to a user.
+os.environ.setdefault("VIPS_WARNING", "0")
 
 import pyvips
 
@@ -15,9 +22,48 @@ FORMATS = {
     "jpg": ((".jpg", ".jpeg", ".jpe", ".jfif"), 65500, 8),
     "webp": ((".webp",), 16383, 8),
     "tif": ((".tif", ".tiff"), 2**31 - 1, 16),
+    "gif": ((".gif",), 65535, 8),
 }
-#: Suffixes by which a folder's images are known.
-SUFFIXES = frozenset(s for f in FORMATS.values() for s in f[0]) | {".gif", ".heic", ".heif", ".avif", ".bmp"}
+#: Output formats that hold several frames or pages.
+ANIMATED = frozenset({"webp", "gif", "tif"})
+_BY_PILLOW = frozenset(
+    ".bmp .dib .ico .ppm .pgm .pbm .pnm .tga .psd .jp2 .j2k .jpx .pcx .dds .sgi .qoi".split()
+)
+_BY_HEIF, _BY_JXL = frozenset({".heic", ".heif", ".hif"}), frozenset({".jxl"})
+# Other images by their suffixes: raw files of cameras, high dynamic range, what editors save.
+_NEVER = frozenset(
+    ".exr .hdr .svg .xcf .kra .ai .eps .cr2 .cr3 .nef .arw .dng .raf .orf .rw2 .pef .srw .wmf .emf .pfm".split()
+)
+
+
+def _installed(*modules: str) -> bool:
+    return all(importlib.util.find_spec(module) for module in modules)
+
+
+#: Suffixes by which a folder's images are known, and those of images that are not read here.
+SUFFIXES = frozenset(s for f in FORMATS.values() for s in f[0]) | {".avif"}
+SUFFIXES |= _BY_PILLOW if _installed("PIL") else frozenset()
+SUFFIXES |= _BY_HEIF if _installed("pillow_heif") else frozenset()
+SUFFIXES |= _BY_JXL if _installed("PIL", "pillow_jxl") else frozenset()
+UNREAD = (_BY_PILLOW | _BY_HEIF | _BY_JXL | _NEVER) - SUFFIXES
+
+
+def passed_over(paths: Iterable[Path]) -> str | None:
+    """Of a folder's files, the images that are not read, in one line; None where there are none."""
+    found = Counter(path.suffix.lower() for path in paths if path.suffix.lower() in UNREAD)
+    if not found:
+        return None
+    packages = (
+        ("pillow-heif", _BY_HEIF),
+        ("pillow-jxl-plugin", _BY_JXL),
+        ("pillow", _BY_PILLOW),
+    )
+    wanted = [name for name, suffixes in packages if suffixes & set(found)]
+    total = sum(found.values())
+    text = ", ".join(f"{n} {suffix}" for suffix, n in sorted(found.items(), key=lambda x: (-x[1], x[0])))
+    files = "1 file of a format" if total == 1 else f"{total} files of formats"
+    more = f" (pip install {' '.join(wanted)})" if wanted else ""
+    return f"{files} that bitsr does not read: {text}{more}"
 
 
 class PhotoError(BitsrError):
