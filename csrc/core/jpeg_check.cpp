@@ -338,3 +338,5 @@ int bitsr_jpeg_check(const uint8_t* data, size_t n, char* err, size_t cap) {
     return -1;
   }
 }
+
+void bitsr_no_log(const char*, int, const char*, void*) {}

@@ -97,6 +97,9 @@ BITSR_API int bitsr_merge(const void* lr, int depth, int channels, int h, int w,
  * first image is not looked at. */
 BITSR_API int bitsr_jpeg_check(const uint8_t* data, size_t n, char* err, size_t err_cap);
 
+/* Does nothing: a handler of GLib's log for warnings that are not wanted. */
+BITSR_API void bitsr_no_log(const char* domain, int level, const char* text, void* data);
+
 #ifdef __cplusplus
 }
 #endif

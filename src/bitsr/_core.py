@@ -76,6 +76,7 @@ _UPSCALING: dict[str, tuple[object, Iterable[object]]] = {
     "luma": (c_int, [c_void_p, c_int, c_int, c_size_t, c_void_p]),
     "merge": (c_int, [c_void_p, *[c_int] * 7, c_void_p, c_int, c_int, c_void_p, c_char_p, c_size_t]),
     "jpeg_check": (c_int, [c_void_p, c_size_t, c_char_p, c_size_t]),
+    "no_log": (None, [c_char_p, c_int, c_char_p, c_void_p]),
 }
 
 
@@ -187,6 +188,11 @@ def jpeg_check(data: bytes | mmap.mmap) -> tuple[bool | None, str]:
     err = ctypes.create_string_buffer(_ERR)
     code = core().bitsr_jpeg_check(view.ctypes.data, len(view), err, _ERR)
     return None if code < 0 else bool(code), err.value.decode(errors="replace")
+
+
+def no_log() -> int:
+    """The address of a handler of GLib's log that does nothing."""
+    return ctypes.cast(core().bitsr_no_log, c_void_p).value or 0
 
 
 # ---- Training: csrc/include/bitsr_train.h ----

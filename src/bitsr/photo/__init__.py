@@ -10,4 +10,15 @@ from .formats import ANIMATED, FORMATS, SUFFIXES, PhotoError, format_of, passed_
 from .read import Photo, read
 from .write import Writer, lost
 
-__all__ = ["ANIMATED", "FORMATS", "SUFFIXES", "Photo", "PhotoError", "Writer", "format_of", "lost", "passed_over", "read"]
+__all__ = [
+    "ANIMATED",
+    "FORMATS",
+    "SUFFIXES",
+    "Photo",
+    "PhotoError",
+    "Writer",
+    "format_of",
+    "lost",
+    "passed_over",
+    "read",
+]

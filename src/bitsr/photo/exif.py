@@ -19,7 +19,24 @@ _ABOUT = frozenset(
     {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x4746, 0x4749, 0x8298, IPTC}
     | set(range(0x9C9B, 0x9CA0))
 )
-_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_BYTES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}
 _SWAPPED = {3: 2, 8: 2, 4: 4, 9: 4, 5: 4, 10: 4, 11: 4, 13: 4, 12: 8, 16: 8, 17: 8, 18: 8}
 
 
@@ -216,9 +233,7 @@ def _layout(parts: _Directories, order: str, at: int, big: bool) -> Iterator[tup
             at += len(data)
 
 
-def _append(
-    parts: _Directories, order: str, at: int, big: bool
-) -> tuple[bytes, list[Entry]]:
+def _append(parts: _Directories, order: str, at: int, big: bool) -> tuple[bytes, list[Entry]]:
     """The directories below the first one, to stand at an offset, and the entries that point to them."""
     data, pointers = b"", list[Entry]()
     for tag, directory in _layout(parts, order, at, big):

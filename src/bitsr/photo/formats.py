@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-
-# What libvips warns of on the error stream is judged here, or is of no use to a user.
-os.environ.setdefault("VIPS_WARNING", "0")
+from typing import Any
 
 import pyvips
 
+from .. import _core
 from ..errors import BitsrError
+
+
+def _silence() -> None:
+    """What libvips warns of is judged here. pyvips hands it to Python's logging, where garbage may
+    be collected: an image whose end is worth a warning too, and GLib aborts the process at a
+    warning inside a warning."""
+    library: Any = pyvips
+    library._remove_log_handler()
+    levels = library.GLogLevelFlags.LEVEL_WARNING | library.GLogLevelFlags.LEVEL_MESSAGE
+    handler = library.ffi.cast("GLogFunc", _core.no_log())
+    library.glib_lib.g_log_set_handler(b"VIPS", levels, handler, library.ffi.NULL)
+
+
+_silence()
 
 #: Output formats: the suffixes that mean them, the longest side they can hold, and the bits of a sample.
 FORMATS = {
@@ -27,12 +39,50 @@ FORMATS = {
 #: Output formats that hold several frames or pages.
 ANIMATED = frozenset({"webp", "gif", "tif"})
 _BY_PILLOW = frozenset(
-    ".bmp .dib .ico .ppm .pgm .pbm .pnm .tga .psd .jp2 .j2k .jpx .pcx .dds .sgi .qoi".split()
+    [
+        ".bmp",
+        ".dib",
+        ".ico",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".tga",
+        ".psd",
+        ".jp2",
+        ".j2k",
+        ".jpx",
+        ".pcx",
+        ".dds",
+        ".sgi",
+        ".qoi",
+    ]
 )
 _BY_HEIF, _BY_JXL = frozenset({".heic", ".heif", ".hif"}), frozenset({".jxl"})
 # Other images by their suffixes: raw files of cameras, high dynamic range, what editors save.
 _NEVER = frozenset(
-    ".exr .hdr .svg .xcf .kra .ai .eps .cr2 .cr3 .nef .arw .dng .raf .orf .rw2 .pef .srw .wmf .emf .pfm".split()
+    [
+        ".exr",
+        ".hdr",
+        ".svg",
+        ".xcf",
+        ".kra",
+        ".ai",
+        ".eps",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".dng",
+        ".raf",
+        ".orf",
+        ".rw2",
+        ".pef",
+        ".srw",
+        ".wmf",
+        ".emf",
+        ".pfm",
+    ]
 )
 
 

@@ -37,7 +37,13 @@ def kind_of(head: bytes) -> str | None:
         return "JPEG XL"
     if head[:12] == b"\0\0\0\x0cjP  \r\n\x87\n" or head[:4] == b"\xff\x4f\xff\x51":
         return "JPEG 2000"
-    for start, kind in ((b"BM", "BMP"), (b"8BPS", "PSD"), (b"\0\0\1\0", "ICO"), (b"DDS ", "DDS"), (b"qoif", "QOI")):
+    for start, kind in (
+        (b"BM", "BMP"),
+        (b"8BPS", "PSD"),
+        (b"\0\0\1\0", "ICO"),
+        (b"DDS ", "DDS"),
+        (b"qoif", "QOI"),
+    ):
         if head.startswith(start):
             return kind
     if head[:1] == b"P" and head[1:2] in b"123456f" and head[2:3].isspace():

@@ -27,15 +27,14 @@ class Chunks:
     """What a walk through a file's chunks found.
 
     kept: whole chunks to carry over. iptc: IPTC records. xmp: its text. frames: of an animated PNG, else 1.
-    pieces: the parts of the file (start, end) that a decoder needs, in their order. notes: one line
-    each.
+    hidden: chunks (start, end) that no decoder is to see. notes: one line each.
     """
 
     kept: bytes = b""
     iptc: bytes | None = None
     xmp: bytes | None = None
     frames: int = 1
-    pieces: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    hidden: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     notes: list[str] = field(default_factory=list[str])
 
 
@@ -46,7 +45,6 @@ def walk(data: bytes | mmap.mmap) -> Chunks:
     damaged: neither is a reason to refuse pixels.
     """
     found, at, size = Chunks(), len(SIGNATURE), len(data)
-    found.pieces.append((0, at))
     kept: list[bytes] = []
     while at + 12 <= size:
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -68,20 +66,19 @@ def walk(data: bytes | mmap.mmap) -> Chunks:
             elif kind == b"acTL" and length == 8:
                 found.frames = max(1, struct.unpack_from(">I", body)[0])
             if not sound or kind in TEXT:
-                at = end
-                continue
-        _extend(found.pieces, at, end)
+                found.hidden.append((at, end))
         at = end
-    if at < size:
-        _extend(found.pieces, at, size)
     found.kept = b"".join(kept)
     return found
 
 
-def _extend(pieces: list[tuple[int, int]], start: int, end: int) -> None:
-    if pieces[-1][1] == start:
-        start = pieces.pop()[0]
-    pieces.append((start, end))
+def hide(data: bytearray | mmap.mmap, hidden: list[tuple[int, int]]) -> None:
+    """Make chunks sound ones of a kind that nobody knows, so that a decoder passes over them."""
+    for start, end in hidden:
+        kind = b"biTs"
+        crc = zlib.crc32(data[start + 8 : end - 4], zlib.crc32(kind))
+        data[start + 4 : start + 8] = kind
+        data[end - 4 : end] = struct.pack(">I", crc)
 
 
 def kinds(kept: bytes) -> set[bytes]:

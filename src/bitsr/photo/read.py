@@ -48,7 +48,7 @@ class Photo:
     frames: int = 1
     delays: list[int] = field(default_factory=list[int])
     loop: int = 0
-    # libvips knows no more than the addresses of a source's callbacks.
+    # libvips knows no more than the address of a source's bytes.
     _sources: list[pyvips.Source] = field(default_factory=list[pyvips.Source], repr=False)
 
     def rows(self, n: int, frame: int | None = None) -> Iterator[NDArray[Any]]:
@@ -154,12 +154,14 @@ class _Opening:
                 return self._decoded(decoded)
             raise
 
-    def _source(self, pieces: list[tuple[int, int]] | None = None) -> pyvips.Source:
+    def _source(self) -> pyvips.Source:
         # A source, unlike new_from_file, takes brackets in a file's name for what they are.
-        if pieces is None and isinstance(self.data, mmap.mmap):
+        if isinstance(self.data, mmap.mmap):
             return pyvips.Source.new_from_file(os.fsencode(self.path))  # pyright: ignore[reportArgumentType] (bytes are fine)
-        view = memoryview(self.data)
-        self.sources.append(_source_of([view[a:b] for a, b in pieces or [(0, len(view))]]))
+        return self._memory(self.data)
+
+    def _memory(self, data: _Data | bytearray) -> pyvips.Source:
+        self.sources.append(pyvips.Source.new_from_memory(data))  # pyright: ignore[reportArgumentType] (any bytes-like is fine)
         return self.sources[-1]
 
     def _load(self, fail_on: str = "error", **more: Any) -> pyvips.Image:
@@ -176,8 +178,7 @@ class _Opening:
 
         def load() -> pyvips.Image:
             # By name: libvips would take an Ultra HDR by a loader that has no checks.
-            source = self._source([(0, len(self.data))]) if self.data[-2:] != b"\xff\xd9" else self._source()
-            return pyvips.Image.jpegload_source(source, access="sequential", fail_on=fail_on)
+            return pyvips.Image.jpegload_source(self._source(), access="sequential", fail_on=fail_on)
 
         self.load = load
         image = load()
@@ -185,7 +186,9 @@ class _Opening:
         if b"urn:iso:std:iso:ts:21496:-1" in head or b"ns.adobe.com/hdr-gain-map/" in head:
             self.notes.append("Ultra HDR: the gain map is dropped, the image is taken as it looks without")
         if not whole and not self.lenient:
-            pyvips.Region.new(image).fetch(0, 0, image.width, 1)  # libvips keeps the first rows: no second pass
+            pyvips.Region.new(image).fetch(
+                0, 0, image.width, 1
+            )  # libvips keeps the first rows: no second pass
         return self._finish(image)
 
     def _png(self) -> Photo:
@@ -200,13 +203,23 @@ class _Opening:
         if chunks.xmp:
             self.metadata["xmp-data"] = chunks.xmp
         fail_on = "none" if self.lenient else "error"
+        seen = self._hidden(chunks.hidden) if chunks.hidden else None
 
         def load() -> pyvips.Image:
-            source = self._source(None if len(chunks.pieces) == 1 else chunks.pieces)
+            source = self._source() if seen is None else self._memory(seen)
             return pyvips.Image.pngload_source(source, access="sequential", fail_on=fail_on, unlimited=True)
 
         self.load = load
         return self._finish(load())
+
+    def _hidden(self, hidden: list[tuple[int, int]]) -> mmap.mmap | bytearray:
+        if isinstance(self.data, mmap.mmap):
+            with self.path.open("rb") as file:  # only pages that are written to are copied
+                data = mmap.mmap(file.fileno(), len(self.data), access=mmap.ACCESS_COPY)
+        else:
+            data = bytearray(self.data)
+        png.hide(data, hidden)
+        return data
 
     def _tiff(self) -> Photo:
         facts = _tiff_facts(self.data)
@@ -321,33 +334,6 @@ class _Opening:
 
 _PLAIN = frozenset({"b-w", "srgb", "rgb", "grey16", "rgb16", "multiband", "scrgb"})
 """Interpretations whose change is no conversion of colours."""
-
-
-def _source_of(parts: list[memoryview]) -> pyvips.Source:
-    """A source of bytes in parts, read from first to last."""
-    parts = [part for part in parts if len(part)]
-    starts = np.cumsum([0, *(len(part) for part in parts)])
-    total, at = int(starts[-1]), 0
-
-    def take(size: int) -> memoryview:
-        nonlocal at
-        if at >= total:
-            return memoryview(b"")
-        i = int(np.searchsorted(starts, at, "right")) - 1
-        begin = at - int(starts[i])
-        piece = parts[i][begin : begin + size]
-        at += len(piece)
-        return piece
-
-    def seek(offset: int, whence: int) -> int:
-        nonlocal at
-        at = min(max((0, at, total)[whence] + offset, 0), total)
-        return at
-
-    source = pyvips.SourceCustom()
-    source.on_read(take)  # pyright: ignore[reportArgumentType] (any bytes-like is fine)
-    source.on_seek(seek)
-    return source
 
 
 def _tidy(metadata: dict[str, bytes | str], notes: list[str]) -> None:

@@ -54,7 +54,9 @@ class Writer:
     ):
         _, longest, bits = FORMATS[format]
         if max(height // frames, width) > longest:
-            raise PhotoError(f"{width} x {height // frames} is too large for {format}, at most {longest} pixels a side")
+            raise PhotoError(
+                f"{width} x {height // frames} is too large for {format}, at most {longest} pixels a side"
+            )
         self.path, self.format, self.quality = Path(path), format, quality
         self.shape, self.depth = (height, width, channels), min(depth, bits)
         self.metadata, self.resolution = metadata or {}, resolution
@@ -251,7 +253,11 @@ class Writer:
             segments = [(0xE0, b"JFIF\0" + struct.pack(">HBHHH", 0x0102, 1, *dpi, 0))]
             segments += [(0xE1, b"Exif\0\0" + block)] if block else []
             segments += [(0xED, b"Photoshop 3.0\0" + png.resource(iptc))] if iptc else []
-            out += [struct.pack(">BBH", 0xFF, m, len(data) + 2) + data for m, data in segments if len(data) < 65500]
+            out += [
+                struct.pack(">BBH", 0xFF, m, len(data) + 2) + data
+                for m, data in segments
+                if len(data) < 65500
+            ]
             at = 2
         else:
             return -1, b""
