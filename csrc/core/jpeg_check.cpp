@@ -179,7 +179,8 @@ class Jpeg {
     }
     // A sequential scan has but one band of coefficients, whatever its header says.
     first_ = progressive_ ? p[1 + 2 * n] : 0, last_ = progressive_ ? p[2 + 2 * n] : 63;
-    const int high = progressive_ ? p[3 + 2 * n] >> 4 : 0, low = progressive_ ? p[3 + 2 * n] & 15 : 0;
+    const int high = progressive_ ? p[3 + 2 * n] >> 4 : 0,
+              low = progressive_ ? p[3 + 2 * n] & 15 : 0;
     refined_ = high != 0;
     if (last_ > 63 || first_ > last_ || low > 13 || (progressive_ && !first_ != !last_))
       throw Unknown();

@@ -126,7 +126,7 @@ class Upscaler:
         ensemble = ensemble and not self.equivariant
         begin = self.engine.stream if not ensemble else partial(_Ensemble, self.engine)
         with begin(height, width) as stream:
-            for strip in strips:
+            for strip in colour.filled(strips, height):
                 window = strip if window is None else np.concatenate((window, strip))
                 pushed += len(strip)
                 sr = stream.push(colour.luma(strip))
