@@ -80,7 +80,8 @@ def pytorch(
         if bf16:
             module, x = module.bfloat16(), x.bfloat16()
         if channels_last:
-            module, x = module.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            x = x.to(memory_format=torch.channels_last)
         if compiled:
             module = torch.compile(module)
 
@@ -115,7 +116,7 @@ def onnxruntime(net: str, kind: str = "onnx") -> Callable[[Task], Run]:
 
 def openvino_request(path: Path, threads: int, precision: str) -> Any:
     """A request to OpenVINO's CPU plugin, one stream, tuned for latency."""
-    import openvino as ov
+    import openvino as ov  # pyright: ignore[reportMissingImports]
 
     config = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -139,7 +140,7 @@ def tflite(net: str, kind: str = "tflite") -> Callable[[Task], Run]:
     """TensorFlow Lite (LiteRT) with its XNNPACK delegate."""
 
     def build(task: Task) -> Run:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
 
         interpreter = Interpreter(str(prepared(task, kind, net)), num_threads=task.threads)
         interpreter.allocate_tensors()

@@ -91,8 +91,8 @@ def make_ort_int8(path: Path, net: str, task: Task) -> None:
 
 def make_openvino_int8(path: Path, net: str, task: Task) -> None:
     """Post-training quantisation by NNCF with its defaults."""
-    import nncf
-    import openvino as ov
+    import nncf  # pyright: ignore[reportMissingImports]
+    import openvino as ov  # pyright: ignore[reportMissingImports]
 
     model = ov.Core().read_model(str(prepared(task, "onnx", net)))
     data = nncf.Dataset(calibration(task))
@@ -101,7 +101,7 @@ def make_openvino_int8(path: Path, net: str, task: Task) -> None:
 
 def make_tflite(path: Path, net: str, task: Task) -> None:
     """Convert by LiteRT's own torch exporter, batch norm folded, fixed size."""
-    import litert_torch
+    import litert_torch  # pyright: ignore[reportMissingImports]
     import torch
 
     module = torch_net(net, task.scale)
@@ -112,8 +112,8 @@ def make_tflite(path: Path, net: str, task: Task) -> None:
 
 def make_tflite_int8(path: Path, net: str, task: Task) -> None:
     """Static quantisation by LiteRT's quantiser: weights int8 per channel, activations int8."""
-    from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
+    from ai_edge_quantizer import quantizer, recipe  # pyright: ignore[reportMissingImports]
 
     source = str(prepared(task, "tflite", net))
     key, signature = next(iter(Interpreter(source).get_signature_list().items()))

@@ -75,7 +75,7 @@ constexpr size_t IN_FLIGHT_MOST = size_t(UINT32_MAX);
 
 void Rows::allocate(int pass) {
   size_t widest = 0, widest_bytes = 0, in_flight = 0;
-  memories_.resize(model.memories.size());
+  /* All sizes before any memory: what is refused has touched none. */
   for (const Storage& s : model.storages) {
     Ring ring;
     const bool bytes = s.cell == 1;
@@ -87,16 +87,21 @@ void Rows::allocate(int pass) {
     if (!s.whole && ring.row_bytes > (IN_FLIGHT_MOST - in_flight) / size_t(ring.rows))
       fail("the picture is too wide: its rows in flight need more than 4 GiB");
     in_flight += s.whole ? 0 : ring.row_bytes * size_t(ring.rows);
+    rings_.push_back(ring);
     (bytes ? widest_bytes : widest) = std::max(bytes ? widest_bytes : widest, ring.row_bytes);
+  }
+  memories_.resize(model.memories.size());
+  for (size_t i = 0; i < rings_.size(); i++) {
+    const Storage& s = model.storages[i];
+    Ring& ring = rings_[i];
     Array<uint8_t>& memory = memories_[size_t(s.memory)];
     if (!memory.size()) {
       if (ring.row_bytes > SIZE_MAX / 2 / size_t(ring.rows) ||
           !memory.resize(ring.row_bytes * size_t(ring.rows)))
         throw std::bad_alloc();
-      if (bytes) std::memset(memory.data(), 128, memory.size());
+      if (s.cell == 1) std::memset(memory.data(), 128, memory.size());
     }
     ring.bytes = memory.data();
-    rings_.push_back(ring);
   }
   if (!zeros_.resize(widest) || !zero_bytes_.resize(widest_bytes)) throw std::bad_alloc();
   if (widest_bytes) std::memset(zero_bytes_.data(), 128, widest_bytes);
@@ -343,9 +348,10 @@ bitsr_stream* bitsr_stream_open(const bitsr_model* model, int h, int w, int thre
                                 char* err, size_t cap) {
   return bitsr::guarded<bitsr_stream*>(nullptr, err, cap, [&] {
     bitsr::Idle idle;
-    {
-      const std::lock_guard<std::mutex> lock(model->idle_mutex);
+    /* Never waited for: in a child forked while another thread held it, it is held for ever. */
+    if (model->idle_mutex.try_lock()) {
       idle.swap(model->idle);
+      model->idle_mutex.unlock();
     }
     if (!idle || !idle->fits(h, w, threads, pass))
       return new bitsr_stream(*model, h, w, threads, pass);
@@ -362,7 +368,8 @@ void bitsr_stream_close(bitsr_stream* stream) {
   bitsr::Idle idle(stream);
   if (!stream || stream->bytes() > IDLE_MOST) return;
   const bitsr::Model& model = stream->model;
-  const std::lock_guard<std::mutex> lock(model.idle_mutex);
+  if (!model.idle_mutex.try_lock()) return;
   idle.swap(model.idle);
+  model.idle_mutex.unlock();
 }
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import photo
+from .auto import Chooser
 from .errors import BitsrError
 from .upscaler import Upscaler, upscale
 
@@ -40,9 +41,11 @@ def plan(
     those of its sub-folders too, mirrored in the output). output: a file, or a folder; default
     NAME_x4.EXT or NAME_x4/ beside the input. format: "auto" keeps the input's where it can be
     written, else PNG. Raises OSError for an input that is not there and BitsrError for what cannot
-    be meant, such as an output that is an input.
+    be meant, such as an output that is an input, or one output of two inputs.
     """
     folder_wanted = output is not None and str(output).endswith(("/", "\\"))
+    if not str(input) or (output is not None and not str(output)):
+        raise BitsrError("an input or output of no name; the current folder is .")
     input, output = Path(input), None if output is None else Path(output)
     if format != "auto" and format not in photo.FORMATS:
         format = photo.format_of(f"x.{format}") or format  # jpeg, tiff
@@ -60,8 +63,11 @@ def plan(
 
     if input.is_dir():
         return _folder(input, output, scale, target, recursive)
+    regular = input.is_file()
     input.stat()  # the system's own words for what is missing
     kind, suffix = target(input)
+    if output is None and not regular:
+        raise BitsrError(f"{input}: is no file beside which an output could lie; give -o")
     if output is None:
         return [Job(input, input.with_name(f"{input.stem}_x{scale}{suffix}"), kind)]
     if folder_wanted or output.is_dir():
@@ -99,17 +105,20 @@ def _folder_of(input: Path, output: Path | None, scale: int) -> Path:
 
 @dataclass(frozen=True)
 class Result:
-    """How a job ended: SR size in pixels (0 where it failed), and why it failed."""
+    """How a job ended: SR size in pixels (0 where it failed), and why it failed; the net that made
+    it, and where a photo net was chosen for it, why (``auto.faults``)."""
 
     job: Job
     height: int = 0
     width: int = 0
     error: Exception | None = None
+    net: str = ""
+    why: str = ""
 
 
 def run(
     jobs: Iterable[Job],
-    upscaler: Upscaler,
+    upscaler: Upscaler | Chooser,
     *,
     quality: int = 95,
     tile: int = 0,
@@ -131,10 +140,15 @@ def run(
         begin(job)
         try:
             job.make_folder()
+            chosen, why = (
+                upscaler.pick(job.input, allow_damaged=allow_damaged)
+                if isinstance(upscaler, Chooser)
+                else (upscaler, "")
+            )
             height, width = upscale(
                 job.input,
                 job.output,
-                net=upscaler,
+                net=chosen,
                 format=job.format,
                 quality=quality,
                 tile=tile,
@@ -147,7 +161,7 @@ def run(
         except (OSError, ValueError, MemoryError) as error:
             yield Result(job, error=error)
         else:
-            yield Result(job, height, width)
+            yield Result(job, height, width, net=chosen.name, why=why)
 
 
 def _folder(
@@ -182,8 +196,18 @@ def _folder(
         ):  # a.gif and a.png, both to a.png: a.gif.png and a.png
             out = out.with_name(path.name + out.suffix)
         jobs.append(Job(path, out, target(path)[0], folder=True))
+    _keep_apart(jobs)
     _spare_inputs(jobs, files)
     return jobs
+
+
+def _keep_apart(jobs: list[Job]) -> None:
+    """Raise BitsrError where two jobs have one output, also by way of a link."""
+    taken: dict[Path, Job] = {}
+    for job in jobs:
+        first = taken.setdefault(job.output.resolve(), job)
+        if first is not job:
+            raise BitsrError(f"{first.input} and {job.input} would both be written to {job.output}")
 
 
 def _spare_inputs(jobs: list[Job], inputs: list[Path]) -> None:

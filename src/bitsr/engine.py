@@ -6,13 +6,15 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from math import inf
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._core import isas
+from ._core import isas as isas
 from .errors import BitsrError
 from .model_file import ModelFile, equivariant, header
 
@@ -28,7 +30,7 @@ class Engine:
     """A packed net, ready to run. Immutable: threads may share one.
 
     net: path or bytes of a .bsr file, or a ModelFile. isa: a name from ``isas()``, default the
-    environment's ``BITSR_ISA``, else the best. threads: default every CPU this process may use.
+    environment's ``BITSR_ISA``, else the best. threads: None or 0 is every CPU this process may use.
     scale: SR pixels an LR pixel, each way. radius: LR pixels that an SR pixel sees to each side,
     infinite where it sees the whole image (channel attention).
     Raises EngineError when the file is no sound model or this CPU lacks the path, OSError when the
@@ -49,13 +51,16 @@ class Engine:
             data, self.name = net, "unnamed"
         else:
             data, self.name = Path(net).read_bytes(), Path(net).stem
+        if threads is not None and (not isinstance(threads, Integral) or isinstance(threads, bool)):  # pyright: ignore[reportUnnecessaryIsInstance] (callers may not check types)
+            raise EngineError(f"threads must be a whole number, not {threads!r}")
+        self._asked = isa, threads
         isa = isa or os.environ.get("BITSR_ISA") or None
         if isa and isa not in isas():
             raise EngineError(f"this CPU has no path {isa!r}; it has {', '.join(isas())}")
-        if threads is not None and not 1 <= threads <= _THREADS_MOST:
-            raise EngineError(f"threads must be from 1 to {_THREADS_MOST}, not {threads}")
+        if threads and not 1 <= threads <= _THREADS_MOST:
+            raise EngineError(f"threads must be from 1 to {_THREADS_MOST}, not {threads}; 0 is every CPU")
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = threads or min(cpus, _THREADS_MOST)
+        self.threads = int(threads or min(cpus, _THREADS_MOST))
         try:
             self._handle = _core.model_open(data, isa)
         except _core.CoreError as error:
@@ -71,6 +76,13 @@ class Engine:
         """Whether the net flips and rotates with its image, bit for bit
         (``ModelFile.equivariant``)."""
         return equivariant(*header(self._data))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles and copies are made anew from the model's bytes: a handle is this process's own.
+
+        What was not asked for, path and threads, is chosen where the copy lands.
+        """
+        return _rebuild, (type(self), self._data, self.name, *self._asked)
 
     def __del__(self) -> None:
         if handle := getattr(self, "_handle", None):
@@ -98,6 +110,13 @@ class Engine:
             return stream.push(lr)
 
 
+def _rebuild(kind: type[Engine], data: bytes, name: str, isa: str | None, threads: int | None) -> Engine:
+    """An engine of pickled parts, on the best path where this CPU lacks the one asked for."""
+    engine = kind(data, isa=isa if isa in isas() else None, threads=threads)
+    engine.name = name
+    return engine
+
+
 class Stream:
     """One image on its way through an engine; one thread at a time. A context manager."""
 
@@ -108,9 +127,10 @@ class Stream:
             raise EngineError(f"impossible size: {h} x {w}")
         if not 0 <= pass_rows <= h:
             raise EngineError(f"a pass has from 1 to {h} rows, not {pass_rows}")
-        assert engine._handle is not None
+        model = engine._handle  # pyright: ignore[reportPrivateUsage]
+        assert model is not None
         try:
-            self._handle = _core.stream_open(engine._handle, h, w, engine.threads, pass_rows)
+            self._handle = _core.stream_open(model, h, w, engine.threads, pass_rows)
         except _core.CoreError as error:
             raise EngineError(str(error)) from None
 
@@ -136,6 +156,9 @@ class Stream:
             self._handle = None
 
     __del__ = close
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a stream is one image on its way: it cannot be pickled or copied")
 
     def __enter__(self) -> Stream:
         return self

@@ -1,6 +1,16 @@
-"""The base of every error that is one line for the user."""
+"""The base of every error that is one line for the user, and text that is safe on a terminal."""
 
 from __future__ import annotations
+
+import unicodedata
+
+
+def printable(text: str) -> str:
+    """Text with every character escaped that is not to be seen: of a file it may rule a terminal."""
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode()
+        for c in text
+    )
 
 
 class BitsrError(ValueError):

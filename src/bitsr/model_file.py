@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BitsrError
+from .files import NewFile
 
 FORMAT = "bitsr 1"
 
@@ -104,7 +105,7 @@ def header(data: bytes) -> tuple[dict[str, str], list[Op]]:
     length = int.from_bytes(data[:8], "little")
     try:
         metadata = dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise ModelFileError(f"not a .bsr file: {str(e).splitlines()[0] if str(e) else 'broken'}") from None
     found = metadata.pop("format", None)
     if found != FORMAT:
@@ -164,14 +165,9 @@ class ModelFile:
         return len(text).to_bytes(8, "little") + text + data[start:]
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write atomically: ``path.part`` first, then renamed."""
-        target = Path(path)
-        part = target.with_name(target.name + ".part")
-        try:
-            part.write_bytes(self.to_bytes())
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        """Write the file whole or not at all (``files.NewFile``)."""
+        with NewFile(path) as new:
+            new.file.write(self.to_bytes())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ModelFile:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from . import colour
 from .engine import Engine
 from .errors import BitsrError
+from .files import naming
 from .symmetry import sum_over_orientations
 from .zoo import ZOO, choose
 
@@ -36,7 +40,7 @@ def load(
 
     net: default the default net of ``scale``. scale: 2, 3 or 4, default that of the net, or 4.
     folder: where names are looked up. isa: path of the engine, default the fastest. threads:
-    default every CPU this process may use.
+    None or 0 is every CPU this process may use.
     Raises BitsrError for a name that is not there, a file that is no sound model or a net that
     upscales by another factor, OSError for a file that cannot be read.
     """
@@ -47,7 +51,8 @@ def load(
 
 
 class Upscaler:
-    """One net, ready for images: ``out = upscaler(image)``. Immutable: threads may share one.
+    """One net, ready for images: ``out = upscaler(image)``. Immutable: threads may share one, and a
+    copy or pickle is a net of its own, for another process.
 
     The net sees luma; chroma and alpha are upscaled by bicubic. The same image gives the same bytes
     whatever the strips and threads.
@@ -206,14 +211,16 @@ def upscale(
 ) -> tuple[int, int]:
     """Upscale an image file into another, by strips: memory follows its width, not its height.
 
+    input: a file, or a pipe such as /dev/stdin, which is kept in a temporary file meanwhile.
     net: as in ``load``, or an Upscaler. scale: as in ``load``. format: "png", "jpg", "webp", "tif"
-    or "gif", default by the output's suffix. quality: 1 to 100, for JPEG and WebP. tile: LR rows of a
-    strip, 0 for the memory budget; no byte depends on it. threads: default every CPU this process
-    may use. ensemble: mean over 8 flips and rotations, at 8 times the work. first: of several frames
-    or pages take the first alone; else all go to a format that holds them (GIF, WebP, TIFF).
-    allow_damaged: take a damaged file as far as it can be decoded. progress: called with
-    (SR rows done, SR rows in all). note: called with what a user should know, one line each.
-    Returns (height, width) of the SR image, or of one frame. Raises OSError for files that cannot be read or written
+    or "gif", default by the output's suffix. quality: 1 to 100, for JPEG and WebP. tile: LR rows of
+    a strip, 0 for the memory budget; no byte depends on it. threads: None or 0 is every CPU this
+    process may use. ensemble: mean over 8 flips and rotations, at 8 times the work. first: of
+    several frames or pages take the first alone; else all go to a format that holds them (GIF,
+    WebP, TIFF). allow_damaged: take a damaged file as far as it can be decoded. progress: called
+    with (SR rows done, SR rows in all). note: called with what a user should know, one line each.
+    Returns (height, width) of the SR image, or of one frame. Raises OSError for files that cannot be
+    read or written
     and BitsrError for everything else; no partial file stays behind.
     """
     from . import photo
@@ -226,6 +233,27 @@ def upscale(
         raise BitsrError(f"{output.name}: no output format of that name; there are {known}")
     if tile < 0 or not 1 <= quality <= 100:
         raise BitsrError("tile must be at least 0 rows" if tile < 0 else "quality must be 1 to 100")
+    kind = input.stat().st_mode
+    if stat.S_ISFIFO(kind):  # kept as a file meanwhile, for decoders go back and forth
+        with tempfile.TemporaryDirectory(prefix="bitsr-") as folder:
+            whole = Path(folder) / "input"
+            with naming(whole), input.open("rb") as pipe, whole.open("wb") as file:
+                shutil.copyfileobj(pipe, file)
+            return upscale(
+                whole,
+                output,
+                net=upscaler,
+                format=format,
+                quality=quality,
+                tile=tile,
+                ensemble=ensemble,
+                first=first,
+                allow_damaged=allow_damaged,
+                progress=progress,
+                note=note,
+            )
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # of which the system speaks
+        raise BitsrError(f"{input}: is a device; an input is a file or a pipe")
     image = photo.read(input, frames=not first and format in photo.ANIMATED, allow_damaged=allow_damaged)
     if output.exists() and output.samefile(input):
         raise BitsrError("the output would overwrite the input")

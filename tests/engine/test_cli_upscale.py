@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ import pyvips
 from PIL import Image
 
 from bitsr.cli.main import main
+from bitsr.files import PREFIX
+from bitsr.photo.write import chunk
 
 
 def image(path, height=11, width=9, bands=3, **save):
@@ -40,7 +43,7 @@ def run(net_file, tmp_path, monkeypatch, capsys):
 
     def run(*args, net=net_file):
         code = main(["upscale", *(["-n", str(net)] if net else []), "-j", "1", *map(str, args)])
-        assert not list(tmp_path.rglob("*.part"))
+        assert not list(tmp_path.rglob(f"{PREFIX}*"))
         return code, capsys.readouterr().err.splitlines()
 
     return run
@@ -105,6 +108,27 @@ def test_folder_with_defaults(run, tmp_path):
     assert {p.name for p in (tmp_path / "in_x4").iterdir()} == {"a.png", "a.gif.png"}
 
 
+@pytest.mark.parametrize("names", [("a.jpg", "a.jpg.png", "a.png"), ("a.gif", "a.gif.png", "a.png")])
+def test_two_inputs_of_one_output_are_refused_before_any_work(run, tmp_path, names):
+    for name in names:
+        image(tmp_path / "in" / name)
+    code, err = run("-i", "in", "-o", "out", "-f", "png")
+    first, second, _ = (Path("in") / name for name in names)
+    assert code == 1 and not (tmp_path / "out").exists()
+    assert err == [f"bitsr: {first} and {second} would both be written to {Path('out') / names[1]}"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX links")
+def test_outputs_that_are_one_file_by_a_link_are_refused(run, tmp_path):
+    for name in ("a.png", "b.png"):
+        image(tmp_path / "in" / name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").symlink_to("b.png")
+    code, err = run("-i", "in", "-o", "out")
+    assert code == 1 and "would both be written to" in err[0] and len(err) == 1
+    assert not (tmp_path / "out/b.png").exists()
+
+
 def test_skip_existing(run, tmp_path):
     for name in ("a.png", "b.png"):
         image(tmp_path / "in" / name)
@@ -133,6 +157,26 @@ def test_notes(run, tmp_path):
     assert code == 0 and err[0] == "bitsr: pages.gif: note: first of 2 pages taken"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX files")
+def test_the_output_and_nothing_else_is_written(run, tmp_path):
+    image(tmp_path / "a.png")
+    other = image(tmp_path / "b.png").rename(tmp_path / "o.png.part").read_bytes()
+    (tmp_path / "o.png").write_bytes(b"old")
+    (tmp_path / "o.png").chmod(0o600)
+    (tmp_path / "link.png").symlink_to("o.png")
+    assert run("-i", "a.png", "-o", "link.png")[0] == 0
+    assert (tmp_path / "link.png").is_symlink() and size(tmp_path / "o.png") == (36, 44)
+    assert (tmp_path / "o.png").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "o.png.part").read_bytes() == other
+    assert run("-i", "o.png.part", "-o", "o.png")[0] == 0
+    assert (tmp_path / "o.png.part").read_bytes() == other
+    os.mkfifo(tmp_path / "pipe.png")
+    for name, kind in (("pipe.png", "a pipe"), ("/dev/null", "a device")):
+        code, err = run("-i", "a.png", "-o", name, "-f", "png")
+        assert code == 1 and err == [f"bitsr: a.png: {name}: is {kind}; an output is a file"]
+    assert (tmp_path / "pipe.png").is_fifo() and Path("/dev/null").is_char_device()
+
+
 # ---- mistakes ---------------------------------------------------------------------------------------------
 
 
@@ -149,6 +193,12 @@ def test_notes(run, tmp_path):
         ("-i a.png -j 100000", "threads must be from 1 to 1024, not 100000"),
         ("-i a.png -j 1:2", "-j wants N or load:proc:save"),
         ("-i a.png -m bitsr-s-x2", "bitsr-s-x2: no such folder; -n names a net"),
+        ("-i", "requires an argument"),
+        ("-i @", "-i wants a value, not an empty one"),
+        ("-i a.png -o @", "-o wants a value, not an empty one"),
+        ("-i a.png --output=", "--output wants a value, not an empty one"),
+        ("-i /dev/null -o b.png", "/dev/null: is a device; an input is a file or a pipe"),
+        ("-i /dev/null", "/dev/null: is no file beside which an output could lie; give -o"),
         ("-i a.png -f bmp", "no output format bmp; there are auto, png"),
         ("-i a.png -o b.bmp", "b.bmp: name it .png, .jpg, .webp or .tif, or give -f"),
         ("-i a.png -o b.png -f jpg", "b.png: its suffix says png, -f says jpg"),
@@ -180,7 +230,7 @@ def test_a_mistake_is_one_line(run, tmp_path, args, text):
     os.link(tmp_path / "a.png", tmp_path / "hard.png")
     (tmp_path / "text.png").write_text("text")
     before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
-    code, err = run(*args.split())
+    code, err = run(*("" if word == "@" else word for word in args.split()))
     assert code == 1
     assert len(err) == 1 and err[0].startswith("bitsr: ") and text in err[0]
     assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
@@ -231,11 +281,14 @@ def test_hostile_nets(run, net_file, tmp_path):
         assert code == 1 and len(err) == 1 and err[0].startswith(f"bitsr: {name}: ")
 
 
+STOPS = [(number, 128 + number) for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", 1))]
+
+
 # ---- the world --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), STOPS)
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_interrupted(net_file, tmp_path, number, code, suffix):
     image(tmp_path / "a.png", 1500, 1000)
@@ -243,9 +296,8 @@ def test_interrupted(net_file, tmp_path, number, code, suffix):
     heard = partial(signal.signal, number, signal.SIG_DFL)
     out = tmp_path / f"b.{suffix}"
     process = start("-i", tmp_path / "a.png", "-o", out, "-n", net_file, preexec_fn=heard)
-    part = tmp_path / f"b.{suffix}.part"
     until = time.monotonic() + 20
-    while not part.exists() and time.monotonic() < until:
+    while not list(tmp_path.glob(f"{PREFIX}*")) and time.monotonic() < until:
         time.sleep(0.01)
     process.send_signal(number)
     _, err = process.communicate(timeout=40)
@@ -279,8 +331,10 @@ def test_no_room_for_the_output(net_file, tmp_path, how, suffix):
         folder.mkdir()
         text = "File too large"
 
-        def limit():
+        def small_files():
             resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+
+        limit = small_files
 
     try:
         args = ("-i", tmp_path / "a.png", "-o", folder / f"b.{suffix}", "-n", net_file)
@@ -288,6 +342,7 @@ def test_no_room_for_the_output(net_file, tmp_path, how, suffix):
         _, err = process.communicate(timeout=30)
         assert process.returncode == 1
         assert err.count("\n") == 1 and err.startswith("bitsr: ") and text in err
+        assert str(folder / f"b.{suffix}") in err
         assert list(folder.iterdir()) == []
     finally:
         if how == "full disk":
@@ -306,6 +361,8 @@ PEAK = """
 import sys
 from pathlib import Path
 from bitsr.cli.main import main
+from bitsr.files import PREFIX
+from bitsr.photo.write import chunk
 code = main(sys.argv[1:])
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 sys.exit(code)
@@ -368,3 +425,56 @@ def test_main_without_arguments_and_version(capsys):
     assert main([]) == 0 and "upscale" in capsys.readouterr().out
     assert main(["--version"]) == 0 and capsys.readouterr().out.startswith("bitsr ")
     assert main(["bogus"]) == 1 and capsys.readouterr().err == "bitsr: No such command 'bogus'.\n"
+
+
+def shell(folder, line):
+    """A line of the shell, in which ``bitsr`` is the command."""
+    bitsr = f"{sys.executable} -m bitsr"
+    line = line.replace("bitsr ", f"{bitsr} ", 1)
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+@pytest.mark.parametrize("args", ["-i clear.png -o out.jpg -v", "-i missing.png"])
+@pytest.mark.parametrize("where", ["2>&-", "2>&- >&- <&-", "2>/dev/full", "2>&1 >/dev/null | true"])
+def test_a_stderr_that_takes_nothing_costs_no_image(net_file, tmp_path, args, where):
+    image(tmp_path / "clear.png", bands=4)  # a note is said before the work, a line after it
+    done = shell(tmp_path, f"bitsr upscale -n {net_file} {args} {where}")
+    good = "out" in args
+    assert (done.returncode, done.stdout, done.stderr) == (0 if good else 1, "", "")
+    assert {p.name for p in tmp_path.iterdir()} == {"clear.png", *(["out.jpg"] if good else [])}
+    assert not good or size(tmp_path / "out.jpg") == (36, 44)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+def test_a_closed_pipe_on_stdout_is_no_error_and_a_full_disk_is(net_file, tmp_path):
+    for args in (f"info {net_file}", "--help"):
+        done = shell(tmp_path, f"bitsr {args} | true")
+        assert (done.returncode, done.stderr) == (0, "")
+        done = shell(tmp_path, f"bitsr {args} > /dev/full")
+        assert (done.returncode, done.stderr) == (1, "bitsr: No space left on device\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("how", ["< {}", "< <(cat {})"])
+def test_standard_input(net_file, tmp_path, name, how):
+    image(tmp_path / name)
+    done = shell(tmp_path, f"bitsr upscale -n {net_file} -i /dev/stdin -o b.png {how.format(name)}")
+    assert done.returncode == 0, done.stderr
+    run_on_file = shell(tmp_path, f"bitsr upscale -n {net_file} -i {name} -o c.png")
+    assert run_on_file.returncode == 0
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_lie_about_the_width_is_refused_before_memory_is_touched(net_file, tmp_path):
+    x = tmp_path / "wide.png"
+    header = struct.pack(">IIBBBBB", 2**20, 25, 8, 2, 0, 0, 0)
+    x.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"x\x9c" + bytes(90)))
+    args = ["upscale", "-i", x, "-o", tmp_path / "o.png", "-n", "bitsr-l-x4", "-j", "2"]
+    done = subprocess.run([sys.executable, "-c", PEAK, *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == 1 and "too wide" in done.stderr and done.stderr.count("\n") == 1
+    assert int(done.stdout) < 300 * 1024

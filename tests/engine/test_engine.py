@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import threading
 
 import numpy as np
@@ -156,10 +158,10 @@ def test_refuses_what_cannot_be():
         with pytest.raises(EngineError):
             engine.run(bad)
     with pytest.raises(EngineError):
-        engine.run(np.zeros((4, 4), np.float32))
+        engine.run(np.zeros((4, 4), np.float32))  # pyright: ignore[reportArgumentType]
     with pytest.raises(EngineError, match="no path"):
         Engine(packed, isa="mmx")
-    for threads in (0, 1025):
+    for threads in (-1, 1025):
         with pytest.raises(EngineError, match="threads must be from 1 to 1024"):
             Engine(packed, threads=threads)
     with pytest.raises(EngineError):
@@ -171,3 +173,43 @@ def test_refuses_what_cannot_be():
 def test_environment_chooses_the_path(monkeypatch):
     monkeypatch.setenv("BITSR_ISA", "scalar")
     assert Engine(srresnet(blocks=1)).isa == "scalar"
+
+
+def test_copies_and_pickles_are_engines_of_their_own():
+    lr = plane(7, 9)
+    engine = Engine(srresnet(seed=8), isa="scalar", threads=2)
+    expected = engine.run(lr)
+    made = [copy.copy(engine), copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))]
+    handles = {e._handle for e in (engine, *made)}
+    assert len(handles) == 4  # a handle in two objects is freed twice
+    facts = (engine.name, engine.isa, engine.threads, engine.scale, engine.radius, engine.equivariant)
+    del engine
+    for e in made:
+        np.testing.assert_array_equal(e.run(lr), expected)
+        assert (e.name, e.isa, e.threads, e.scale, e.radius, e.equivariant) == facts
+
+
+def test_a_pickle_chooses_path_and_threads_where_it_lands(monkeypatch):
+    chosen, asked = Engine(srresnet(seed=8)), Engine(srresnet(seed=8), isa=isas()[0], threads=3)
+    pickles = pickle.dumps(chosen), pickle.dumps(asked)
+    monkeypatch.setattr("bitsr.engine.isas", lambda: ["scalar"])  # another machine
+    monkeypatch.setenv("BITSR_ISA", "scalar")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(7), raising=False)
+    chosen, asked = map(pickle.loads, pickles)
+    assert (chosen.isa, chosen.threads) == ("scalar", 7) and (asked.isa, asked.threads) == ("scalar", 3)
+
+
+def test_a_stream_is_neither_copied_nor_pickled():
+    with Engine(srresnet(seed=8)).stream(4, 4) as stream:
+        for make in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="a stream is one image"):
+                make(stream)
+
+
+def test_threads_are_a_whole_number_and_0_is_all():
+    packed = srresnet(seed=8)
+    assert Engine(packed, threads=0).threads == Engine(packed).threads
+    assert Engine(packed, threads=np.int64(2)).threads == 2
+    for threads in (1.5, "2", True, float("nan")):
+        with pytest.raises(EngineError, match="threads must be a whole number"):
+            Engine(packed, threads=threads)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import multiprocessing
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -25,7 +28,7 @@ def up(net_file):
     return bitsr.load(net_file, threads=1)
 
 
-def noise(shape, dtype=np.uint8, seed=0):
+def noise(shape, dtype: type[np.unsignedinteger] = np.uint8, seed=0):
     return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
 
 
@@ -184,6 +187,19 @@ def test_names_and_paths_of_nets(net_file, tmp_path):
         bitsr.load("bitsr-m-x2", 3)
     with pytest.raises(BitsrError, match="no net for x5 where none is named"):
         bitsr.load(scale=5)
+
+
+def test_copies_and_pickles_upscale_alike(up):
+    x = noise((9, 7, 3))
+    for other in (copy.copy(up), copy.deepcopy(up), pickle.loads(pickle.dumps(up))):
+        assert (other.name, other.scale) == (up.name, up.scale)
+        np.testing.assert_array_equal(other(x), up(x))
+
+
+def test_an_upscaler_goes_to_a_spawned_process(up):
+    x = noise((9, 7, 3))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply_async(up, (x,)).get(timeout=120), up(x))
 
 
 @pytest.mark.parametrize("net", ["bitsr-s-x2", "bitsr-m-x4", "e2fif-srresnet-x3"])

@@ -117,7 +117,7 @@ def lr_and_hr(image, scale):
     hr = read_hr(image)
     hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
     lr, hr = (x if x.ndim == 2 else rgb_to_y(x) for x in (imresize(hr, Fraction(1, scale)), hr))
-    return to_q(lr), hr
+    return to_q(lr.astype(np.float64)), hr
 
 
 @needs_data
@@ -141,6 +141,7 @@ def test_packed_bits_agree_with_the_float_simulation(path):
     level on its input moves an image by up to 0.07 dB, a set by 0.03 dB. It is taken as the mean of two such.
     """
     torch = pytest.importorskip("torch", reason="the float simulation needs torch")
+    from bitsr.layers.ops import Net
     from bitsr.train.checkpoint import load_net
     from bitsr.train.fast import accelerated
 
@@ -148,6 +149,7 @@ def test_packed_bits_agree_with_the_float_simulation(path):
     if not latent.exists():
         pytest.skip(f"{latent.name} is not here")
     net, _ = load_net(latent)
+    assert isinstance(net, Net)
     engine = Engine(path)
     s, noise = engine.scale, np.random.default_rng(0)
     for name in ("Set5", "Set14"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="training needs torch")
 pytest.importorskip("pydantic", reason="recipes need pydantic")
 
 from test_pack import q, scene
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitsr import reference
@@ -69,7 +69,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def train(net: nn.Module) -> None:
+def train(net: Net) -> None:
     """Two steps on random crops: each parameter gets a gradient and moves."""
     g = torch.Generator().manual_seed(1)
     trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
@@ -91,12 +91,13 @@ def spread(net: Net) -> None:
     """What starts at 0 or 1 gets a value that shows when it is lost; batch norm the statistics of a picture."""
     g = torch.Generator().manual_seed(2)
 
-    def away(n: int, size: torch.Tensor) -> torch.Tensor:
+    def away(n: int, size: Tensor) -> Tensor:
         """Of either sign, 0.5 to 1.5 times the size."""
         signs = torch.where(torch.rand(n, generator=g) < 0.5, -1.0, 1.0)
         return signs * (torch.rand(n, generator=g) + 0.5) * size
 
-    def of_its_output(conv: nn.Conv2d, _: Any, out: torch.Tensor) -> torch.Tensor:
+    def of_its_output(conv: nn.Conv2d, _: Any, out: Tensor) -> Tensor:
+        assert conv.bias is not None
         delta = away(len(conv.bias), out.std() / 2)
         conv.bias += delta
         out = out + delta.view(1, -1, 1, 1)
@@ -136,7 +137,7 @@ def rms(x: Any) -> float:
 class Value:
     """A handle of the packer, and the tensor that its integers stand for."""
 
-    def __init__(self, handle: Any, tensor: torch.Tensor) -> None:
+    def __init__(self, handle: Any, tensor: Tensor) -> None:
         self.handle, self.tensor = handle, tensor
 
 
@@ -173,7 +174,7 @@ class Lockstep:
             str, float
         ] = {}  # of a buffer: root mean square of the differences, in steps of int16
         self.buffers = {"lr": q(y)[:, :, None]}
-        net.build(self, self._value("lr"))
+        net.build(cast(Ops[Value], self), self._value("lr"))
 
     def _value(self, handle: str) -> Value:
         floats = self.buffers[handle] * self.emit.units[handle]
@@ -187,7 +188,8 @@ class Lockstep:
 
     def _step(self, kind: str, args: tuple, kw: dict[str, Any]) -> Value:
         if kind == "bconv" and isinstance(args[1], BasesConv2d):
-            return expand_bases(self, *args, **kw)  # that its parts make the sum is for test_methods.py
+            # That its parts make the sum is for test_methods.py.
+            return expand_bases(cast(Ops[Value], self), *args, **kw)
         handle = getattr(self.emit, kind)(
             *(side(x, "handle") for x in args), **{k: side(x, "handle") for k, x in kw.items()}
         )
@@ -226,7 +228,7 @@ class Lockstep:
         for name, change in changes.items():
             assert change >= 2 * self.allowed[op.out], f"{name} could be lost unseen: {change:.2f} steps"
 
-    def _threshold(self, handle: str, threshold: torch.Tensor) -> torch.Tensor:
+    def _threshold(self, handle: str, threshold: Tensor) -> Tensor:
         """The packed threshold q, which is at most half a step off; below it lies all that is less than q - 1/2."""
         unit = torch.from_numpy(self.emit.units[handle])
         ops = {op.out: op for op in self.emit.ops}
@@ -344,12 +346,12 @@ class ToySign(torch.autograd.Function):
     """sign(x); gradient g / (1 + |x|)^2."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return torch.where(x < 0, -1.0, 1.0)
 
     @staticmethod
-    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, g: Tensor) -> Tensor:
         return g / (1 + ctx.saved_tensors[0].abs()) ** 2
 
 
@@ -364,7 +366,7 @@ def test_a_toy_net_and_a_toy_binarizer(monkeypatch, tmp_path) -> None:
         'scale = 2\nnet.name = "toy"\nnet.stream_init_scale = 0.5\ntrain = { iterations = 1, lr = 1e-3 }\n'
     )
 
-    def made(*settings: str) -> nn.Module:
+    def made(*settings: str) -> Any:
         torch.manual_seed(0)
         return build(recipe.load(file, [f"net.args.{setting}" for setting in settings]))
 
@@ -374,7 +376,7 @@ def test_a_toy_net_and_a_toy_binarizer(monkeypatch, tmp_path) -> None:
         assert type(made(f"method={method}").unit) is METHODS[method]
     assert made("weight=magnitude_aware").unit.conv.weight_mode == "magnitude_aware"
     net = made("act=toy")
-    assert isinstance(net, Toy) and net.unit.conv.act == "toy"
+    assert net.unit.conv.act == "toy" and isinstance(net, Toy)
     train(net)
     spread(net)
     equals_its_simulation(net)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
 from safetensors.torch import save
+from torch import Tensor
 from torch.nn import functional as F
 
 from bitsr.eval.metrics import rgb_to_y
@@ -215,11 +217,11 @@ def coordinates(sizes: list[tuple[int, int]], scale: int) -> Pairs:
     return Pairs(torch.cat(hr), torch.cat(lr)[None], torch.tensor(sizes), scale)
 
 
-def numbers(y: torch.Tensor) -> torch.Tensor:
+def numbers(y: Tensor) -> Tensor:
     return ((y - 128) * 256).round().int()
 
 
-def draw(crops: Crops, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(crops: Crops, iteration: int) -> tuple[Tensor, Tensor]:
     return tuple(numbers(y) for y in crops(torch.tensor(iteration)))  # type: ignore[return-value]
 
 
@@ -289,7 +291,7 @@ def test_soft_targets_are_cropped_alike() -> None:
     for iteration in range(4):
         lr, hr = draw(Crops(pairs, 5, 16, seed=1, candidates=2), iteration)
         for weight in (None, 0.0, 0.25, 1.0):
-            more = {} if weight is None else {"hr_weight": weight}
+            more: dict[str, Any] = {} if weight is None else {"hr_weight": weight}
             again, target = draw(Crops(soft, 5, 16, seed=1, candidates=2, **more), iteration)
             assert torch.equal(again, lr)
             assert torch.equal(target, hr + round(256 * (1 - (weight or 0.0))))

@@ -12,8 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
+from bitsr import degrade as d
 from bitsr.imresize import imresize
-from bitsr.train import degrade as d
 from bitsr.train.crops import Crops
 from bitsr.train.data import load_pairs
 

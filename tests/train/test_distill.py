@@ -13,6 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
+from torch import Tensor
+
 from bitsr.train import checkpoint, recipe
 from bitsr.train import distill as module
 from bitsr.train.build import build
@@ -35,7 +37,7 @@ def pairs(tmp_path: Path) -> Pairs:
     return load_pairs(found, 2, tmp_path / "cache")
 
 
-Soft = Callable[..., torch.Tensor]
+Soft = Callable[..., Tensor]
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def by(pairs: Pairs, tmp_path: Path) -> Soft:
     return lambda *nets: soft_targets(pairs, [str(net) for net in nets], tmp_path / "cache")
 
 
-def images(pairs: Pairs, soft: torch.Tensor) -> list[np.ndarray]:
+def images(pairs: Pairs, soft: Tensor) -> list[np.ndarray]:
     """Y of soft targets."""
     return [replace(pairs, hr=soft).image(i)[1].numpy() for i in range(len(pairs))]
 

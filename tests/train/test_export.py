@@ -47,7 +47,7 @@ def test_sign_of_zero_and_constants(tmp_path: Path) -> None:
     torch.nn.init.zeros_(net.head.weight)
     torch.nn.init.zeros_(net.head.bias)
     torch.nn.init.constant_(
-        net.body[0].unit1.bn.bias, 0.5
+        net.get_parameter("body.0.unit1.bn.bias"), 0.5
     )  # whole numbers + 0.5: the next sign is no matter of rounding
     y = np.full((1, 1, 3, 4), 50, np.float32)
     with torch.no_grad():

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitsr.layers.convs import BinaryConv2d
@@ -15,7 +15,7 @@ from bitsr.train.fast import accelerate
 from bitsr.train.fast.half import half_conv
 
 
-def near(a: torch.Tensor, b: torch.Tensor, share: float) -> bool:
+def near(a: Tensor, b: Tensor, share: float) -> bool:
     """Whether they differ by at most ``share`` of the largest."""
     return bool((a - b).abs().max() <= share * b.abs().max())
 
@@ -51,8 +51,9 @@ def test_modules_train_by_it_and_are_validated_without() -> None:
         ]
     )
     binary, scaled, block, alone = net
+    assert isinstance(block, FloatBlock)
 
-    def results() -> list[torch.Tensor]:
+    def results() -> list[Tensor]:
         return [binary(x), scaled(x), block.conv1(x), alone(x)]
 
     usual, classes, keys = results(), [type(m) for m in net.modules()], list(net.state_dict())

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor
+from torch import Tensor, memory_format
 from torch.nn import functional as F
 
 from bitsr.layers.convs import BinaryConv2d
@@ -35,7 +35,7 @@ def rounded(g: Tensor, over: tuple[int, ...]) -> Tensor:
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 5, 7, 3), (1, 64, 2, 17), (3, 33, 1, 4)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_sums_and_gradients(k: int, shape: tuple[int, ...], layout: torch.memory_format) -> None:
+def test_sums_and_gradients(k: int, shape: tuple[int, ...], layout: memory_format) -> None:
     a, b = signs(*shape, seed=0), signs(6, shape[1], k, k, seed=1)
     out = sign_conv(a.contiguous(memory_format=layout), b)
     exact = F.conv2d(a, b, padding=k // 2)
@@ -191,7 +191,7 @@ def fused_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def by_operations(made: FusedBitsr) -> Bitsr:
     """A copy that computes the same by the usual operations, with the int8 products."""
     made = copy.deepcopy(made)
-    made.__class__ = Bitsr
+    made.__class__ = Bitsr  # pyright: ignore[reportAttributeAccessIssue]
     assert type(made) is Bitsr
     return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,8 +21,10 @@ from bitsr import reference
 from bitsr.engine import Engine, isas
 from bitsr.folders import data_folder
 from bitsr.imresize import imresize
+from bitsr.layers.ops import Net
 from bitsr.model_file import ModelFile
 from bitsr.nets import NETS
+from bitsr.nets.lapsrn import LapSRN
 from bitsr.pack import pack
 from bitsr.pack.fold import LUMA
 from bitsr.train import checkpoint, data, recipe
@@ -38,7 +40,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ledig-srresnet": {"channels": 16, "blocks": 2},
     "lapsrn": {"channels": 16, "depth": 2},
 }
-MATRIX = [(name, scale) for name in SMALL for scale in NETS[name].scales]
+MATRIX = [(name, scale) for name in SMALL for scale in cast(Any, NETS[name]).scales]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,7 +67,7 @@ def make(name: str, scale: int, **train: Any) -> recipe.Recipe:
     return recipe.parse({**table, "train": settings}, "test")
 
 
-def calm(net: nn.Module) -> nn.Module:
+def calm(net: nn.Module) -> Net:
     """Batch norm's means, slopes and biases away from where they start; LapSRN's residuals as small as after training,
     and all its filters."""
     g = torch.Generator().manual_seed(1)
@@ -77,11 +79,13 @@ def calm(net: nn.Module) -> nn.Module:
                 p.mul_(0.2)
         for m in net.modules():
             if isinstance(m, nn.BatchNorm2d):
+                assert m.running_mean is not None
                 m.running_mean.copy_(torch.randn(m.num_features, generator=g) * 0.5)
                 m.weight.copy_(torch.rand(m.num_features, generator=g) + 0.3)
                 m.bias.copy_(torch.randn(m.num_features, generator=g) * 0.3)
             if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) and m.bias is not None:
                 m.bias.add_(torch.randn(m.bias.shape, generator=g) * 0.1)
+    assert isinstance(net, Net)
     return net.eval()
 
 
@@ -140,6 +144,7 @@ def test_a_lost_parameter_is_seen(name: str, lost: str) -> None:
 def test_files_are_a_fifth_of_the_float_net(scale: int) -> None:
     """The paper's "model size -80 %", of real files: against the float parameters alone, 4 bytes each."""
     net = NETS["ledig-srresnet"](scale=scale).eval()
+    assert isinstance(net, Net)
     size = len(pack(net, [scene(12, 12)], "net").to_bytes())
     floats = sum(p.numel() for name, p in net.named_parameters() if not name.endswith("scale"))
     assert size < 0.2 * 4 * floats
@@ -147,8 +152,9 @@ def test_files_are_a_fifth_of_the_float_net(scale: int) -> None:
 
 def test_lapsrn_starts_as_bilinear_upsampling() -> None:
     net = NETS["lapsrn"](scale=4, **SMALL["lapsrn"])
+    assert isinstance(net, LapSRN)
     for level in net.levels:
-        nn.init.zeros_(level.residual.weight)
+        nn.init.zeros_(level.get_parameter("residual.weight"))
     y = torch.from_numpy(scene(9, 11)).float()[None, None]
     with torch.no_grad():
         small, large = net.pyramid(y)
@@ -187,6 +193,7 @@ def trainer(r: recipe.Recipe) -> Trainer:
 
 def test_the_discriminator_learns_and_the_net_from_it() -> None:
     t = trainer(gan(weight=1.0, pixel=0.0))
+    assert t.adversary is not None
     judge = {k: v.clone() for k, v in t.adversary.net.named_parameters()}
     net = {k: v.clone() for k, v in t.net.named_parameters()}
     t.step(0, 1e-3, 0.0)
@@ -200,6 +207,7 @@ def test_the_discriminator_learns_and_the_net_from_it() -> None:
 def test_it_tells_pictures_from_noise() -> None:
     """The signs of both objectives: the judge learns which is which, and fooling it is what the net is paid for."""
     t = trainer(gan(weight=1.0))
+    assert t.adversary is not None
     g = torch.Generator().manual_seed(0)
     hr = torch.from_numpy(np.stack([scene(16, 16, i) for i in range(8)])).float()[:, None]
     noise = torch.rand(hr.shape, generator=g) * 255
@@ -224,6 +232,7 @@ def test_parts_of_the_objective(tmp_path: Path) -> None:
         torch.save(state, tmp_path / "vgg.pth")
         r = gan(pixel=0.5, weight=0.25, perceptual=2.0, vgg=str(tmp_path / "vgg.pth"))
         t = trainer(r)
+        assert t.adversary is not None and t.adversary.vgg is not None
         sr, hr = (torch.rand(2, 1, 16, 16) * 255 for _ in range(2))
         parts = t.adversary.parts(sr.requires_grad_(), hr, torch.tensor(3.0))
         assert parts["pixel"].item() == 1.5
@@ -242,7 +251,7 @@ def test_parts_of_the_objective(tmp_path: Path) -> None:
             2 * F.mse_loss(seen(sr), seen(hr)).item(), rel=1e-4
         )
         torch.stack(list(parts.values())).sum().backward()
-        assert sr.grad.abs().sum() > 0
+        assert sr.grad is not None and sr.grad.abs().sum() > 0
         assert all(p.grad is None for p in [*t.adversary.net.parameters(), *t.adversary.vgg.parameters()])
         assert "2 VGG-19 relu5_4" in r.train.objective
         bad = tmp_path / "bad.pth"
@@ -292,6 +301,7 @@ def test_a_resumed_adversarial_run_is_the_same(tmp_path: Path) -> None:
 
 def test_adversarial_in_bf16() -> None:
     t = trainer(make("ledig-srresnet", 2, loss="mse", adversarial={}, precision="bf16"))
+    assert t.adversary is not None
     t.step(0, 1e-3, 0.0)
     assert np.isfinite(t.read_loss(1)) and np.isfinite(t.adversary.read_loss(1))
 

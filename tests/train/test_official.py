@@ -46,8 +46,10 @@ def released(state: dict[str, Tensor], y: Tensor, scale: int) -> Tensor:
             v = F.conv2d(
                 x.sign(), state[f"{at}.0.weight"].sign(), state[f"{at}.0.bias"], padding=1
             )  # no value is 0
-            norm = (state[f"{at}.1.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
-            x = F.batch_norm(v, *norm) + x
+            mean, var, weight, bias = (
+                state[f"{at}.1.{key}"] for key in ("running_mean", "running_var", "weight", "bias")
+            )
+            x = F.batch_norm(v, mean, var, weight, bias) + x
             if unit == "conv1":
                 x = F.leaky_relu(x, 0.1)
     out = F.conv2d(x + head, state["tail.0.weight"], state["tail.0.bias"], padding=1)

@@ -7,6 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="packing needs torch")
 
+from torch import nn
+
 from bitsr import reference
 from bitsr.engine import Engine, isas
 from bitsr.layers.ops import Net
@@ -18,17 +20,19 @@ from bitsr.pack.check import check
 from bitsr.pack.fold import LUMA, pack_signs
 
 
-def trained_like(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def trained_like(net: nn.Module, seed: int = 0) -> Net:
     """Batch norm as after training: not its initial mean 0, variance 1, gain 1."""
     g = torch.Generator().manual_seed(seed)
     for m in net.modules():
-        if isinstance(m, torch.nn.BatchNorm2d):
+        if isinstance(m, nn.BatchNorm2d):
+            assert m.running_mean is not None and m.running_var is not None
             n = m.num_features
             m.running_mean.copy_(torch.randn(n, generator=g) * 20)
             m.running_var.copy_(torch.rand(n, generator=g) * 2000 + 300)
             if m.affine:
                 m.weight.data.copy_(torch.randn(n, generator=g) * 4)
                 m.bias.data.copy_(torch.randn(n, generator=g))
+    assert isinstance(net, Net)
     return net.eval()
 
 
@@ -121,9 +125,9 @@ def test_no_option_is_without_effect(lost):
     whole = Engine(pack(net, [y], "one")).run(q(y)) / LUMA
     with torch.no_grad():
         if lost == "bn":
-            net.bn.bias.zero_()
+            net.get_parameter("bn.bias").zero_()
         elif lost == "bias":
-            net.conv.bias += 100
+            net.get_parameter("conv.bias").add_(100)
         else:
             net.get_parameter(lost).zero_()
     assert np.sqrt(np.mean((Engine(pack(net, [y], "one")).run(q(y)) / LUMA - whole) ** 2)) > 0.25

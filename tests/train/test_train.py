@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bitsr.eval.metrics import psnr, to_8bit
 from bitsr.folders import data_folder
+from bitsr.layers.ops import Net
 from bitsr.nets.srresnet import SRResNet
 from bitsr.train import checkpoint, data, recipe
 from bitsr.train.build import build
@@ -102,7 +103,7 @@ def test_a_run(tmp_path: Path) -> None:
     scores = [float(row["psnr_y"]) for row in rows if row["psnr_y"]]
     assert len(scores) == 3 and max(scores) == pytest.approx(outcome.best)
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        "recipe.json", "log.csv", "log.png", "last.pt", "best.pt", "latent.safetensors",
+        "recipe.json", "log.csv", "log.png", "last.pt", "best.pt", "latent.safetensors", ".lock",
     }  # fmt: skip
     net, facts = checkpoint.load_net(tmp_path / "run" / "best.pt")
     assert facts["psnr"] == outcome.best and facts["iteration"] in (20, 40, 60)
@@ -273,7 +274,7 @@ def test_progress_reaches_the_binarizers(tmp_path: Path) -> None:
     trainer = Trainer(Fabric(accelerator="cpu"), r, build(r), crops)
     for progress in (0.0, 0.75):
         trainer.step(0, 1e-3, progress)
-        read = [float(m.progress) for m in trainer.net.modules() if hasattr(m, "progress")]
+        read = [float(m.get_buffer("progress")) for m in trainer.net.modules() if hasattr(m, "progress")]
         assert read == [progress] * 2
 
 
@@ -315,7 +316,7 @@ def test_two_devices_share_a_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", 1)])
 def test_signal_leaves_a_checkpoint(tmp_path: Path, number: int) -> None:
     before = signal.getsignal(number)
     r = make()
@@ -395,6 +396,7 @@ def test_new_blocks_start_as_the_identity(tmp_path: Path) -> None:
     net, weights = build(deep(file), deep(file).stages[0]), checkpoint.load(file)["net"]
     checkpoint.initialise(net, weights, checkpoint.blank(net, weights, "best.pt"), "best.pt")
     y = torch.linspace(0, 255, 15 * 17).view(15, 17)
+    assert isinstance(net, Net) and isinstance(before, Net)
     assert torch.equal(net.upscale(y), before.upscale(y))
     train(deep(file), tmp_path / "deep", device="cpu")
     found = checkpoint.load(tmp_path / "deep" / "last.pt")["net"]
@@ -443,10 +445,10 @@ def test_start_from_another_scale(tmp_path: Path) -> None:
 def test_latent_file_keeps_every_sign(tmp_path: Path) -> None:
     r = make(net__args={"channels": 16, "blocks": 2})
     net = build(r)
-    weight = net.body[0].unit1.conv.weight
+    weight = net.get_parameter("body.0.unit1.conv.weight")
     with torch.no_grad():
         weight.view(-1)[:4] = torch.tensor([1e-20, -1e-20, 0.0, -1e-7])
-        net.body[0].unit1.bn.running_var.fill_(331_776.0)  # 576^2, past the range of float16
+        net.get_buffer("body.0.unit1.bn.running_var").fill_(331_776.0)  # 576^2, past the range of float16
     content = {
         "net": net.state_dict(),
         "recipe": r.model_dump(mode="json"),
@@ -472,31 +474,80 @@ def test_latent_file_keeps_every_sign(tmp_path: Path) -> None:
         checkpoint.load_net(path)
 
 
-def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"net": 1})
 
-    def fail(part: Path) -> None:
-        part.write_bytes(b"half")
+    def fail(content: dict[str, Any], file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError("disk full")
 
+    monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_atomic(path, fail)
+        checkpoint.save(path, {"net": 2})
     assert checkpoint.load(path) == {"net": 1} and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+FULL = """
+import resource, signal, sys, torch
+from pathlib import Path
+from bitsr.train import checkpoint
+from bitsr.train.log import Log
+folder = Path(sys.argv[1])
+log = Log(folder, 0, "title")
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+for write in (
+    lambda: checkpoint.save(folder / "last.pt", {"net": torch.zeros(10000)}),
+    lambda: [log.write({"iteration": i, "loss": 0.5}) for i in range(100)],
+    lambda: log.draw(every=0),
+):
+    try:
+        write()
+    except Exception as error:
+        print(repr(error), error.filename)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True)
+    names = ("last.pt", "log.csv", "log.png")
+    assert done.stdout.splitlines() == [
+        f"OSError(27, 'File too large') {tmp_path / name}" for name in names
+    ], done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["log.csv"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX locks")
+def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    folder, seen = tmp_path / "run", []
+
+    def second(iteration: int, row: object) -> None:
+        with pytest.raises(TrainError, match=f"^{folder}: another run is at work in this folder$"):
+            train(make(), folder, device="cpu")
+        seen.append(iteration)
+
+    train(make(train__iterations=2, train__log_every=1), folder, device="cpu", report=second)
+    assert seen == [1, 2]
+    # the lock ends with the run, also one that fails
+    with pytest.raises(TrainError, match="holds a run already"):
+        train(make(train__iterations=2, train__log_every=1), folder, device="cpu", resume=False)
+    assert train(make(train__iterations=2, train__log_every=1), folder, device="cpu").complete
 
 
 def test_average_has_its_own_statistics() -> None:
     """EMA: weights by the recurrence; batch norm statistics are the mean over training batches."""
     torch.manual_seed(0)
     norm = nn.Sequential(nn.BatchNorm2d(1, momentum=0.1))
-    norm[0].running_mean.fill_(1e6)
+    mean, var = norm.get_buffer("0.running_mean"), norm.get_buffer("0.running_var")
+    mean.fill_(1e6)
     root = data_folder()
     pairs = data.load_pairs(data.find_pairs(root, ["auto"], "train", 2)[0], 2)
     crops = Crops(pairs, 8, 4, seed=0)
     estimate_bn(norm.eval(), crops, 3)
     batches = [crops(torch.tensor(2**31 + i))[0] for i in range(3)]
-    assert norm[0].running_mean.item() == pytest.approx(np.mean([b.mean().item() for b in batches]), rel=1e-5)
-    assert norm[0].running_var.item() == pytest.approx(np.mean([b.var().item() for b in batches]), rel=1e-5)
+    assert mean.item() == pytest.approx(np.mean([b.mean().item() for b in batches]), rel=1e-5)
+    assert var.item() == pytest.approx(np.mean([b.var().item() for b in batches]), rel=1e-5)
     assert norm[0].momentum == 0.1 and not norm.training
 
 
@@ -505,12 +556,13 @@ def test_average_follows_the_recurrence(tmp_path: Path) -> None:
     torch.manual_seed(0)
     pairs = data.load_pairs(data.find_pairs(data_folder(), ["auto"], "train", 2)[0], 2)
     net = build(r)
-    expected = net.head.weight.detach().clone()
+    expected = net.get_parameter("head.weight").detach().clone()
     trainer = Trainer(Fabric(accelerator="cpu"), r, net, Crops(pairs, 8, 4, seed=0))
     for i in range(3):
         trainer.step(i, 1e-2, 0.0)
-        expected = 0.75 * expected + 0.25 * net.head.weight.detach()
-    torch.testing.assert_close(trainer.average.head.weight, expected)
+        expected = 0.75 * expected + 0.25 * net.get_parameter("head.weight").detach()
+    assert trainer.average is not None
+    torch.testing.assert_close(trainer.average.get_parameter("head.weight"), expected)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench import race as module
 from bench import sizes
-from bench.contenders import NETS, Contender, contenders
+from bench.contenders import NETS, Contender, Run, contenders
 from bench.nets import layers, random_int8, random_packed
 from bench.task import Task
 from bitsr.engine import Engine, isas
@@ -69,7 +69,7 @@ def test_front(tmp_path, monkeypatch):
             Image.fromarray(rng.integers(0, 256, (40, 44, 3), np.uint8)).save(tmp_path / name / f"{i}.png")
     random_packed(2, 64, 1).write(tmp_path / "bits.bsr")
     torch.manual_seed(0)
-    to_onnx(ESPCN(2, 8, 1).eval(), tmp_path / "small.onnx")
+    to_onnx(ESPCN(2, 8, 1).eval(), tmp_path / "small.onnx")  # pyright: ignore[reportArgumentType]
     nets = [str(tmp_path / "bits.bsr"), str(tmp_path / "small.onnx")]
     pareto(nets, ["Some"], task(tmp_path, threads=1), 1, 0.0, tmp_path / "out")
     with (tmp_path / "out" / "pareto.csv").open(newline="") as f:
@@ -89,11 +89,13 @@ def test_sizes():
     assert all(float(cell.rstrip(" |%")) >= 0 for line in rows for cell in line.split(" | ")[1:])
 
 
+def never(task: Task) -> Run:
+    raise AssertionError
+
+
 def test_a_race(tmp_path, monkeypatch):
-    absent = Contender("absent", next(iter(NETS)), "no_such_library", lambda task: None)
-    broken = Contender(
-        "OpenVINO broken", next(iter(NETS)), "bitsr", lambda task: None
-    )  # unknown to the worker
+    absent = Contender("absent", next(iter(NETS)), "no_such_library", never)
+    broken = Contender("OpenVINO broken", next(iter(NETS)), "bitsr", never)  # unknown to the worker
     monkeypatch.setattr(module, "contenders", lambda paths: [*contenders(paths), absent, broken])
     said = []
     wanted = ["bitsr scalar", "absent", "OpenVINO broken"]

@@ -150,6 +150,7 @@ def test_evaluation_sums_integers(weight: str) -> None:
     torch.manual_seed(0)
     conv, x = BinaryConv2d(64, 16, act="clipped_ste", weight=weight, bias=True), torch.randn(1, 64, 12, 13)
     torch.testing.assert_close(conv.eval()(x), conv.train()(x), rtol=1e-4, atol=1e-4)
+    assert conv.bias is not None
     conv.bias.data.zero_()
     y = conv.eval()(x)
     size = conv.quantised_weight().abs().amax(dim=(1, 2, 3)).view(-1, 1, 1)

@@ -1,8 +1,7 @@
-"""The C libraries: one module knows ctypes, upscaling carries no training, training may be missing."""
+"""The C libraries: the one that upscales carries no training, and that of training may be missing."""
 
 from __future__ import annotations
 
-import ast
 import os
 import subprocess
 import sys
@@ -14,21 +13,6 @@ import pytest
 from bitsr import _core
 
 PACKAGE = Path(_core.__file__).parent
-
-
-def imported(path: Path) -> set[str]:
-    """The first words of what a module imports."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.split(".")[0])
-    return names
-
-
-def test_one_module_knows_ctypes() -> None:
-    assert [p.name for p in PACKAGE.rglob("*.py") if imported(p) & {"ctypes", "cffi"}] == ["_core.py"]
 
 
 def test_the_library_that_upscales_carries_no_training() -> None:

@@ -208,3 +208,28 @@ def test_published_bicubic_through_the_srcnn_protocol():
     assert mean.bicubic_psnr == pytest.approx(30.39, abs=0.01)
     assert mean.bicubic_ssim == pytest.approx(0.868, abs=0.001)
     assert mean.psnr == pytest.approx(mean.bicubic_psnr, abs=0.01)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_degraded_lr(channels):
+    """The net sees the degraded LR, the same one every time, and HR stays clean."""
+    hr = image(channels=channels)[..., 0] if channels == 1 else image()
+    plain = PROTOCOLS["matlab-y"]
+    figures = {
+        fault: evaluate_image(Bicubic(2), hr, plain.with_degradation(fault))[0]
+        for fault in ("jpeg90", "jpeg40", "noise4", "noise16", "blur0.8")
+    }
+    clean = evaluate_image(Bicubic(2), hr, plain)[0]
+    assert figures["jpeg40"] < figures["jpeg90"] < clean + 0.1
+    assert figures["noise16"] < figures["noise4"] < clean
+    assert figures["blur0.8"] < clean
+    again = evaluate_image(Bicubic(2), hr, plain.with_degradation("noise16"))[0]
+    assert again == figures["noise16"]
+    assert "noise16" in str(plain.with_degradation("noise16"))
+
+
+def test_unknown_degradation():
+    with pytest.raises(ValueError, match="jpeg75"):
+        PROTOCOLS["matlab-y"].with_degradation("rain")
+    with pytest.raises(ValueError, match="srcnn"):
+        PROTOCOLS["srcnn"].with_degradation("jpeg75")

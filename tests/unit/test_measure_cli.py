@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import pyvips
 from test_complexity import tiny
 from test_evaluate import image, save
 
@@ -93,3 +94,88 @@ def test_bench_command(net, capsys):
     assert out.startswith("tiny, x4, LR 16x12") and "| scalar | 1 |" in out
     assert main(["bench", str(net), "--size", "big"]) == 1
     assert "WIDTHxHEIGHT" in capsys.readouterr().err
+
+
+def test_degrade(tmp_path, capsys):
+    hr = image(52, 40)
+    save(hr, tmp_path / "hr.png")
+    for name, options in {
+        "a": [],
+        "b": [],
+        "c": ["--as", "jpeg40"],
+        "d": ["--as", "noise8", "--seed", "3"],
+    }.items():
+        out = tmp_path / f"{name}.png"
+        assert main(["degrade", str(tmp_path / "hr.png"), str(out), "-s", "2", *options]) == 0
+        assert pyvips.Image.new_from_file(str(out)).height == 26
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "c.png").read_bytes() != (tmp_path / "d.png").read_bytes()
+    assert main(["degrade", str(tmp_path / "hr.png"), str(tmp_path / "e.png"), "--as", "rain"]) == 1
+    assert main(["degrade", str(tmp_path / "hr.png"), str(tmp_path / "e.png"), "-s", "64"]) == 1
+    assert not (tmp_path / "e.png").exists()
+    assert all(line.startswith("bitsr: ") for line in capsys.readouterr().err.splitlines())
+
+
+BROKEN = {
+    "recipe": ["[1]", "5", "{", '{"net": 5}', '{"net": {"args": {"act": []}}}', "[" * 10**5],
+    "evaluation": [
+        '{"x": 1}',
+        "[1]",
+        '{"protocol": "p", "means": 3}',
+        '{"protocol": "p", "means": [{"set": 1}]}',
+    ],
+    "check": ["[1]", '{"packed_psnr": "x", "float_psnr": 1}', '"text"'],
+    "provenance": ["5", "[5]", '[{"bitsr": 1}]'],
+    "radius": ["nan", "-1", "x", "1e400", "9" * 500],
+}
+
+
+@pytest.mark.parametrize(("key", "text"), [(key, text) for key in BROKEN for text in BROKEN[key]])
+@pytest.mark.parametrize("card", [[], ["--card"]])
+def test_info_of_broken_metadata_is_one_line(tmp_path, capsys, key, text, card):
+    model = tiny()
+    model.metadata[key] = text
+    model.write(path := tmp_path / "bad.bsr")
+    assert main(["info", str(path), *card]) == 1
+    out, err = capsys.readouterr()
+    assert not out and err.startswith(f"bitsr: {path}: ") and err.count("\n") == 1
+    assert key in err and "internal" not in err
+
+
+@pytest.mark.parametrize("card", [[], ["--card"]])
+def test_info_refuses_what_the_engine_refuses(tmp_path, capsys, card):
+    """Files that can be counted, or end in an error of ours, and are no model."""
+    for change in (
+        lambda m: m.ops.pop(0),
+        lambda m: m.ops.append(m.ops[-1]),
+        lambda m: m.ops[-1].attrs.update(scale=0),
+        lambda m: m.ops[-1].attrs.update(scale=3),
+        lambda m: m.ops[0].attrs.update(shift=99),
+    ):
+        model = tiny()
+        change(model)
+        path = tmp_path / "bad.bsr"
+        path.write_bytes(model.to_bytes())
+        with pytest.raises(EngineError) as refused:
+            Engine(path)
+        assert main(["info", str(path), *card]) == 1
+        assert capsys.readouterr() == ("", f"bitsr: {path}: {refused.value}\n")
+
+
+@pytest.mark.parametrize("card", [[], ["--card"]])
+def test_text_of_a_file_rules_no_terminal(tmp_path, capsys, card):
+    model = tiny()
+    model.metadata |= {
+        "name": "\x1b]0;owned\x07r\u202ed",
+        "net": "a\x9b2Jb",
+        "training": "c\x08d",
+        "\x1be": "f",
+    }
+    model.metadata["recipe"] = json.dumps({"source": "g\x1bh", "net": {"name": "i\x7fj"}})
+    model.write(path := tmp_path / "bad.bsr")
+    assert main(["info", str(path), *card]) == 0
+    out, err = capsys.readouterr()
+    assert not err and all(c == "\n" or c.isprintable() for c in out)
+    assert "\\x1b]0;owned\\x07r\\u202ed" in out and "a\\x9b2Jb" in out
+    assert main(["info", f"{tmp_path}/\x1b[31m\udcff.bsr"]) == 1
+    assert "/\\x1b[31m\\udcff.bsr: No such file" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitsr.engine import Engine
@@ -18,7 +18,7 @@ from bitsr.eval.complexity import count
 from bitsr.eval.net_complexity import describe, layers
 from bitsr.layers.binarizers import magnitude_aware
 from bitsr.layers.ops import TORCH
-from bitsr.methods import METHODS, Unit, units
+from bitsr.methods import METHODS, units
 from bitsr.methods.bitsr import Bitsr
 from bitsr.methods.literature import XNOR
 from bitsr.nets.blocks import Block
@@ -41,7 +41,7 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def unit(method: str, cin: int = 5, cout: int = 5, **options: Any) -> Unit:
+def unit(method: str, cin: int = 5, cout: int = 5, **options: Any) -> Any:
     return units(method, options)(cin, cout)
 
 
@@ -49,14 +49,15 @@ def signs(x: Tensor) -> Tensor:
     return torch.where(x < 0, -1.0, 1.0)
 
 
-def stirred(net: torch.nn.Module) -> torch.nn.Module:
+def stirred(net: nn.Module) -> Any:
     """All parameters and statistics off their initial values, as after training."""
     with torch.no_grad():
         for p in net.parameters():
             if p.dim() == 1:
                 p += 0.3 * torch.randn(p.shape) * (p.abs().mean() + 0.5)
         for m in net.modules():
-            if isinstance(m, torch.nn.BatchNorm2d):
+            if isinstance(m, nn.BatchNorm2d):
+                assert m.running_mean is not None and m.running_var is not None
                 m.running_mean.normal_(0, 5)
                 m.running_var.uniform_(50, 300)
             # a map around 1, as those statistics want it
@@ -125,9 +126,10 @@ def test_float_twin(name: str, options: dict[str, Any]) -> None:
 
 
 def test_exchanged_binarizers() -> None:
-    made = units("bireal", act="ede", weight="dorefa")(4, 4)
+    made: Any = units("bireal", act="ede", weight="dorefa")(4, 4)
     assert (made.conv.act, made.conv.weight_mode) == ("ede", "dorefa")
-    assert units("ma", weight="approx_sign")(4, 4).conv.weight_mode == "approx_sign"
+    made = units("ma", weight="approx_sign")(4, 4)
+    assert made.conv.weight_mode == "approx_sign"
     with pytest.raises(ValueError, match="activations of 'ma' take no other"):
         units("ma", act="ede")(4, 4)
     with pytest.raises(ValueError, match="weights of 'dorefa' take no other"):

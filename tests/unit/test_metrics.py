@@ -178,7 +178,7 @@ def test_protocols_name_themselves():
         ensemble = p.with_self_ensemble()
         assert ensemble.self_ensemble and not p.self_ensemble and "self-ensemble" in str(ensemble)
     with pytest.raises(FrozenInstanceError):
-        PROTOCOLS["rgb"].name = "x"
+        PROTOCOLS["rgb"].name = "x"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_score_crops_by_the_scale():

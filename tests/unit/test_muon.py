@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn
+from torch import Tensor, memory_format, nn
 
 from bitsr.symmetry import expand_symmetric
 from bitsr.train.muon import (
@@ -78,7 +78,7 @@ def test_a_device_without_eigenvectors(make: Any, monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(found @ strong.mT, usual @ strong.mT, atol=3e-3, rtol=0)
 
 
-def tied(o: int, i: int, k: int) -> torch.Tensor:
+def tied(o: int, i: int, k: int) -> Tensor:
     """Random filters (o, i, k, k), tied over eight orientations."""
     own = torch.randn(o // 8, k, k, i) * torch.logspace(0, -1, o // 8)[:, None, None, None]
     return torch.from_numpy(expand_symmetric(own.numpy())).permute(0, 3, 1, 2)
@@ -97,7 +97,7 @@ def test_of_tied_filters_the_first_orientation_is_enough(o: int, i: int, k: int)
 
 @pytest.mark.parametrize("shape", [(16, 16, 3), (64, 8, 1), (64, 64, 3)])  # (64, 8, 1) is tall
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_tied_weights_stay_tied(shape: tuple[int, int, int], layout: torch.memory_format) -> None:
+def test_tied_weights_stay_tied(shape: tuple[int, int, int], layout: memory_format) -> None:
     """Bit for bit, where the updates of those that are taken for free ones are tied to within rounding."""
     torch.manual_seed(0)
     first = tied(*shape)
@@ -146,8 +146,8 @@ def test_updates_of_float_weights_are_smaller() -> None:
     torch.manual_seed(0)
     latent, floating, other = (nn.Parameter(torch.randn(8, 4, 3, 3)) for _ in range(3))
     before = latent.detach().clone(), floating.detach().clone()
-    latent.grad = floating.grad = torch.randn_like(latent)
-    other.grad = latent.grad.clone()
+    latent.grad = floating.grad = gradient = torch.randn_like(latent)
+    other.grad = gradient.clone()
     Muon([latent], [other], [floating], lr=0.01).step()
     for p, old, rms in zip((latent, floating), before, (RMS, FLOAT_RMS), strict=True):
         assert float((old - p.detach()).square().mean().sqrt()) == pytest.approx(0.01 * rms, rel=1e-3)

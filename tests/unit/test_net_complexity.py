@@ -16,6 +16,7 @@ from torch import nn
 from bitsr.cli.main import main
 from bitsr.eval.complexity import Count, count, packed_layers, packed_radius
 from bitsr.eval.net_complexity import CountError, as_published, layers
+from bitsr.layers.ops import Net
 from bitsr.methods import METHODS
 from bitsr.nets import NETS
 from bitsr.nets.e2fif_ablation import SRResNetAblation
@@ -99,6 +100,7 @@ def test_bbcu_table_1(made: recipe.Recipe, ops: float, kilo_params: int) -> None
     """
     with torch.device("meta"):
         net = build(made)
+    assert isinstance(net, Net)
     total = count(as_published(layers(net)[0], net.colours))
     assert total.at()[2] == pytest.approx(ops, abs=0.06 if ops == 146.14 else 0.0055)
     assert round(float(total.params) / 1000) == kilo_params
@@ -107,8 +109,9 @@ def test_bbcu_table_1(made: recipe.Recipe, ops: float, kilo_params: int) -> None
 def test_as_published_is_a_net_of_rgb() -> None:
     """All of it: what torch has where head and tail are made for three colours, without the base."""
     net = NETS["msrresnet"](2, channels=8, blocks=1)
-    ours = sum(p.numel() for p in net.parameters()) - net.base.weight.numel()
-    rgb = ours + 2 * net.head.weight.numel() + 2 * sum(p.numel() for p in net.tail.parameters())
+    ours = sum(p.numel() for p in net.parameters()) - net.get_parameter("base.weight").numel()
+    head, tail = net.get_parameter("head.weight"), net.get_submodule("tail")
+    rgb = ours + 2 * head.numel() + 2 * sum(p.numel() for p in tail.parameters())
     total = count(as_published(layers(net)[0], 3))
     assert total.binary_weights + total.other_params == rgb
 

@@ -14,6 +14,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
 from bitsr.imresize import imresize
+from bitsr.layers.convs import BinaryConv2d
 from bitsr.layers.ops import CompiledBlocks
 from bitsr.nets import NETS
 from bitsr.nets.e2fif_ablation import (
@@ -32,12 +33,13 @@ from bitsr.nets.srresnet import SRResNet
 from bitsr.nets.upsamplers import back_projection, interpolation, steps
 
 
-def settled(net: nn.Module) -> nn.Module:
+def settled(net: nn.Module) -> Any:
     """Evaluation mode, with batch norm that is not the identity."""
     g = torch.Generator().manual_seed(3)
     for m in net.modules():
         if isinstance(m, nn.BatchNorm2d):
             n = m.num_features
+            assert m.running_mean is not None and m.running_var is not None
             m.running_mean.copy_(torch.randn(n, generator=g))
             m.running_var.copy_(torch.rand(n, generator=g) * 50 + 1)
             m.weight.data.copy_(torch.randn(n, generator=g))
@@ -49,7 +51,7 @@ def picture(h: int = 7, w: int = 9) -> Tensor:
     return torch.rand(2, 1, h, w, generator=torch.Generator().manual_seed(4)) * 255
 
 
-def conv(unit: nn.Module, x: Tensor) -> Tensor:
+def conv(unit: Any, x: Tensor) -> Tensor:
     """bn(conv(sign(x), sign(w))), or the convolution alone where there is no batch norm."""
     c = unit.conv
     y = F.conv2d(
@@ -91,7 +93,7 @@ def test_tails(form: str, scale: int) -> None:
 def test_rcan(variant: str, wiring: str) -> None:
     """The ablation, and (no wiring) the net itself, which is its last step."""
     torch.manual_seed(0)
-    args = {"variant": variant, "wiring": wiring} if wiring else {}
+    args: dict[str, Any] = {"variant": variant, "wiring": wiring} if wiring else {}
     net = settled((RCANAblation if args else RCAN)(3, 32, 2, 2, **args))
     x = picture()
     y = head = net.head(x - 127.5)
@@ -119,7 +121,7 @@ def test_rcan(variant: str, wiring: str) -> None:
 @pytest.mark.parametrize("variant", [*RDN_VARIANTS, "e2fif"])
 def test_rdn(variant: str) -> None:
     torch.manual_seed(0)
-    args = {} if variant == "e2fif" else {"variant": variant}
+    args: dict[str, Any] = {} if variant == "e2fif" else {"variant": variant}
     net = settled((RDNAblation if args else RDN)(2, 8, blocks=2, convs=3, **args))
     x = picture()
     head = net.head(x - 127.5)
@@ -233,7 +235,7 @@ def test_msrresnet(binarized: str, scale: int) -> None:
         if p.requires_grad:
             p += torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())) * 0.1
 
-    def unit(u: nn.Module, x: Tensor) -> Tensor:
+    def unit(u: Any, x: Tensor) -> Tensor:
         signs = torch.where(x - u.threshold.view(1, -1, 1, 1) < 0, -1.0, 1.0)
         size = u.conv.weight.abs().mean((1, 2, 3), keepdim=True)
         y = F.conv2d(signs, torch.where(u.conv.weight < 0, -size, size), padding=1)
@@ -265,7 +267,7 @@ def test_published_sizes() -> None:
     body = 64 * 64
     sizes = {}
     for name, net in (("rcan", RCAN()), ("rdn", RDN())):
-        sizes[name] = sum(m.weight.numel() for m in net.modules() if type(m).__name__ == "BinaryConv2d")
+        sizes[name] = sum(m.weight.numel() for m in net.modules() if type(m) is BinaryConv2d)
     assert sizes["rcan"] == 110 * 9 * body
     dense = sum(range(1, 9)) * 9 + 9
     assert sizes["rdn"] == (8 * dense + 2 * 9 + 8) * body

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
-from pathlib import Path
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -247,11 +249,13 @@ def test_too_large_for_the_format(tmp_path, format, longest):
 def test_signal_as_the_file_opens(tmp_path, monkeypatch):
     """The file is there, but nobody has its handle yet."""
 
+    real = os.open
+
     def interrupted(path, *args, **kw):
-        path.touch()
+        os.close(real(path, *args, **kw))
         raise SystemExit(143)
 
-    monkeypatch.setattr(Path, "open", interrupted)
+    monkeypatch.setattr("bitsr.files.os.open", interrupted)
     with pytest.raises(SystemExit), photo.Writer(tmp_path / "x.png", "png", 4, 4, 3, 8):
         pass
     assert not list(tmp_path.iterdir())
@@ -271,3 +275,43 @@ def test_directory_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         write(tmp_path / "no" / "x.png", ramp())
     assert caught.value.filename == str(tmp_path / "no" / "x.png")
+
+
+FORKED = """
+import os, sys
+import bitsr
+from bitsr import photo
+net, folder = sys.argv[1:]
+up = bitsr.load(net, threads=2)
+
+def child(name):
+    if (pid := os.fork()) == 0:
+        try:
+            bitsr.upscale(folder + "/x.png", folder + f"/{name}.png", net=up)
+            print("made", flush=True)
+        except bitsr.BitsrError as error:
+            print(error, flush=True)
+        with open(folder + "/x.npy", "rb") as file:  # arrays need no libvips
+            import numpy as np
+            up(np.load(file))
+        sys.exit()
+    os.waitpid(pid, 0)
+
+child("before")
+bitsr.upscale(folder + "/x.png", folder + "/y.png", net=up)
+child("after")
+bitsr.upscale(folder + "/x.png", folder + "/z.png", net=up)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_says_so_where_libvips_would_hang(tmp_path, net_file):
+    write(tmp_path / "x.png", ramp())
+    np.save(tmp_path / "x.npy", ramp())
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, net_file, tmp_path], capture_output=True, text=True, timeout=60
+    )
+    made, refused = done.stdout.splitlines()
+    assert made == "made" and "forked" in refused and '"spawn"' in refused
+    assert done.returncode == 0 and not done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"x.png", "x.npy", "before.png", "y.png", "z.png"}

@@ -19,6 +19,10 @@ from bitsr.photo.png import chunk
 
 ImageFile.MAXBLOCK = 1 << 22  # Pillow's encoder wants one block for an optimised JPEG
 NOISE = np.random.default_rng(0).integers(0, 256, (240, 320, 3)).astype(np.uint8)
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="4"/></rdf:RDF></x:xmpmeta>'
+)
 KINDS = {
     "baseline": {},
     "optimised": {"optimize": True},
@@ -141,12 +145,13 @@ def test_missing_scans_are_missing_pixels(tmp_path):
 
 def ultra_hdr():
     """A JPEG that libvips would give to its Ultra HDR loader."""
-    whole, gain = jpeg(), jpeg(NOISE[::4, ::4, 0])
+    whole, second = jpeg(), jpeg(NOISE[::4, ::4, 0])
     mark = b"urn:iso:std:iso:ts:21496:-1\0" + bytes(4)
-    xmp = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0" xmp:Rating="4"/></rdf:RDF></x:xmpmeta>'
+    gain = b'xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0" '
+    xmp = b"http://ns.adobe.com/xap/1.0/\0" + XMP.replace(b"xmp:Rating", gain + b"xmp:Rating")
     parts = [(0xE1, xmp), (0xE2, mark)]
     head = b"".join(struct.pack(">BBH", 0xFF, m, len(data) + 2) + data for m, data in parts)
-    return whole[:2] + head + whole[2:] + gain
+    return whole[:2] + head + whole[2:] + second
 
 
 def test_ultra_hdr_is_its_base_image_and_its_damage_is_seen(tmp_path):
@@ -179,7 +184,6 @@ def test_damage_of_other_formats_can_be_allowed(tmp_path, suffix):
 
 # ---- Metadata ----------------------------------------------------------------------------------------------
 
-XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="4"/></rdf:RDF></x:xmpmeta>'
 IPTC = b"\x1c\x02\x00\x00\x02\x00\x02" + b"\x1c\x02\x78\x00\x07caption"
 
 

@@ -3,7 +3,7 @@ weights alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def test_gathered_gradient_is_that_of_the_free_weights(name: str) -> None:
     assert ties is not None
     x = torch.rand(2, 1, 6, 5, dtype=torch.float64) * 255
 
-    def loss(parameters: dict[str, Tensor]) -> Tensor:
+    def loss(parameters: Mapping[str, Tensor]) -> Tensor:
         y = torch.func.functional_call(net, parameters, x)
         return (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)).sum()
 

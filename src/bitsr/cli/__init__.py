@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from ..errors import printable
+
 
 def say(text: str) -> None:
     """One line on stderr."""
-    print(" ".join(f"bitsr: {text}".split()), file=sys.stderr, flush=True)
+    print(printable(" ".join(f"bitsr: {text}".split())), file=sys.stderr, flush=True)
 
 
 def reason(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import warnings
@@ -17,6 +18,7 @@ import typer
 
 from ..errors import BitsrError
 from . import measure, reason, say, train
+from .streams import steady
 from .upscale import upscale
 
 app = typer.Typer(
@@ -27,17 +29,35 @@ app = typer.Typer(
 for command in (
     *(upscale, measure.models, measure.info),
     *(train.train, train.pack, train.export),
-    *(measure.evaluate, measure.table, measure.bench),
+    *(measure.evaluate, measure.degrade, measure.table, measure.bench),
 ):
     app.command()(command)
 app.add_typer(train.zoo, name="zoo")
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line. The exit code: 0, 1 for any error, 130 for Ctrl-C, 143 for SIGTERM."""
+    """Run the command line. The exit code: 0, 1 for any error, 130 for Ctrl-C, 143 for SIGTERM, 129
+    for SIGHUP."""
     args = list(sys.argv[1:] if args is None else args) or ["--help"]
+    for before, given in zip(["bitsr", *args], args, strict=False):
+        if not given or re.fullmatch(r"--[a-z-]+=", given):  # a path of no name is the current folder
+            say(f"{(given or before).rstrip('=')} wants a value, not an empty one")
+            return 1
     with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, _stop)
+        for number in _STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+                signal.signal(number, _stop)
+    with steady():
+        code = _run(args)
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            say(reason(error))
+            return code or 1
+        return code
+
+
+def _run(args: list[str]) -> int:
     try:
         with _old_names_said():
             command = typer.main.get_command(app)
@@ -61,9 +81,12 @@ def main(args: list[str] | None = None) -> int:
         return 1
 
 
-def _stop(*_: object) -> None:
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def _stop(number: int, _: object) -> None:
     """Leave by way of the clean-up."""
-    sys.exit(143)
+    sys.exit(128 + number)
 
 
 @contextlib.contextmanager

@@ -27,15 +27,23 @@ def info(
 ) -> None:
     """Show a net: metadata, layers, parameters, MACs, OPs and receptive field."""
     from .. import source
+    from ..engine import Engine
     from ..eval.card import card as model_card
+    from ..eval.card import sections
     from ..eval.complexity import describe
     from ..model_file import ModelFile
     from ..zoo import find
 
     if card or source.kind(net) == "packed":
         path = find(net)
-        show = model_card if card else describe
-        print(show(ModelFile.read(path), path.stat().st_size), end="")
+        data = path.read_bytes()
+        try:
+            Engine(data, threads=1)  # the judge of what is a sound model
+            model = ModelFile.from_bytes(data)
+            sections(model)
+            print((model_card if card else describe)(model, len(data)), end="")
+        except BitsrError as error:
+            raise BitsrError(f"{path}: {error}") from None
         return
     try:
         from ..eval import net_complexity as count
@@ -59,6 +67,10 @@ def evaluate(
     ensemble: Annotated[
         bool, typer.Option("-x", "--ensemble", help="Mean of 8 flips and rotations: 8 times the work.")
     ] = False,
+    degrade: Annotated[
+        str | None,
+        typer.Option("--degrade", help="Fault added to LR: jpeg90, 75, 60, 40; noise4, 8, 16; blur0.5, 0.8."),
+    ] = None,
     per_image: Annotated[bool, typer.Option("--per-image", help="A line for every image, too.")] = False,
     csv: Annotated[Path | None, typer.Option("--csv", help="File for every figure as CSV.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="File for every figure as JSON.")] = None,
@@ -73,6 +85,8 @@ def evaluate(
     from ..zoo import find
 
     chosen = protocols.protocol(protocol)
+    if degrade:
+        chosen = chosen.with_degradation(degrade)
     if ensemble:
         chosen = chosen.with_self_ensemble()
     engine = Engine(find(net), threads=threads or None)
@@ -85,6 +99,36 @@ def evaluate(
         if path is not None:
             path.write_text(text(), encoding="utf-8")
     print(evaluation.markdown(per_image), end="")
+
+
+def degrade(
+    input: Annotated[Path, typer.Argument(metavar="IN", help="High-resolution image.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Low-resolution PNG to write.")],
+    scale: Annotated[int, typer.Option("-s", "--scale", min=1, help="How many times smaller.")] = 4,
+    fault: Annotated[
+        str | None, typer.Option("--as", help="One fault, as `evaluate --degrade`. [default: as in training]")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another number, another image.")] = 0,
+) -> None:
+    """Make the degraded low-resolution image that a photo net would be trained on."""
+    import pyvips
+
+    from .. import degrade as faults
+    from ..eval.evaluate import read_hr
+
+    hr = read_hr(input)
+    if hr.ndim == 2:
+        hr = hr[..., None].repeat(3, axis=2)
+    hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
+    if not hr.size:
+        raise BitsrError(f"{input}: smaller than {scale} pixels")
+    if fault is None:
+        lr = faults.degrade(hr, scale, [seed])
+    else:
+        if fault not in faults.SETTINGS:
+            raise BitsrError(f"unknown degradation {fault!r}; known: {', '.join(faults.SETTINGS)}")
+        lr = faults.degrade_as(fault, faults.to_bytes(faults.shrink(hr, scale, "bicubic")), seed)
+    output.write_bytes(pyvips.Image.new_from_array(lr).pngsave_buffer())
 
 
 def table(

@@ -22,7 +22,7 @@ def _threads(text: str) -> int | None:
 
 
 def upscale(
-    input: Annotated[Path, typer.Option("-i", "--input", help="Image, or folder of images.")],
+    input: Annotated[str, typer.Option("-i", "--input", help="Image, or folder of images.")],
     output: Annotated[
         str | None,
         typer.Option(
@@ -34,7 +34,13 @@ def upscale(
     ] = None,
     net: Annotated[
         str | None,
-        typer.Option("-n", "--net", "--model-name", help="Name of a net (see `bitsr models`) or .bsr file."),
+        typer.Option(
+            "-n",
+            "--net",
+            "--model-name",
+            help="Name of a net (see `bitsr models`), .bsr file, or auto: bitsr-m, and for compressed "
+            "or noisy images bitsr-photo-m. [default: auto]",
+        ),
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("-m", "--models", help="Folder of .bsr files where -n is looked up.")
@@ -79,12 +85,13 @@ def upscale(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from .. import batch
-    from ..upscaler import load
+    from ..auto import Chooser, choose
     from ..zoo import ZOO
 
     if folder is not None and not folder.is_dir():
         raise BitsrError(f"{folder}: no such folder; -n names a net, -m a folder of nets")
-    upscaler = load(net, scale, folder=folder or ZOO, threads=_threads(threads))
+    upscaler = choose(net, scale, folder=folder or ZOO, threads=_threads(threads))
+    default = upscaler.clean if isinstance(upscaler, Chooser) else upscaler
     jobs = batch.plan(input, output, upscaler.scale, format=format, recursive=recursive)
     if skip_existing:
         jobs = [job for job in jobs if not job.output.exists()]
@@ -99,8 +106,8 @@ def upscale(
     )
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         if verbose:
-            engine = upscaler.engine
-            console.print(f"{upscaler.name}, x{upscaler.scale}, {engine.isa}, {engine.threads} threads")
+            engine = default.engine
+            console.print(f"{default.name}, x{default.scale}, {engine.isa}, {engine.threads} threads")
         if unread := batch.passed_over(input, output, upscaler.scale, recursive):
             console.print(f"bitsr: {input}: note: {unread}")
         task = bar.add_task("")
@@ -130,6 +137,9 @@ def upscale(
             pixels += result.height * result.width
             if verbose:
                 console.print(f"{job.input} -> {job.output}, {result.width} x {result.height}")
+                if result.why:
+                    keep = f"-n {default.name} keeps it as it is"
+                    console.print(f"{job.input}: {result.why}: {result.net}; {keep}")
     seconds = time.perf_counter() - start
     for text in failed:
         say(text)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from ..model_file import ModelFile
+from ..errors import printable
+from ..model_file import ModelFile, ModelFileError
 from .complexity import LR_SIZE, count, packed_layers, packed_radius, shared_weights
 
 LIMITS = (
@@ -18,12 +21,20 @@ LIMITS = (
 )
 
 
-def _json(model: ModelFile, key: str) -> Any:
-    """Metadata as JSON; None where it is absent or no JSON."""
+_BROKEN = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
+"""What JSON of another form than expected makes of code that reads it."""
+
+
+def _told(model: ModelFile, key: str, tell: Callable[[Any], list[str]]) -> list[str]:
+    """Lines about metadata that are JSON; none where they are absent or empty. Raises
+    ModelFileError."""
+    if not (text := model.metadata.get(key)):
+        return []
     try:
-        return json.loads(model.metadata.get(key, ""))
-    except json.JSONDecodeError:
-        return None
+        content = json.loads(text)
+        return tell(content) if content else []
+    except _BROKEN:
+        raise ModelFileError(f"the metadata are broken: {key}") from None
 
 
 _WORDS: dict[str, dict[Any, str]] = {
@@ -73,11 +84,68 @@ def _recipe(recipe: dict[str, Any]) -> list[str]:
     return [*lines, f"- settings: {', '.join(settings)}"]
 
 
+def _evaluation(evaluation: dict[str, Any]) -> list[str]:
+    lines = [
+        f"From the packed bits. Protocol {evaluation['protocol']}.",
+        "",
+        "| set | PSNR dB | SSIM | bicubic PSNR dB | bicubic SSIM |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for m in evaluation["means"]:
+        figures = f"{m['psnr']:.2f} | {m['ssim']:.4f} | {m['bicubic_psnr']:.2f} | {m['bicubic_ssim']:.4f}"
+        lines.append(f"| {m['set']} | {figures} |")
+    return lines
+
+
+def _check(check: dict[str, Any]) -> list[str]:
+    images = check.get("images", check.get("pictures"))  # the older word
+    return [
+        f"Packed bits against the float simulation on {images} validation images:"
+        f" {check['packed_psnr']:.3f} dB and {check['float_psnr']:.3f} dB.",
+        "",
+    ]
+
+
+def _provenance(runs: list[dict[str, Any]]) -> list[str]:
+    lines: list[str] = []
+    for run in runs:
+        data = run["data"]
+        lines.append(
+            f"- trained by bitsr {run['bitsr']} with torch {run['torch']} on {run['machine']};"
+            f" hash of the training data {data['train']}, of the validation data {data['valid']}"
+        )
+        if changes := run["overrides"]:
+            changed = ", ".join(f"{key} = {json.dumps(value)}" for key, value in changes.items())
+            lines.append(f"- changed against the recipe: {changed}")
+    return lines
+
+
+@dataclass(frozen=True)
+class Sections:
+    """Lines of a card from metadata that are JSON."""
+
+    recipe: list[str]
+    provenance: list[str]
+    evaluation: list[str]
+    check: list[str]
+
+
+def sections(model: ModelFile) -> Sections:
+    """What the metadata tell. Raises ModelFileError where they are not of their form."""
+    return Sections(
+        _told(model, "recipe", _recipe),
+        _told(model, "provenance", _provenance),
+        _told(model, "evaluation", _evaluation),
+        _told(model, "check", _check),
+    )
+
+
 def card(model: ModelFile, file_bytes: int) -> str:
     """The card of a net as Markdown: what it is, how it was made, how good it is, where it ends.
 
-    Whatever the metadata does not hold is said to be unknown.
+    Whatever the metadata does not hold is said to be unknown. Raises BitsrError where it is broken.
     """
+    told = sections(model)
     about, total = model.metadata, count(packed_layers(model))
     radius = packed_radius(model)
     _, _, ops = total.at()
@@ -98,30 +166,11 @@ def card(model: ModelFile, file_bytes: int) -> str:
         about.get("training", "Unknown."),
         "",
     ]
-    if recipe := _json(model, "recipe"):
+    if told.recipe:
         if objective := about.get("objective"):
             lines.append(f"- objective: {objective}")
-        lines += [*_recipe(recipe), f"- iterations done: {about.get('iteration', 'unknown')}", ""]
-    lines += ["## Figures", ""]
-    if evaluation := _json(model, "evaluation"):
-        lines += [
-            f"From the packed bits. Protocol {evaluation['protocol']}.",
-            "",
-            "| set | PSNR dB | SSIM | bicubic PSNR dB | bicubic SSIM |",
-            "|---|---:|---:|---:|---:|",
-        ]
-        for m in evaluation["means"]:
-            figures = f"{m['psnr']:.2f} | {m['ssim']:.4f} | {m['bicubic_psnr']:.2f} | {m['bicubic_ssim']:.4f}"
-            lines.append(f"| {m['set']} | {figures} |")
-    else:
-        lines.append("Not measured.")
-    lines.append("")
-    if check := _json(model, "check"):
-        images = check.get("images", check.get("pictures"))  # the older word
-        lines += [
-            f"Packed bits against the float simulation on {images} validation images:"
-            f" {check['packed_psnr']:.3f} dB and {check['float_psnr']:.3f} dB.",
-            "",
-        ]
+        lines += [*told.recipe, f"- iterations done: {about.get('iteration', 'unknown')}"]
+        lines += [*told.provenance, ""]
+    lines += ["## Figures", "", *(told.evaluation or ["Not measured."]), "", *told.check]
     lines += ["## Limits", "", *(f"- {text}" for text in LIMITS), ""]
-    return "\n".join(lines)
+    return "\n".join(printable(line) for text in lines for line in text.split("\n"))

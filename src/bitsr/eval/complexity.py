@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import BitsrError
+from ..errors import BitsrError, printable
 
 if TYPE_CHECKING:
     from ..model_file import ModelFile
@@ -187,10 +187,9 @@ def packed_radius(model: ModelFile) -> float:
     from the operations. Raises BitsrError for a radius that is no number.
     """
     if known := model.metadata.get("radius"):
-        try:
+        if known == "inf" or (known.isdecimal() and len(known) < 10):
             return float(known)
-        except ValueError:
-            raise BitsrError(f"the radius in the metadata is no number: {known!r}") from None
+        raise BitsrError(f"the radius in the metadata is no number: {known[:40]!r}")
     if any(op.kind == "attend" for op in model.ops):
         return inf
     seen = {"lr": (Fraction(0), 1)}
@@ -264,9 +263,10 @@ def describe(model: ModelFile, file_bytes: int | None = None) -> str:
     Full-precision (FP) layers of a packed net run as int16 or int8; they count as the papers count
     floating point.
     """
-    lines = [f"- {key}: {value}" for key, value in model.metadata.items()]
+    lines = [printable(f"- {key}: {value}") for key, value in model.metadata.items()]
     if file_bytes is not None:
         free = shared_weights(model)
         stored = f", {free:,} one-bit weights of one orientation stand for all 8" if free else ""
         lines.append(f"- file: {file_bytes:,} bytes, {len(model.ops)} operations{stored}")
-    return "\n".join(lines) + "\n" + report(packed_layers(model), packed_radius(model))
+    told = report(packed_layers(model), packed_radius(model))  # with names of the file
+    return "\n".join([*lines, *map(printable, told.split("\n"))])

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -17,6 +18,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from ..degrade import degrade_as
 from ..errors import BitsrError
 from ..folders import data_folder, image_files
 from ..imresize import imresize
@@ -111,6 +113,11 @@ def evaluate_image(
     hr = hr[: hr.shape[0] // s * s, : hr.shape[1] // s * s]
     shrink = Fraction(1, s)
     lr = imresize(hr if protocol.lr_from == "rgb" else to_8bit(_luma(hr)), shrink)
+    if protocol.degrade:
+        # noise of its own for every image, the same in every run
+        seed, grey = zlib.crc32(lr.tobytes()), lr.ndim == 2
+        lr = degrade_as(protocol.degrade, np.repeat(lr[..., None], 3, axis=2) if grey else lr, seed)
+        lr = lr[..., 1] if grey else lr
     sr = upscale_luma(net, _luma(lr), protocol.self_ensemble)
     if protocol.colour == "rgb" and hr.ndim == 3:
         # Luma from the net and chroma from bicubic, without leaving RGB: the conversion is affine,

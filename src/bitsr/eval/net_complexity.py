@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, inf
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import BitsrError
+from ..errors import BitsrError, printable
 from ..layers.convs import BasesConv2d, BinaryConv2d, QuantConv2d, WeightBinaryConv2d
 from ..layers.ops import Activation, FloatConv, Net, Ops
 from ..methods import why_unpackable
@@ -46,7 +46,7 @@ def _tensors(source: Any) -> Iterator[Tensor]:
         if source.requires_grad:  # a fixed slope is no parameter
             yield source
     elif isinstance(source, tuple):
-        for part in source:
+        for part in cast("tuple[Any, ...]", source):
             yield from _tensors(part)
 
 
@@ -200,7 +200,7 @@ def describe(source: str) -> str:
         "source": wanted.source,
         **facts,
     }
-    lines = [f"- {key}: {value}" for key, value in about.items()]
+    lines = [printable(f"- {key}: {value}") for key, value in about.items()]
     lines.append(
         f"- size, 1 bit a binary weight and 32 any other parameter: {count(rows).bytes_1_32:,} bytes"
     )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from numpy.typing import ArrayLike
 
+from ..degrade import SETTINGS
 from ..errors import BitsrError
 from .metrics import psnr, ssim
 
@@ -36,6 +37,17 @@ class Protocol:
     """Mean of the net over the 8 flips and quarter rotations (Timofte et al., CVPR 2016): 8 times
     the work."""
 
+    degrade: str = ""
+    """What is done to LR images: a key of ``bitsr.degrade.SETTINGS``; empty: nothing."""
+
+    def with_degradation(self, setting: str) -> Protocol:
+        """The same on degraded LR images. Raises BitsrError for an unknown setting."""
+        if setting not in SETTINGS:
+            raise BitsrError(f"unknown degradation {setting!r}; known: {', '.join(SETTINGS)}")
+        if self.lr_from != "rgb":
+            raise BitsrError(f"the protocol {self.name} shrinks luma, and degradations want RGB")
+        return replace(self, degrade=setting)
+
     def with_self_ensemble(self) -> Protocol:
         return replace(self, self_ensemble=True)
 
@@ -46,6 +58,7 @@ class Protocol:
             compared = "RGB (net on luma, chroma bicubic)"
         else:
             compared = "Y (BT.601, 16-235)" + ("" if self.round_hr else ", HR not rounded")
+        lr += f", then {self.degrade}" if self.degrade else ""
         ensemble = "; self-ensemble x8" if self.self_ensemble else ""
         return (
             f"{self.name}: LR by MATLAB bicubic from {lr}; {compared}; SR rounded to 8 bit;"

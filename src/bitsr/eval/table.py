@@ -25,14 +25,15 @@ from torch import nn
 
 from ..engine import Engine
 from ..errors import BitsrError
+from ..files import NewFile
 from ..methods import METHODS
-from ..model_file import ModelFile
+from ..model_file import ModelFile, ModelFileError
 from ..pack import PackError, pack_checkpoint
 from ..pack.fold import LUMA
 from ..source import Kind, kind
 from ..train import run as loop
 from ..train.build import build
-from ..train.checkpoint import load_net
+from ..train.checkpoint import load_net, stage_number
 from ..train.legacy import parse
 from ..train.recipe import Recipe, load
 from ..zoo import find
@@ -222,13 +223,18 @@ class _Meter:
 
     def file(self, path: Path) -> Row:
         model = ModelFile.read(path)
-        facts = {
-            k: json.loads(model.metadata[k]) for k in ("recipe", "stage", "iteration") if k in model.metadata
-        }
+        try:
+            facts = {
+                k: json.loads(model.metadata[k])
+                for k in ("recipe", "stage", "iteration")
+                if k in model.metadata
+            }
+        except (ValueError, RecursionError):
+            raise ModelFileError(f"{path}: the metadata are broken") from None
         if "recipe" not in facts:
             return self.packed(model, packed_layers(model), "-", model.metadata.get("net", model.name), "")
         recipe = parse(facts["recipe"], str(path))
-        method = _method(recipe, facts.get("stage", -1))
+        method = _method(recipe, stage_number(recipe, facts.get("stage", len(recipe.stages) - 1), str(path)))
         return self.packed(model, packed_layers(model), method, _backbone(recipe), _about(recipe, facts))
 
 
@@ -385,6 +391,7 @@ def compare(
             rows.append(Row(name, backbone, scale, FAILED, about=str(error)))
         finally:
             made = Table(tuple(rows), tuple(sets), protocol, signal)
-            (folder / "table.md").write_text(made.markdown(), encoding="utf-8")
-            (folder / "table.csv").write_text(made.csv(), encoding="utf-8")
+            for name, text in (("table.md", made.markdown()), ("table.csv", made.csv())):
+                with NewFile(folder / name) as new:
+                    new.file.write(text.encode())
     return Table(tuple(rows), tuple(sets), protocol, signal)

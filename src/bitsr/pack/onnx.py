@@ -11,13 +11,13 @@ import json
 import logging
 import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..files import NewFile
 from ..layers.ops import Net
-from ..train.checkpoint import load_net, write_atomic
+from ..train.checkpoint import load_net
 
 OPSET = 18
 
@@ -59,7 +59,8 @@ def to_onnx(net: Net, path: str | os.PathLike[str], facts: dict[str, Any] | None
         f"bitsr: float simulation of {type(net).__name__}, x{net.scale}; luma in [0, 255]"
     )
     program.model.metadata_props.update({k: json.dumps(v) for k, v in (facts or {}).items()})
-    write_atomic(Path(path), lambda part: program.save(part, external_data=False))  # pyright: ignore[reportUnknownMemberType]
+    with NewFile(path) as new:
+        program.save(new.part, external_data=False)  # pyright: ignore[reportUnknownMemberType]
 
 
 def export_checkpoint(checkpoint: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:

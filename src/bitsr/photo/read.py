@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .. import _core
 from . import exif, others, png
+from .fork import use_libvips
 from .formats import PhotoError, reason
 
 _Data = bytes | mmap.mmap
@@ -76,6 +77,7 @@ def read(path: str | Path, *, frames: bool = False, allow_damaged: bool = False)
     can be decoded, with a note. Raises OSError where the file cannot be opened and PhotoError where it
     is not an image, is damaged, or holds samples of another kind.
     """
+    use_libvips()
     path = Path(path)
     data = _data(path)  # the system's own words for what is missing, a directory, no permission
     if not len(data):

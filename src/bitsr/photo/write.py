@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import queue
 import struct
 import threading
@@ -16,7 +15,9 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from ..files import NewFile
 from . import exif, png
+from .fork import use_libvips
 from .formats import FORMATS, PhotoError, reason
 from .png import chunk
 
@@ -31,9 +32,10 @@ class Writer:
     JPEG and WebP. frames: of an animation, or pages, in a format of ANIMATED; their rows come one
     frame after the other, and height is that of all.
 
-    The image grows in PATH.part and is renamed when it is complete and on disk; leaving the block
-    by any exception removes it. Raises OSError where the file cannot be made and PhotoError where
-    the image does not fit the format or the encoder fails.
+    The image grows under a fresh name (``files.NewFile``) and is renamed when it is complete and on
+    disk; leaving the block by any exception removes it. Raises OSError where the file cannot be
+    made, BitsrError where the path is a device, a pipe or the like, and PhotoError where the image
+    does not fit the format or the encoder fails.
     """
 
     def __init__(
@@ -61,7 +63,6 @@ class Writer:
         self.shape, self.depth = (height, width, channels), min(depth, bits)
         self.metadata, self.resolution = metadata or {}, resolution
         self.frames, self.delays, self.loop = frames, list(delays), loop
-        self._part = self.path.with_name(self.path.name + ".part")
         # The encoder pulls and we push: it runs in a thread of its own, at most two bands behind,
         # so memory stays bounded, encoding overlaps with upscaling, and the main thread stays open
         # to Ctrl-C.
@@ -69,20 +70,19 @@ class Writer:
         self._thread = threading.Thread(target=self._encode, name="bitsr-writer")
         self._error: BaseException | None = None
         self._stop = self._ended = False
-        self._file: Any = None
+        self._new: NewFile | None = None
         self._left = height
 
     def __enter__(self) -> Writer:
+        use_libvips()
         self._zlib = zlib.compressobj(0)
         height, width, channels = self.shape
         colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
         header = struct.pack(">IIBBBBB", width, height, self.depth, colour, 0, 0, 0)
         self._bands.put(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header))
         try:
-            self._file = self._part.open("w+b", buffering=0)
+            self._new = NewFile(self.path)
             self._thread.start()
-        except OSError as error:
-            raise type(error)(error.errno, error.strerror, str(self.path)) from None
         except RuntimeError as error:  # the system has no more threads
             self._abandon()
             raise OSError(f"no thread for the encoder: {error}") from None
@@ -120,10 +120,9 @@ class Writer:
                 self._thread.join()
                 if self._error:
                     raise self._error
-                self._complete()
-                os.fsync(self._file.fileno())
-                self._file.close()
-                self._part.replace(self.path)
+                assert self._new is not None
+                self._complete(self._new.file)
+                self._new.commit()
                 done = True
         finally:
             if not done:
@@ -136,9 +135,8 @@ class Writer:
                 self._bands.get_nowait()
             except queue.Empty:
                 self._thread.join(0.01)
-        if self._file is not None:  # None: opened, but a signal came before it was ours
-            self._file.close()
-        self._part.unlink(missing_ok=True)
+        if self._new is not None:
+            self._new.discard()
 
     def _put(self, data: bytes) -> None:
         while self._thread.is_alive():
@@ -182,9 +180,10 @@ class Writer:
         return take
 
     def _target(self) -> pyvips.TargetCustom:
-        """The part file, by calls of our own: libvips loses the system's reason for a failed
+        """The new file, by calls of our own: libvips loses the system's reason for a failed
         write."""
-        file, target = self._file, pyvips.TargetCustom()
+        assert self._new is not None
+        file, target = self._new.file, pyvips.TargetCustom()
         head = bytearray()
         at, extra = self._extra()
 
@@ -204,7 +203,7 @@ class Writer:
                 try:
                     return call(*args)
                 except OSError as error:
-                    self._error = error
+                    self._error = OSError(error.errno, error.strerror, str(self.path))
                     return failed
 
             return guard
@@ -264,27 +263,28 @@ class Writer:
         extra = b"".join(out)
         return (at, extra) if extra else (-1, b"")
 
-    def _complete(self) -> None:
+    def _complete(self, file: Any) -> None:
         """Metadata that can only be laid into a finished file: EXIF in WebP and TIFF."""
         block, iptc = self._exif(), self._bytes("iptc-data")
         if self.format == "webp":
             if iptc:  # WebP has no place of its own for it
                 block = exif.with_iptc(block, iptc)
             if block:
-                self._file.seek(0)
-                whole = _webp_with_exif(self._file.read(), block, self.shape)
-                self._file.seek(0)
-                _write_all(self._file, whole)
+                file.seek(0)
+                whole = _webp_with_exif(file.read(), block, self.shape)
+                file.seek(0)
+                _write_all(file, whole)
         elif self.format == "tif" and (block or iptc):
             block = exif.with_iptc(block, iptc) if iptc else block
-            with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            file.flush()
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 patch = exif.into_tiff(data, block or b"")
             if patch:
                 where, first, end, tail = patch
-                self._file.seek(end)
-                _write_all(self._file, tail)
-                self._file.seek(where)
-                _write_all(self._file, first)
+                file.seek(end)
+                _write_all(file, tail)
+                file.seek(where)
+                _write_all(file, first)
 
 
 def _write_all(file: Any, data: bytes | bytearray) -> int:

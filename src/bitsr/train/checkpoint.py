@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,11 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ..errors import BitsrError
+from ..files import NewFile
 from ..layers.convs import BinaryConv2d, WeightBinaryConv2d
 from . import legacy, official
 from .build import build, symmetry
+from .recipe import Recipe
 
 _BLOCK = re.compile(r"body\.\d+\.")
 
@@ -38,30 +40,10 @@ class CheckpointError(BitsrError):
     """A checkpoint that cannot be used; the message is one line."""
 
 
-def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call ``write(part)`` on a file beside ``path``, force it to disk, then rename it over ``path``.
-
-    A reader, or a machine that loses power, sees the old file or the new one, never a part.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    if os.name == "posix":  # the rename itself is on disk only once the folder is
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a training file atomically."""
-    write_atomic(path, lambda part: torch.save(dict(content), part))
+    """Write a training file whole or not at all (``files.NewFile``)."""
+    with NewFile(path) as new:
+        torch.save(dict(content), new.file)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -112,6 +94,18 @@ def _halves(module: nn.Module) -> bool:
     return torch.equal(after < 0, before < 0) and torch.allclose(after, before, rtol=1e-3, atol=1e-6)
 
 
+def stage_number(recipe: Recipe, stage: object, name: str) -> int:
+    """``stage``, an index of the recipe's stages. Raises CheckpointError, which begins with ``name``,
+    for anything else."""
+    if not isinstance(stage, int) or not 0 <= stage < len(recipe.stages):
+        raise CheckpointError(f"{name}: the recipe has no stage {stage!r}")
+    return stage
+
+
+def _net(recipe: Recipe, content: Mapping[str, Any], path: Path) -> nn.Module:
+    return build(recipe, recipe.stages[stage_number(recipe, content.get("stage"), str(path))])
+
+
 def export_latent(path: Path, content: Mapping[str, Any]) -> None:
     """Write the net of ``content`` (as in best.pt) as safetensors: latent weights float16, the rest
     float32.
@@ -122,14 +116,15 @@ def export_latent(path: Path, content: Mapping[str, Any]) -> None:
     change, these stay float32. Of tied weights (net.symmetry) the free ones alone are written.
     """
     recipe = legacy.parse(content["recipe"], str(path))
-    net = build(recipe, recipe.stages[content["stage"]])
+    net = _net(recipe, content, path)
     net.load_state_dict(content["net"])
     halved = {f"{name}.weight" for name, module in net.named_modules() if _halves(module)}
     ties = symmetry(recipe, net)
     state = ties.free(content["net"]) if ties else content["net"]
     state = {k: (_half(v) if k in halved else v).contiguous().cpu() for k, v in state.items()}
     facts = {key: json.dumps(content[key]) for key in ("recipe", "stage", "iteration", "psnr")}
-    write_atomic(path, lambda part: part.write_bytes(to_bytes(state, {"format": "bitsr-latent 1", **facts})))
+    with NewFile(path) as new:
+        new.file.write(to_bytes(state, {"format": "bitsr-latent 1", **facts}))
 
 
 def _load_latent(path: Path) -> dict[str, Any]:
@@ -140,13 +135,13 @@ def _load_latent(path: Path) -> dict[str, Any]:
             facts = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
         content = {key: json.loads(facts[key]) for key in ("recipe", "stage", "iteration", "psnr")}
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a latent checkpoint: {error}") from error
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     state = legacy.upgrade_state(state)
     recipe = legacy.parse(content["recipe"], str(path))
     if recipe.net.symmetry > 1:
-        net = build(recipe, recipe.stages[content["stage"]])
+        net = _net(recipe, content, path)
         ties = symmetry(recipe, net)
         assert ties is not None
         try:
@@ -173,10 +168,11 @@ def load_net(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     net. Raises CheckpointError for a file without a recipe or with weights that do not fit it.
     """
     content = load_any(path)
+    path = Path(path)
     if "recipe" not in content:
         raise CheckpointError(f"{path}: holds no recipe, so its net is unknown")
     recipe = legacy.parse(content["recipe"], str(path))
-    net = build(recipe, recipe.stages[content["stage"]])
+    net = _net(recipe, content, path)
     initialise(net, content["net"], (), str(path))
     if ties := symmetry(recipe, net):  # to the last bit, whatever arithmetic has left
         ties.tie(net)

@@ -25,11 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..degrade import degrade as degraded
 from ..errors import BitsrError
 from ..eval.metrics import rgb_to_y
+from ..files import NewFile
 from ..folders import image_files
 from ..imresize import imresize
-from .degrade import degrade as degraded
+from . import rendered as drawn
 
 VERSION = 2
 """Raise it when the same images give other numbers: it is part of the cache key."""
@@ -243,12 +245,14 @@ def load_pairs(
     hr_scales: Sequence[float] = (),
     degrade: int = 0,
     seed: int = 0,
+    rendered: int = 0,
 ) -> Pairs:
     """Decode a list of (HR, LR or None) files, or read them from the cache.
 
     hr_scales: each image comes again at these shares of its size, in (0, 1), right behind itself.
     degrade: how many degraded LR images each has (``degrade.degrade``, drawn with ``seed``), in
     place of LR files; 0: one clean LR image.
+    rendered: how many images of text and drawings follow those of the files (``rendered.render``).
 
     cache: the folder of the file (``cached``), which is named by a hash of the images' bytes, scale,
     shares, degradation and ``VERSION``.
@@ -257,14 +261,21 @@ def load_pairs(
         files = [(hr, None) for hr, _ in files]
     threads = os.cpu_count()
     digests = each(lambda pair: [p and digest(p) for p in pair], files, threads)
-    key = key_of(VERSION, scale, digests, *hr_scales, *([degrade, seed] if degrade else []))
+    key = key_of(
+        *(VERSION, scale, digests, *hr_scales),
+        *([degrade, seed] if degrade else []),
+        *(["rendered", drawn.VERSION, rendered] if rendered else []),
+    )
 
     def decode() -> dict[str, Tensor]:
         def one(index: int) -> list[tuple[Tensor, Tensor]]:
             keys = [[seed, index, variant] for variant in range(degrade)]
+            if index >= len(files):
+                return [_aligned(drawn.render([index - len(files)]), None, scale, keys)]
             return _decode(files[index], scale, hr_scales, keys)
 
-        images = [image for forms in each(one, range(len(files)), threads) for image in forms]
+        count = len(files) + rendered
+        images = [image for forms in each(one, range(count), threads) for image in forms]
         return {
             "hr": torch.cat([hr.flatten() for hr, _ in images]),
             "lr": torch.cat([lr.flatten(1) for _, lr in images], 1),
@@ -315,13 +326,10 @@ def cached(
         if tensors.keys() >= wanted:
             return tensors
     tensors = make()
-    part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink()
-        warnings.warn(f"images are not cached: {error}", stacklevel=3)
+        with NewFile(path) as new:
+            save_file(tensors, new.part)
+    except (OSError, SafetensorError, BitsrError) as error:
+        warnings.warn(f"images are not cached: {path.name}: {error}", stacklevel=3)
     return tensors

@@ -154,4 +154,10 @@ def upgrade_state(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse(table: Mapping[str, Any], name: str) -> Recipe:
     """The recipe of a stored table, of any version; ``name`` stands in error messages."""
-    return recipes.parse(upgrade(table, name), name)
+    try:
+        today = upgrade(table, name)
+    except RecipeError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        raise RecipeError(f"{name}: its recipe is broken") from None
+    return recipes.parse(today, name)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import write_atomic
+from ..files import NewFile, naming
 
 COLUMNS: tuple[str, ...] = ("iteration", "stage", "lr", "loss", "loss_d", "psnr_y", "it_per_s")
 
@@ -22,11 +23,12 @@ class Log:
         rows = (
             [row for row in self.rows() if int(row["iteration"]) <= iteration] if self.path.exists() else []
         )
-        with self.path.with_suffix(".part").open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        self.path.with_suffix(".part").replace(self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+        with NewFile(self.path) as new:
+            new.file.write(text.getvalue().encode())
 
     def rows(self) -> list[dict[str, str]]:
         """All whole rows; a last line that was cut off by a crash is left out."""
@@ -37,7 +39,7 @@ class Log:
         """Append a row; keys as ``COLUMNS``, those that are missing stay empty."""
         # 9 digits: all of a float32
         text = {k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()}
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS, restval="").writerow(text)
 
     def draw(self, every: float = 60.0) -> None:
@@ -61,5 +63,6 @@ class Log:
             ax.grid(alpha=0.3)
         axes[0].set_title(self.title, fontsize=9)
         axes[1].set_xlabel("iteration")
-        write_atomic(self.plot, lambda part: figure.savefig(part, format="png", dpi=100))
+        with NewFile(self.plot) as new:
+            figure.savefig(new.file, format="png", dpi=100)
         self.drawn = time.monotonic()

@@ -87,9 +87,11 @@ class Data(_Section):
     hr_scales: list[Annotated[float, Field(gt=0, lt=1)]] = []
     """Each training image comes again, shrunk to each of these shares of its size."""
     degrade: NonNegativeInt = 0
-    """How many LR images each HR image has, blurred, noisy and compressed (`train.degrade`), for
+    """How many LR images each HR image has, blurred, noisy and compressed (`bitsr.degrade`), for
     nets that restore photographs. 0: one clean LR image by bicubic. Validation then has one
     degraded image too."""
+    rendered: NonNegativeInt = 0
+    """How many rendered images of text, line art and screens stand beside the training images."""
     patch: PositiveInt = 48
     """Side of a training crop in LR pixels."""
     batch: PositiveInt = 16

@@ -1,7 +1,8 @@
 """The training loop: ``train(recipe, run_dir)``.
 
 RUN_DIR holds recipe.json, log.csv and log.png (curves), last.pt (to resume), best.pt (best
-validation) and, once the run ends or stops, latent.safetensors (``checkpoint.export_latent``).
+validation) and, once the run ends or stops, latent.safetensors (``checkpoint.export_latent``). One
+run at a time works in it, by a lock on its file .lock.
 
 A run is a function of its recipe: batches depend on (seed, iteration) alone, so a run that is
 killed and resumed gives the losses of one that was not, on the CPU bit for bit. Nothing in an
@@ -13,18 +14,21 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric  # before any torch.compile, whose arguments it records
 
+from ..files import NewFile
 from ..folders import data_folder
 from . import checkpoint, data, legacy
 from .build import build, symmetry
@@ -34,6 +38,11 @@ from .log import Log
 from .recipe import Recipe, Stage
 from .trainer import Trainer, TrainError, over_devices
 from .validate import protocol, validate
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # Settings that may differ between a run and its resumption: they do not touch the weights.
 FREE = {
@@ -62,15 +71,52 @@ class Outcome:
     signal: int = 0
 
 
+class _Lock:
+    """One run at a time in a folder: a lock on its file .lock, until the block or the process ends.
+
+    Raises TrainError where another run has it. Nothing is locked where the system has no flock.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._file = folder, -1
+
+    def take(self) -> None:
+        """Lock the folder if it is there and not locked by us yet."""
+        other_rank = os.environ.get("LOCAL_RANK", "0") != "0"  # of one run on several devices
+        if self._file >= 0 or fcntl is None or other_rank or not self.folder.is_dir():
+            return
+        file = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise TrainError(f"{self.folder}: another run is at work in this folder") from None
+        except OSError:  # a file system without locks
+            os.close(file)
+            return
+        self._file = file
+
+    def __enter__(self) -> _Lock:
+        self.take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+
+
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], int]]:
-    """Note SIGINT and SIGTERM, for the given function to tell (0: none); a second one acts as
-    usual."""
+    """Note SIGINT, SIGTERM and SIGHUP (unless it is ignored, as by nohup), for the given function
+    to tell (0: none); a second one acts as usual."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
         yield lambda: 0
         return
-    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    names = [signal.SIGINT, signal.SIGTERM]
+    if (hup := getattr(signal, "SIGHUP", None)) and signal.getsignal(hup) is not signal.SIG_IGN:
+        names.append(hup)
+    old = {number: signal.getsignal(number) for number in names}
 
     def handle(number: int, frame: object) -> None:
         caught.append(number)
@@ -136,11 +182,12 @@ def load_data(
     )
     if both := {hr for hr, _ in train} & {hr for hr, _ in valid}:
         raise data.DataError(f"{min(both)} is both a training and a validation image")
-    pairs = data.load_pairs(train, scale, hr_scales=d.hr_scales, degrade=d.degrade)
+    load = partial(data.load_pairs, scale=scale, hr_scales=d.hr_scales, rendered=d.rendered)
+    pairs = load(train, degrade=d.degrade)
     if d.teachers:
         clean = pairs
         if d.degrade:  # teachers know clean images alone
-            clean = data.load_pairs([(hr, None) for hr, _ in train], scale, hr_scales=d.hr_scales)
+            clean = load([(hr, None) for hr, _ in train])
         soft = soft_targets(clean, d.teachers, say=say, device=device)
         pairs = replace(pairs, soft=soft)
     pairs = pairs.to(device)
@@ -293,7 +340,6 @@ def train(
     Raises RecipeError, DataError, CheckpointError or TrainError (all BitsrError) or OSError, each
     one line.
     """
-    start = time.monotonic()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device not in ("cpu", "cuda"):
@@ -303,7 +349,24 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     minutes = recipe.train.max_minutes if max_minutes is None else max_minutes
-    folder = Path(run_dir)
+    with _Lock(Path(run_dir)) as lock:
+        return _train(
+            recipe, lock, resume, device, devices, minutes, report or (lambda iteration, row: None), say
+        )
+
+
+def _train(
+    recipe: Recipe,
+    lock: _Lock,
+    resume: bool | None,
+    device: str,
+    devices: int,
+    minutes: float,
+    report: Report,
+    say: Callable[[str], None],
+) -> Outcome:
+    start = time.monotonic()
+    folder = lock.folder
     state = _resume(folder, recipe, resume)  # before anything slow or written
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -316,10 +379,12 @@ def train(
 
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.take()
         if state is None:  # left by a run that died before its first checkpoint
             for file in ("best.pt", "latent.safetensors"):
                 (folder / file).unlink(missing_ok=True)
-        (folder / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json"), indent=1) + "\n")
+        with NewFile(folder / "recipe.json") as new:
+            new.file.write(f"{json.dumps(recipe.model_dump(mode='json'), indent=1)}\n".encode())
     weights, name, skip, grow = None, str(folder), (), False
     if state is not None:
         weights = state["net"]
@@ -328,7 +393,7 @@ def train(
         weights = checkpoint.load_any(Path(name).expanduser())["net"]
 
     with _interruptible() as interrupted:
-        run = _Run(fabric, recipe, folder, valid, state, report or (lambda iteration, row: None), interrupted)
+        run = _Run(fabric, recipe, folder, valid, state, report, interrupted)
         run.deadline = start + 60 * minutes if minutes else math.inf
         end, complete = 0, True
         for number, stage in enumerate(recipe.stages):

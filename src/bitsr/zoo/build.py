@@ -16,7 +16,6 @@ bitsr.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from typing import Any, cast
 from ..engine import Engine
 from ..errors import BitsrError
 from ..eval.evaluate import Evaluation, evaluate
+from ..files import NewFile
 from ..pack import pack_checkpoint
 from ..train.recipe import Recipe, load
 from ..train.run import train
@@ -169,6 +169,7 @@ def build(
     model.metadata |= {"training": str(chain), "evaluation": evaluation.summary()}
     output.mkdir(parents=True, exist_ok=True)
     packed, latent = output / f"{chain.name}.bsr", output / f"{chain.name}.latent.safetensors"
-    shutil.copyfile(results[-1], latent)
+    with NewFile(latent) as new:
+        new.file.write(results[-1].read_bytes())
     model.write(packed)
     return Built(True, 0, packed, latent, evaluation)

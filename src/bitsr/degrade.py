@@ -3,22 +3,22 @@
 After the degradation models of BSRGAN (Zhang et al. 2021, arXiv 2103.14006) and Real-ESRGAN (Wang
 et al. 2021, arXiv 2107.10833): each fault is drawn at random, in the order in which a camera and a
 web site add them, and some images go through the codec twice. Strengths are milder than theirs, and
-every tenth image stays clean, because the nets must keep what a good image has.
+every seventh image stays clean, because the nets must keep what a good image has.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyvips
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
-from ..imresize import imresize, resize
+from .imresize import imresize, resize
 
-CLEAN = 0.1
+CLEAN = 0.15
 """Share of images that stay as MATLAB's bicubic makes them."""
 AGAIN = 0.15
 """Share of the others that are resized a little and stored a second time."""
@@ -138,3 +138,19 @@ def degrade(hr: NDArray[np.uint8], scale: int, key: Sequence[int]) -> NDArray[np
         x = resize(x, (max(1, round(h * share)), max(1, round(w * share))))
         x = resize(_codec(x, rng, 60), (h, w))
     return to_bytes(x)
+
+
+SETTINGS: dict[str, Callable[[Pixels, Generator], Pixels]] = {
+    **{f"jpeg{q}": lambda x, rng, q=q: stored(x, "jpeg", q) for q in (90, 75, 60, 40)},
+    **{f"noise{n}": lambda x, rng, n=n: noise(x, n, False, rng) for n in (4, 8, 16)},
+    **{f"blur{b}": lambda x, rng, b=b: blur(x, gaussian(b)) for b in (0.5, 0.8)},
+    "noise4-jpeg75": lambda x, rng: stored(noise(x, 4, False, rng), "jpeg", 75),
+}
+"""Single faults for measuring nets (``bitsr evaluate --degrade``): JPEG by quality with 4:2:0
+chroma, Gaussian noise by its deviation in levels of each channel, blur by its deviation in LR
+pixels."""
+
+
+def degrade_as(setting: str, lr: NDArray[np.uint8], seed: int = 0) -> NDArray[np.uint8]:
+    """A clean LR image (h, w, 3) uint8 with one of ``SETTINGS``, noise drawn by ``seed``."""
+    return to_bytes(SETTINGS[setting](lr.astype(np.float32), default_rng(seed)))

@@ -1,0 +1,116 @@
+"""What tells a clean image from one that wants a photo net."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_nets import srresnet
+
+from bitsr.auto import Chooser, choose, faults, jpeg_quality, lossy_webp, noise_level
+from bitsr.cli.main import main
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def smooth(h: int = 160, w: int = 192) -> np.ndarray:
+    """(h, w) float32: slopes, as a sky has them, and a few edges."""
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    image = 60 + 0.4 * x + 0.3 * y
+    image[40:80, 60:120] += 50
+    return image
+
+
+@pytest.mark.parametrize("quality", [30, 60, 75, 90, 95])
+def test_quality_of_jpeg(tmp_path: Path, quality: int) -> None:
+    file = tmp_path / "a.jpg"
+    Image.fromarray(smooth().astype(np.uint8)).save(file, quality=quality)
+    found = jpeg_quality(file.read_bytes())
+    assert found is not None and abs(found - quality) <= 1
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xdb\x00\x05\x00\x01", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]
+)
+def test_no_quality_where_there_is_none(data: bytes) -> None:
+    assert jpeg_quality(data) is None
+
+
+@pytest.mark.parametrize("sigma", [3.0, 6.0, 12.0])
+def test_noise_is_measured(sigma: float) -> None:
+    noisy = smooth() + np.random.default_rng(0).normal(0, sigma, (160, 192)).astype(np.float32)
+    assert noise_level(noisy) == pytest.approx(sigma, rel=0.15)
+
+
+def test_clean_images_have_no_noise() -> None:
+    assert noise_level(smooth()) < 0.1
+    assert noise_level(np.full((64, 64), 255, np.float32)) == 0.0
+    assert noise_level(np.zeros((3, 200), np.float32)) == 0.0
+
+
+def test_faults_of_files(tmp_path: Path) -> None:
+    clean = smooth().clip(0, 255).astype(np.uint8)
+    noisy = (smooth() + np.random.default_rng(0).normal(0, 8, clean.shape)).clip(0, 255).astype(np.uint8)
+    for name, pixels, options in (
+        ("clean.png", clean, {}),
+        ("noisy.png", noisy, {}),
+        ("bad.jpg", clean, {"quality": 60}),
+        ("good.jpg", clean, {"quality": 97}),
+        ("bad.webp", clean, {"quality": 60}),
+        ("good.webp", clean, {"lossless": True}),
+    ):
+        Image.fromarray(pixels).convert("RGB").save(tmp_path / name, **options)
+    found = {path.name: faults(path) for path in sorted(tmp_path.iterdir())}
+    assert found["bad.jpg"] == "JPEG of quality 60" and found["bad.webp"] == "lossy WebP"
+    assert found["noisy.png"].startswith("noise of ")
+    assert not found["clean.png"] and not found["good.jpg"] and not found["good.webp"]
+
+
+def test_lossy_webp_by_its_chunk() -> None:
+    assert not lossy_webp(b"RIFF\0\0\0\0WEBPVP8L") and lossy_webp(b"RIFF\0\0\0\0WEBPVP8 ")
+
+
+@pytest.fixture
+def nets(tmp_path: Path) -> Path:
+    """A folder with a default net and a photo net of x4, random both."""
+    folder = tmp_path / "nets"
+    folder.mkdir()
+    for seed, name in enumerate(("bitsr-m-x4", "bitsr-photo-m-x4")):
+        srresnet(blocks=1, seed=seed).write(folder / f"{name}.bsr")
+    return folder
+
+
+def test_the_net_follows_the_image(nets: Path, tmp_path: Path) -> None:
+    image = Image.fromarray(smooth().clip(0, 255).astype(np.uint8)).convert("RGB")
+    image.save(tmp_path / "bad.jpg", quality=50)
+    image.save(tmp_path / "clean.png")
+    chooser = Chooser(4, folder=nets)
+    assert chooser.scale == 4
+    assert [chooser.pick(tmp_path / n)[0].name for n in ("bad.jpg", "clean.png")] == [
+        "bitsr-photo-m-x4",
+        "bitsr-m-x4",
+    ]
+    (nets / "bitsr-photo-m-x4.bsr").unlink()
+    assert Chooser(4, folder=nets).pick(tmp_path / "bad.jpg")[0].name == "bitsr-m-x4"
+    assert isinstance(choose("auto", 4, folder=nets), Chooser)
+    assert choose("bitsr-m-x4", None, folder=nets).scale == 4
+
+
+def test_the_command_chooses_and_says_so(
+    nets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bytes are those of the net that -v names; -n overrides."""
+    Image.fromarray(smooth(24, 32).clip(0, 255).astype(np.uint8)).save(tmp_path / "a.jpg", quality=40)
+    made = {}
+    for name, options in {
+        "auto": ["-v"], "photo": ["-n", "bitsr-photo-m-x4"], "clean": ["-n", "bitsr-m-x4"],
+    }.items():  # fmt: skip
+        out = tmp_path / f"{name}.png"
+        assert (
+            main(["upscale", "-i", str(tmp_path / "a.jpg"), "-o", str(out), "-m", str(nets), *options]) == 0
+        )
+        made[name] = out.read_bytes()
+    assert made["auto"] == made["photo"] != made["clean"]
+    said = capsys.readouterr().err
+    assert "JPEG of quality 40: bitsr-photo-m-x4; -n bitsr-m-x4" in " ".join(said.split())
