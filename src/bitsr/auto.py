@@ -94,7 +94,8 @@ def noise_level(luma: NDArray[np.floating]) -> float:
 def faults(path: Path, *, allow_damaged: bool = False) -> str:
     """What speaks for a photo net, in a few words ("JPEG of quality 74"); "" where nothing does.
 
-    Reads the file's header, and where that does not tell, all its rows. allow_damaged: as in ``photo.read``, and raises as that does.
+    Reads the file's header, and where that does not tell, all its rows. allow_damaged: as in
+    ``photo.read``. Raises as that does.
     """
     with path.open("rb") as file:
         head = file.read(1 << 18)

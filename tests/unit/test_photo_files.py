@@ -161,6 +161,7 @@ def test_ultra_hdr_is_its_base_image_and_its_damage_is_seen(tmp_path):
     assert opened.notes == ["Ultra HDR: the gain map is dropped, the image is taken as it looks without"]
     assert close_to_pillow(path)
     xmp = opened.metadata["xmp-data"]
+    assert isinstance(xmp, bytes)
     assert b"hdrgm:Version" not in xmp and b'xmp:Rating="4"' in xmp
     at = 60000
     path.write_bytes(data[:at] + bytes(400) + data[at + 400 :])
@@ -268,7 +269,7 @@ def test_damaged_exif_is_dropped_with_a_note(tmp_path, block):
 def test_a_big_endian_block_goes_into_a_tiff(tmp_path):
     little = exif_block().removeprefix(b"Exif\0\0")
     parts = exif._directories(t := exif.Tiff(little), t.directory(t.first)[0])
-    big = exif._block(tuple([exif._swapped(e) for e in part] for part in parts), ">")
+    big = exif._block(exif._swapped(parts), ">")
     assert big and big.startswith(b"MM")
     write(tmp_path / "x.tif", ramp(), "tif", metadata={"exif-data": big})
     with Image.open(tmp_path / "x.tif") as image:
@@ -354,7 +355,7 @@ def test_formats_by_pillow(tmp_path, suffix):
     if suffix == "jp2":
         image.save(path, irreversible=False)
     else:
-        image.save(path, **({"sizes": [(32, 32)]} if suffix == "ico" else {}))
+        image.save(path, sizes=[(32, 32)])
     np.testing.assert_array_equal(pixels(path)[..., :3], ramp(32, 32))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(photo.PhotoError):
@@ -501,7 +502,7 @@ def test_frames_are_kept_with_their_times(tmp_path, source, target):
             for rows in opened.rows(7, i):
                 writer.write(rows)
     with Image.open(path) as image:
-        assert image.n_frames == 3 and image.size == (24, 20)
+        assert getattr(image, "n_frames", 1) == 3 and image.size == (24, 20)
         for i in range(3):
             image.seek(i)
             got = np.array(image.convert("RGB")).astype(int)

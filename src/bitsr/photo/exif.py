@@ -179,11 +179,13 @@ def with_iptc(block: bytes | None, iptc: bytes) -> bytes:
         entries.pop(IPTC, None)
         parts, order = _directories(tiff, entries), tiff.order
     except struct.error:
-        parts, order = ([], [], [], []), "<"
+        parts, order = _NOTHING, "<"
     return _block(([*parts[0], entry], *parts[1:]), order) or b""
 
 
 _Directories = tuple[Sequence[Entry], Sequence[Entry], Sequence[Entry], Sequence[Entry]]
+
+_NOTHING: _Directories = ((), (), (), ())
 
 
 def _directories(tiff: Tiff, entries: dict[int, Entry]) -> _Directories:
@@ -255,7 +257,13 @@ def _block(parts: _Directories, order: str) -> bytes | None:
     return start + _pack([*parts[0], *pointers], order, 8) + data
 
 
-def _swapped(entry: Entry) -> Entry:
+def _swapped(parts: _Directories) -> _Directories:
+    """Directories in the other byte order."""
+    first, exif, gps, interop = ([_swapped_entry(e) for e in part] for part in parts)
+    return first, exif, gps, interop
+
+
+def _swapped_entry(entry: Entry) -> Entry:
     size = _SWAPPED.get(entry.type, 1)
     value = b"".join(entry.value[i : i + size][::-1] for i in range(0, len(entry.value), size))
     return Entry(entry.tag, entry.type, entry.count, value, 0)
@@ -276,7 +284,7 @@ def into_tiff(data: bytes | mmap.mmap, block: bytes) -> tuple[int, bytes, int, b
     except struct.error:
         return None
     if source.order != file.order:
-        parts = tuple([_swapped(e) for e in part] for part in parts)
+        parts = _swapped(parts)
     end = len(file.data) + len(file.data) % 2
     more, pointers = _append(parts, file.order, end, file.big)
     own = {**{e.tag: e for e in (*parts[0], *pointers)}, **entries}

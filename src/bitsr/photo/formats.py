@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections import Counter
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +86,23 @@ _NEVER = frozenset(
 )
 
 
-def _installed(*modules: str) -> bool:
-    return all(importlib.util.find_spec(module) for module in modules)
+def _if_installed(suffixes: frozenset[str], *packages: str) -> frozenset[str]:
+    try:
+        for package in packages:
+            distribution(package)
+    except PackageNotFoundError:
+        return frozenset()
+    return suffixes
 
 
 #: Suffixes by which a folder's images are known, and those of images that are not read here.
-SUFFIXES = frozenset(s for f in FORMATS.values() for s in f[0]) | {".avif"}
-SUFFIXES |= _BY_PILLOW if _installed("PIL") else frozenset()
-SUFFIXES |= _BY_HEIF if _installed("pillow_heif") else frozenset()
-SUFFIXES |= _BY_JXL if _installed("PIL", "pillow_jxl") else frozenset()
+SUFFIXES = frozenset(
+    {suffix for suffixes, _, _ in FORMATS.values() for suffix in suffixes}
+    | {".avif"}
+    | _if_installed(_BY_PILLOW, "pillow")
+    | _if_installed(_BY_HEIF, "pillow-heif")
+    | _if_installed(_BY_JXL, "pillow", "pillow-jxl-plugin")
+)
 UNREAD = (_BY_PILLOW | _BY_HEIF | _BY_JXL | _NEVER) - SUFFIXES
 
 

@@ -247,8 +247,8 @@ class _Opening:
             raise PhotoError(f"samples are {pixels.dtype}; bitsr takes 8-bit and 16-bit integers")
         data = np.ascontiguousarray(pixels).tobytes()
         image = pyvips.Image.new_from_memory(data, width, height, channels, format)
-        models = ("b-w", "srgb") if format == "uchar" else ("grey16", "rgb16")
-        image = image.copy(interpretation=models[channels > 2])
+        grey, colour = ("b-w", "srgb") if format == "uchar" else ("grey16", "rgb16")
+        image = image.copy(interpretation=colour if channels > 2 else grey)  # pyright: ignore[reportArgumentType, reportUnknownArgumentType] (names are fine)
         if decoded.frames > 1:
             self.notes.append(f"first of {decoded.frames} pages taken")
         self.metadata.update(decoded.metadata)
