@@ -84,7 +84,7 @@ def read(path: str | Path, *, frames: bool = False, allow_damaged: bool = False)
         raise PhotoError("the file is empty")
     notes: list[str] = []
     if allow_damaged and (fault := _fault(path, data)):
-        notes.append(f"damaged ({fault}): taken as far as it can be decoded")
+        notes.append(f"taken as far as it can be decoded: {fault}")
     _clear_errors()
     try:
         photo = _Opening(path, data, frames, bool(notes)).photo()
