@@ -29,7 +29,7 @@ int bitsr_luma(const void* pixels, int depth, int channels, size_t n, int16_t* q
 
 int bitsr_merge(const void* lr, int depth, int channels, int h, int w, int first, int rows,
                 int scale, const int16_t* q, int y, int n, void* out, char* err, size_t err_cap) {
-  if (!q || !out || !shape_ok(depth, channels) || (!lr && channels > 1))
+  if (!q || !out || !shape_ok(depth, channels) || !lr)
     return fail(err, err_cap, "impossible pixel format");
   if (h < 1 || w < 1 || scale < 1 || scale > MAX_SCALE || h > INT32_MAX / scale ||
       w > INT32_MAX / scale)
@@ -39,8 +39,7 @@ int bitsr_merge(const void* lr, int depth, int channels, int h, int w, int first
     return fail(err, err_cap, "LR rows outside the picture");
   if (n == 0) return 0;
   // Two LR rows above and below: what the taps of any phase reach, folded at the image's edges.
-  for (int64_t i = int64_t(y) / scale - 2; channels > 1 && i <= int64_t(y + n - 1) / scale + 2;
-       i++) {
+  for (int64_t i = int64_t(y) / scale - 2; i <= int64_t(y + n - 1) / scale + 2; i++) {
     const int at = reflect(i, h);
     if (at < first || at >= first + rows)
       return fail(err, err_cap, "LR rows missing from the window");

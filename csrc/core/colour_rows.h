@@ -10,6 +10,12 @@
 // G and B have differences of exactly 0, so grey stays grey; the taps sum to exactly 1, so flat
 // chroma stays flat.
 //
+// The nets overshoot at edges, and chroma does not follow: red letters would turn pink inside. So
+// where colours are strong, COLOURED levels apart somewhere in the 5x5 LR pixels around, no channel
+// leaves the range of those pixels, or its own bicubic where that goes further, by more than SLACK
+// levels. Where they are weaker there is more room: four levels for each level less. A channel at
+// the same end of its range in all of those pixels stays there: white paper is white.
+//
 // up() is Keys' cubic (a = -0.5) at half-pixel centres with symmetric reflection: one LR row is
 // widened when it is first needed, four widened rows are kept, and each SR row is one weighted sum
 // of them. Plain loops on contiguous rows: the compiler makes the SIMD, and integers make every
@@ -30,6 +36,7 @@
 namespace {
 
 constexpr int MAX_SCALE = 16;
+constexpr int SLACK = 7, COLOURED = 96;  // 8-bit levels; rounding makes 8 of 7
 
 // 8 bit: differences in 1/32 level are int16 (|R - L| <= 226, twice 1.25 by the kernel's overshoot)
 // and 14-bit taps sum in int32. 16 bit: 1/64 level in int32, 20-bit taps sum in int64.
@@ -140,47 +147,58 @@ class Merger {
   bool init(const void* lr, int channels, int h, int w, int first, int scale) {
     lr_ = static_cast<const Pixel*>(lr);
     channels_ = channels, h_ = h, w_ = w, first_ = first, scale_ = scale;
-    planes_ = (channels > 2 ? 2 : 0) + (channels % 2 == 0);
+    colours_ = channels > 2 ? 3 : 1;
+    planes_ = colours_ + (channels % 2 == 0);
     wide_ = size_t(w) * scale;
     for (int p = 0; p < scale; p++) {
       const Phase f = phase(scale, p, D::TAP_BITS);
       offset_[p] = f.first;
       for (int k = 0; k < 4; k++) tap_[p][k] = Tap(f.tap[k]);
     }
-    if (!planes_) return true;
-    memory_.reset(static_cast<Diff*>(
-        std::malloc(((5 * wide_ + size_t(w) + 2 * PAD) * size_t(planes_)) * sizeof(Diff))));
+    const size_t narrow = size_t(w) + 2 * PAD;
+    const size_t diffs = (5 * wide_ + narrow) * planes_ + 2 * wide_ * colours_ + size_t(w);
+    const size_t pixels = 2 * wide_ * colours_ + 2 * narrow * channels + 5 * size_t(w) + narrow;
+    memory_.reset(static_cast<Diff*>(std::malloc(diffs * sizeof(Diff))));
+    pixels_.reset(static_cast<Pixel*>(std::malloc(pixels * sizeof(Pixel))));
+    if (!memory_ || !pixels_) return false;
+    low_ = memory_.get() + (5 * wide_ + narrow) * planes_;
+    room_ = low_ + 2 * wide_ * colours_;
+    white_ = pixels_.get();
+    column_ = white_ + 2 * wide_ * colours_;
+    spreads_ = column_ + 2 * narrow * channels;
+    widest_ = spreads_ + 5 * size_t(w);
+    for (int64_t& row : spread_of_) row = -1;
+    for (int i = 0; i < w; i++) room_[i] = Diff(ROOM + GATE * GREYEST);
     for (int64_t& row : kept_) row = std::numeric_limits<int64_t>::min();
-    return memory_ != nullptr;
+    bounded_ = -1;
+    return true;
   }
 
   void row(const int16_t* q, int y, Pixel* out) {
     const int p = y % scale_;
     const int64_t top = int64_t(y / scale_) + offset_[p];
     Diff* d = memory_.get() + size_t(planes_) * 4 * wide_;
-    if (planes_) {
-      for (int k = 0; k < 4; k++) widen(top + k);
-      for (int plane = 0; plane < planes_; plane++) {
-        blend(slot(top) + plane * wide_, slot(top + 1) + plane * wide_,
-              slot(top + 2) + plane * wide_, slot(top + 3) + plane * wide_, tap_[p],
-              d + plane * wide_);
-      }
+    for (int k = 0; k < 4; k++) widen(top + k);
+    for (int plane = 0; plane < planes_; plane++) {
+      blend(slot(top) + plane * wide_, slot(top + 1) + plane * wide_, slot(top + 2) + plane * wide_,
+            slot(top + 3) + plane * wide_, tap_[p], d + plane * wide_);
     }
+    bounds(y / scale_);
     switch (channels_) {
       case 1:
         return grey<1>(q, d, out);
       case 2:
         return grey<2>(q, d, out);
       case 3:
-        return rgb<3>(q, d, d + wide_, d, out);
+        return rgb<3>(q, d, out);
       default:
-        return rgb<4>(q, d, d + wide_, d + 2 * wide_, out);
+        return rgb<4>(q, d, out);
     }
   }
 
  private:
   struct Free {
-    void operator()(Diff* p) const { std::free(p); }
+    void operator()(void* p) const { std::free(p); }
   };
 
   Diff* slot(int64_t row) const {
@@ -199,9 +217,12 @@ class Merger {
       for (int i = 0; i < w_; i++) {
         const Sum r = px[channels_ * i], g = px[channels_ * i + 1], b = px[channels_ * i + 2];
         const Sum unit = Sum(1) << D::FRAC;
-        narrow[i] = Diff(round_div<Sum>((701 * r - 587 * g - 114 * b) * unit, 1000));
-        narrow[pitch + i] = Diff(round_div<Sum>((886 * b - 587 * g - 299 * r) * unit, 1000));
+        narrow[i] = Diff(round_div<Sum>((299 * r + 587 * g + 114 * b) * unit, 1000));
+        narrow[pitch + i] = Diff(round_div<Sum>((701 * r - 587 * g - 114 * b) * unit, 1000));
+        narrow[2 * pitch + i] = Diff(round_div<Sum>((886 * b - 587 * g - 299 * r) * unit, 1000));
       }
+    } else {
+      for (int i = 0; i < w_; i++) narrow[i] = Diff(Sum(px[channels_ * i]) << D::FRAC);
     }
     if (channels_ % 2 == 0) {
       Diff* alpha = narrow + pitch * (planes_ - 1);
@@ -266,39 +287,168 @@ class Merger {
     return Pixel(v < 0 ? 0 : v > D::MAX ? Sum(D::MAX) : v);
   }
 
+  // What the SR pixels of one LR row may be, every LR pixel widened by the scale.
+  void bounds(int row) {
+    if (bounded_ == row) return;
+    bounded_ = row;
+    const size_t n = size_t(w_) * channels_;
+    Pixel* low = column_ + PAD * channels_;
+    Pixel* high = low + n + 2 * PAD * channels_;
+    const Pixel* px[5];
+    for (int k = 0; k < 5; k++)
+      px[k] = lr_ + size_t(reflect(int64_t(row) + k - 2, h_) - first_) * n;
+    column(px, n, low, high);
+    pad(low, channels_);
+    pad(high, channels_);
+    if (colours_ == 3) make_room(px, row);
+    for (int c = 0; c < colours_; c++) {
+      switch (scale_) {
+        case 2:
+          across<2>(low, high, c);
+          break;
+        case 3:
+          across<3>(low, high, c);
+          break;
+        case 4:
+          across<4>(low, high, c);
+          break;
+        default:
+          across<0>(low, high, c);
+      }
+    }
+  }
+
+  template <class T>
+  static T least(T a, T b) {
+    return a < b ? a : b;
+  }
+  template <class T>
+  static T most(T a, T b) {
+    return a > b ? a : b;
+  }
+
+  // Two pixels on either side, by reflection.
+  void pad(Pixel* x, int channels) const {
+    for (int k = 1; k <= PAD; k++) {
+      for (int c = 0; c < channels; c++) {
+        x[c - k * channels] = x[reflect(-k, w_) * channels + c];
+        x[(w_ - 1 + k) * channels + c] = x[reflect(int64_t(w_) - 1 + k, w_) * channels + c];
+      }
+    }
+  }
+
+  static void column(const Pixel* const* px, size_t n, Pixel* __restrict low,
+                     Pixel* __restrict high) {
+    const Pixel *a = px[0], *b = px[1], *c = px[2], *d = px[3], *e = px[4];
+    for (size_t i = 0; i < n; i++) {
+      low[i] = least(least(least(a[i], b[i]), least(d[i], e[i])), c[i]);
+      high[i] = most(most(most(a[i], b[i]), most(d[i], e[i])), c[i]);
+    }
+  }
+
+  // SLACK where colours are strong, more where they are weak: there overshoot is sharpness.
+  void make_room(const Pixel* const* px, int64_t row) {
+    for (int k = 0; k < 5; k++) {
+      if (spread_of_[(row + k) % 5] == row + k) continue;
+      spread_of_[(row + k) % 5] = row + k;
+      Pixel* __restrict out = spreads_ + size_t((row + k) % 5) * w_;
+      for (int i = 0; i < w_; i++) {
+        const Pixel* p = px[k] + channels_ * i;
+        out[i] = Pixel(most(most(p[0], p[1]), p[2]) - least(least(p[0], p[1]), p[2]));
+      }
+    }
+    const Pixel* rows[5];
+    for (int k = 0; k < 5; k++) rows[k] = spreads_ + size_t(k) * w_;
+    Pixel* x = widest_ + PAD;
+    for (int i = 0; i < w_; i++)
+      x[i] = most(most(most(rows[0][i], rows[1][i]), most(rows[2][i], rows[3][i])), rows[4][i]);
+    pad(x, 1);
+    for (int i = 0; i < w_; i++) {
+      const Sum far = most(most(most(x[i - 2], x[i - 1]), most(x[i + 1], x[i + 2])), x[i]);
+      room_[i] = Diff(ROOM + GATE * most(Sum(0), GREYEST - far));
+    }
+  }
+
+  template <int S>
+  void across(const Pixel* low, const Pixel* high, int c) const {
+    const int s = S ? S : scale_, step = channels_;
+    Diff* __restrict from = low_ + 2 * c * wide_, * __restrict to = from + wide_;
+    Pixel* __restrict white = white_ + 2 * c * wide_, * __restrict coloured = white + wide_;
+    for (int i = 0; i < w_; i++) {
+      const Pixel *l = low + i * step + c, *h = high + i * step + c;
+      const Pixel l5 =
+          least(least(least(l[-2 * step], l[-step]), least(l[step], l[2 * step])), l[0]);
+      const Pixel h5 = most(most(most(h[-2 * step], h[-step]), most(h[step], h[2 * step])), h[0]);
+      const Diff least_level = Diff((l5 - room_[i]) * (1 << D::FRAC));
+      const Diff most_level = Diff((h5 + room_[i]) * (1 << D::FRAC));
+      const Pixel full = l5 == D::MAX ? Pixel(D::MAX) : Pixel(0);
+      const Pixel some = h5 ? Pixel(D::MAX) : Pixel(0);
+      for (int p = 0; p < s; p++) {
+        from[i * size_t(s) + p] = least_level, to[i * size_t(s) + p] = most_level;
+        white[i * size_t(s) + p] = full, coloured[i * size_t(s) + p] = some;
+      }
+    }
+  }
+
+  // A sample within its bounds, those of its LR pixels or b, its bicubic. white: all ones where it
+  // is full. coloured: zero where it is.
+  static Pixel bounded(Sum v, Sum b, Diff low, Diff high, Pixel white, Pixel coloured) {
+    constexpr Sum room = ROOM * (1 << D::FRAC);
+    v = most(v, least<Sum>(low, b - room));
+    v = least(v, most<Sum>(high, b + room));
+    return Pixel((pixel(v) | white) & coloured);
+  }
+
   template <int STEP>
-  void grey(const int16_t* __restrict q, const Diff* __restrict alpha,
-            Pixel* __restrict out) const {
+  void grey(const int16_t* __restrict q, const Diff* __restrict d, Pixel* __restrict out) const {
+    const Diff *low = low_, *high = low_ + wide_, *alpha = d + wide_;
+    const Pixel *white = white_, *coloured = white_ + wide_;
     for (size_t i = 0; i < wide_; i++) {
-      out[STEP * i] = pixel(level(q[i]));
+      out[STEP * i] = bounded(level(q[i]), d[i], low[i], high[i], white[i], coloured[i]);
       if (STEP == 2) out[STEP * i + 1] = pixel(alpha[i]);
     }
   }
 
   template <int STEP>
-  void rgb(const int16_t* __restrict q, const Diff* red, const Diff* blue, const Diff* alpha,
-           Pixel* __restrict out) const {
+  void rgb(const int16_t* __restrict q, const Diff* __restrict d, Pixel* __restrict out) const {
     constexpr Sum from_red = Sum(299.0 / 587 * double(Sum(1) << D::GREEN_BITS) + 0.5);
     constexpr Sum from_blue = Sum(114.0 / 587 * double(Sum(1) << D::GREEN_BITS) + 0.5);
     constexpr Sum half = Sum(1) << (D::GREEN_BITS - 1);
-    for (size_t i = 0; i < wide_; i++) {
-      const Sum l = level(q[i]), r = red[i], b = blue[i];
-      out[STEP * i] = pixel(l + r);
-      out[STEP * i + 1] = pixel(l - ((from_red * r + from_blue * b + half) >> D::GREEN_BITS));
-      out[STEP * i + 2] = pixel(l + b);
+    const size_t n = wide_;
+    const Diff *red = d + n, *blue = d + 2 * n, *alpha = d + 3 * n, *low = low_;
+    const Pixel* white = white_;
+    for (size_t i = 0; i < n; i++) {
+      const Sum l = level(q[i]), r = red[i], b = blue[i], bicubic = d[i];
+      const Sum g = -((from_red * r + from_blue * b + half) >> D::GREEN_BITS);
+      out[STEP * i] = bounded(l + r, bicubic + r, low[i], low[n + i], white[i], white[n + i]);
+      out[STEP * i + 1] = bounded(l + g, bicubic + g, low[2 * n + i], low[3 * n + i],
+                                  white[2 * n + i], white[3 * n + i]);
+      out[STEP * i + 2] = bounded(l + b, bicubic + b, low[4 * n + i], low[5 * n + i],
+                                  white[4 * n + i], white[5 * n + i]);
       if (STEP == 4) out[STEP * i + 3] = pixel(alpha[i]);
     }
   }
 
+  static constexpr Sum GATE = 4, GREYEST = Sum(COLOURED) * D::LEVEL;
+  static constexpr Sum ROOM = Sum(SLACK) * D::LEVEL;
   static constexpr Sum HALF = Sum(1) << (D::TAP_BITS - 1);
 
   const Pixel* lr_ = nullptr;
-  int channels_ = 0, h_ = 0, w_ = 0, first_ = 0, scale_ = 0, planes_ = 0;
+  int channels_ = 0, h_ = 0, w_ = 0, first_ = 0, scale_ = 0, colours_ = 0, planes_ = 0,
+      bounded_ = -1;
   size_t wide_ = 0;
   int offset_[MAX_SCALE] = {};
   Tap tap_[MAX_SCALE][4] = {};
-  // Rows of 4 slots, then the blended SR row, then one padded LR row; `planes_` planes each.
+  // Rows of 4 slots, then the blended SR row, then one padded LR row; `planes_` planes each: luma,
+  // R - L and B - L, alpha. Then the bounds of an SR row, low and high of each colour, and the room
+  // of each LR pixel.
   std::unique_ptr<Diff, Free> memory_;
+  Diff *low_ = nullptr, *room_ = nullptr;
+  // White and coloured of each colour of an SR row; least and most of five LR rows, padded; how far
+  // apart the colours are in five LR rows, and in their widest, padded.
+  std::unique_ptr<Pixel, Free> pixels_;
+  Pixel *white_ = nullptr, *column_ = nullptr, *spreads_ = nullptr, *widest_ = nullptr;
+  int64_t spread_of_[5] = {};
   int64_t kept_[4] = {};
 };
 

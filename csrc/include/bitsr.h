@@ -85,10 +85,22 @@ BITSR_API int bitsr_luma(const void* pixels, int depth, int channels, size_t n, 
 /* SR rows [y, y + n) of an h x w LR image: their luma (scale * w values a row), chroma and alpha of
  * the LR pixels upscaled by bicubic (Keys, a = -0.5, symmetric reflection), written to out in the
  * format of the LR pixels. lr holds LR rows [first, first + rows); needed are two above and below
- * what [y, y + n) covers, folded into [0, h); grey needs none. */
+ * what [y, y + n) covers, folded into [0, h). Where colours
+ * are strong (96 levels of 255 apart), none leaves the range of the 5x5 LR pixels around it, or its
+ * own bicubic, by more than 8 levels; one that is 0, or full, in all of those stays so. */
 BITSR_API int bitsr_merge(const void* lr, int depth, int channels, int h, int w, int first,
                           int rows, int scale, const int16_t* luma, int y, int n, void* out,
                           char* err, size_t err_cap);
+
+/* ---- Images (core/jpeg_check.cpp) */
+
+/* Whether the n bytes of a JPEG hold all of its pixels: 1 yes, 0 no, with one line in err, -1 where
+ * that cannot be told (arithmetic coding, lossless, 12 bit, no sound header). What follows the
+ * first image is not looked at. */
+BITSR_API int bitsr_jpeg_check(const uint8_t* data, size_t n, char* err, size_t err_cap);
+
+/* Does nothing: a handler of GLib's log for warnings that are not wanted. */
+BITSR_API void bitsr_no_log(const char* domain, int level, const char* text, void* data);
 
 #ifdef __cplusplus
 }

@@ -9,6 +9,7 @@ callers see is in ``engine``, ``colour`` and ``train.fast``.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -74,6 +75,8 @@ _UPSCALING: dict[str, tuple[object, Iterable[object]]] = {
     "stream_close": (None, [c_void_p]),
     "luma": (c_int, [c_void_p, c_int, c_int, c_size_t, c_void_p]),
     "merge": (c_int, [c_void_p, *[c_int] * 7, c_void_p, c_int, c_int, c_void_p, c_char_p, c_size_t]),
+    "jpeg_check": (c_int, [c_void_p, c_size_t, c_char_p, c_size_t]),
+    "no_log": (None, [c_char_p, c_int, c_char_p, c_void_p]),
 }
 
 
@@ -177,6 +180,19 @@ def merge(
     )
     if code < 0:
         raise _line(err)
+
+
+def jpeg_check(data: bytes | mmap.mmap) -> tuple[bool | None, str]:
+    """Whether a JPEG holds all of its pixels, and what is wrong with it; None where that cannot be told."""
+    view = np.frombuffer(data, np.uint8)
+    err = ctypes.create_string_buffer(_ERR)
+    code = core().bitsr_jpeg_check(view.ctypes.data, len(view), err, _ERR)
+    return None if code < 0 else bool(code), err.value.decode(errors="replace")
+
+
+def no_log() -> int:
+    """The address of a handler of GLib's log that does nothing."""
+    return ctypes.cast(core().bitsr_no_log, c_void_p).value or 0
 
 
 # ---- Training: csrc/include/bitsr_train.h ----

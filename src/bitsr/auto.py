@@ -91,10 +91,11 @@ def noise_level(luma: NDArray[np.floating]) -> float:
     return float(np.median(np.sqrt(np.square(rough[flat]).mean((1, 2)))))
 
 
-def faults(path: Path) -> str:
+def faults(path: Path, *, allow_damaged: bool = False) -> str:
     """What speaks for a photo net, in a few words ("JPEG of quality 74"); "" where nothing does.
 
-    Reads the file's header, and where that does not tell, all its rows. Raises as ``photo.read``.
+    Reads the file's header, and where that does not tell, all its rows. allow_damaged: as in
+    ``photo.read``. Raises as that does.
     """
     with path.open("rb") as file:
         head = file.read(1 << 18)
@@ -103,7 +104,7 @@ def faults(path: Path) -> str:
         return f"JPEG of quality {quality}"
     if lossy_webp(head):
         return "lossy WebP"
-    image = photo.read(path)
+    image = photo.read(path, allow_damaged=allow_damaged)
     every = max(1, image.height // (_STRIP * _STRIPS))
     strips = [
         colour.luma(np.ascontiguousarray(rows)).astype(np.float32) / 128 + 127.5
@@ -129,7 +130,7 @@ class Chooser:
         path = Path(folder) / f"{PHOTO}-x{self.scale}.bsr"
         self.photo = load(path, threads=threads) if path.is_file() else None
 
-    def pick(self, path: str | Path) -> tuple[Upscaler, str]:
+    def pick(self, path: str | Path, *, allow_damaged: bool = False) -> tuple[Upscaler, str]:
         """The net for an image file, and why: ``faults``, or "" for the default net.
 
         Pipes get the default net, since they can be read once. Raises as ``photo.read``.
@@ -137,7 +138,7 @@ class Chooser:
         path = Path(path)
         if self.photo is None or not path.is_file():
             return self.clean, ""
-        why = faults(path)
+        why = faults(path, allow_damaged=allow_damaged)
         return (self.photo, why) if why else (self.clean, "")
 
 

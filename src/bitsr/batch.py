@@ -55,6 +55,8 @@ def plan(
     def target(path: Path) -> tuple[str, str]:
         """Format and suffix of an input's output."""
         kept = photo.format_of(path)
+        # GIF has too few colours for what an image becomes: only where it is asked for.
+        kept = None if kept == "gif" else kept
         if format == "auto":
             return (kept, path.suffix) if kept else ("png", ".png")
         return format, path.suffix if kept == format else f".{format}"
@@ -81,6 +83,26 @@ def plan(
     return [job]
 
 
+def passed_over(
+    input: str | Path, output: str | Path | None, scale: int, recursive: bool = False
+) -> str | None:
+    """What ``plan`` passes over of a folder, in one line: images of formats that are not read."""
+    input = Path(input)
+    if not input.is_dir():
+        return None
+    inside = _folder_of(input, None if output is None else Path(output), scale).resolve()
+    return photo.passed_over(
+        path
+        for path in (input.rglob("*") if recursive else input.iterdir())
+        if not path.name.startswith(".") and path.is_file() and inside not in path.resolve().parents
+    )
+
+
+def _folder_of(input: Path, output: Path | None, scale: int) -> Path:
+    whole = input.resolve()
+    return whole.with_name(f"{whole.name}_x{scale}") if output is None else output
+
+
 @dataclass(frozen=True)
 class Result:
     """How a job ended: SR size in pixels (0 where it failed), and why it failed; the net that made
@@ -101,6 +123,8 @@ def run(
     quality: int = 95,
     tile: int = 0,
     ensemble: bool = False,
+    first: bool = False,
+    allow_damaged: bool = False,
     begin: Callable[[Job], object] = lambda job: None,
     progress: Callable[[int, int], object] = lambda done, total: None,
     note: Callable[[Job, str], object] = lambda job, text: None,
@@ -108,7 +132,7 @@ def run(
     """Upscale the jobs one after another, and yield how each ended; a failure does not stop the
     rest.
 
-    quality, tile, ensemble: as in ``upscaler.upscale``. begin: called before each job. progress:
+    quality, tile, ensemble, first, allow_damaged: as in ``upscaler.upscale``. begin: called before each job. progress:
     called with (SR rows done, SR rows in all) of the job at work. note: called with what a user
     should know of a job. A failure is an OSError, ValueError or MemoryError; others are raised.
     """
@@ -116,7 +140,11 @@ def run(
         begin(job)
         try:
             job.make_folder()
-            chosen, why = upscaler.pick(job.input) if isinstance(upscaler, Chooser) else (upscaler, "")
+            chosen, why = (
+                upscaler.pick(job.input, allow_damaged=allow_damaged)
+                if isinstance(upscaler, Chooser)
+                else (upscaler, "")
+            )
             height, width = upscale(
                 job.input,
                 job.output,
@@ -125,6 +153,8 @@ def run(
                 quality=quality,
                 tile=tile,
                 ensemble=ensemble,
+                first=first,
+                allow_damaged=allow_damaged,
                 progress=progress,
                 note=lambda text, job=job: note(job, text),
             )
@@ -141,9 +171,7 @@ def _folder(
     target: Callable[[Path], tuple[str, str]],
     recursive: bool,
 ) -> list[Job]:
-    if output is None:
-        whole = input.resolve()
-        output = whole.with_name(f"{whole.name}_x{scale}")
+    output = _folder_of(input, output, scale)
     if output.exists() and not output.is_dir():
         raise BitsrError(f"{output}: the input is a folder, so the output must be one")
     inside = output.resolve()
@@ -156,9 +184,9 @@ def _folder(
         if inside == input.resolve() or inside not in path.resolve().parents
     )
     if not files:
-        raise BitsrError(
-            f"{input}: no images in this folder" + ("" if recursive else " (-r takes sub-folders)")
-        )
+        text = f"{input}: no images in this folder" + ("" if recursive else " (-r takes sub-folders)")
+        unread = passed_over(input, output, scale, recursive)
+        raise BitsrError(f"{text}; {unread}" if unread else text)
     outputs = [(output / path.relative_to(input)).with_suffix(target(path)[1]) for path in files]
     count = Counter(outputs)
     jobs: list[Job] = []

@@ -9,6 +9,7 @@ arithmetic is csrc/core/colour_rows.h.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,70 @@ def luma(pixels: NDArray[Any]) -> NDArray[np.int16]:
     return q
 
 
+FILL = 8
+"""LR rows above and below that ``fill_clear`` looks at."""
+
+
+def fill_clear(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Pixels (rows, W, 2 or 4) with the colour of clear ones taken from those around them.
+
+    What is clear has no colour of its own, and none must leak over the edge when an image is resized:
+    colours are weighted by alpha, as in premultiplied images. A pixel keeps its colour by as much as it
+    is opaque, and takes the rest from the 3x3 pixels around, weighted by their alpha; where these are
+    clear too, from FILL - 2 pixels further at most. An opaque pixel stays as it is.
+    """
+    most = int(np.iinfo(pixels.dtype).max)
+    alpha = pixels[..., -1]
+    if (alpha == most).all() or not alpha.any():
+        return pixels
+    wide = np.int32 if most == 255 else np.int64
+    weight = alpha.astype(wide)[..., None]
+    own = pixels[..., :-1].astype(wide)
+    total = _around(weight)
+    known = total > 0
+    fill = (_around(weight * own) + total // 2) // np.maximum(total, 1)
+    for _ in range(FILL - 2):
+        if known.all():
+            break
+        seen = known.astype(wide)
+        total = _around(seen)
+        fill = np.where(known, fill, (_around(seen * fill) + total // 2) // np.maximum(total, 1))
+        known = total > 0
+    out = pixels.copy()
+    mixed = (weight * own + (most - weight) * fill + most // 2) // most
+    out[..., :-1] = np.where(known, mixed, own)
+    return out
+
+
+def _around(x: NDArray[Any]) -> NDArray[Any]:
+    """Sums over 3x3 pixels, none beyond the edges."""
+    rows = x.copy()
+    rows[1:] += x[:-1]
+    rows[:-1] += x[1:]
+    out = rows.copy()
+    out[:, 1:] += rows[:, :-1]
+    out[:, :-1] += rows[:, 1:]
+    return out
+
+
+def filled(strips: Iterable[NDArray[Any]], height: int) -> Iterator[NDArray[Any]]:
+    """Strips of an image ``height`` rows high, each pixel as ``fill_clear`` of the whole has it."""
+    window, first, pushed, done = None, 0, 0, 0  # rows [first, pushed)
+    for strip in strips:
+        if strip.shape[2] % 2:
+            yield strip
+            continue
+        window = strip if window is None else np.concatenate((window, strip))
+        pushed += len(strip)
+        ready = height if pushed == height else pushed - FILL
+        if ready <= done or (ready < height and ready - done < FILL):
+            continue
+        yield fill_clear(window)[done - first : ready - first]
+        done = ready
+        drop = max(done - FILL - first, 0)
+        window, first = window[drop:], first + drop
+
+
 def merge(
     lr: NDArray[Any], sr_luma: NDArray[np.int16], scale: int, *, height: int, first: int = 0, y: int = 0
 ) -> NDArray[Any]:
@@ -48,7 +113,9 @@ def merge(
     lr: LR rows [first, first + rows) of an image ``height`` rows high, (rows, W, C); it must hold
     the two rows above and below those that [y, y + n) covers, where the image has them. sr_luma:
     (n, scale*W) int16. Chroma and alpha are bicubic (Keys, a = -0.5, symmetric reflection); samples
-    are rounded half up and clipped. Raises BitsrError for shapes that do not fit and MemoryError.
+    are rounded half up and clipped. Where colours are strong no channel leaves the range of its 5x5
+    LR pixels, or of its bicubic, by more than 8 levels of 255; one that is 0, or full, in all of
+    those pixels stays so. Raises BitsrError for shapes that do not fit and MemoryError.
     """
     lr, sr_luma = _check(lr), np.ascontiguousarray(sr_luma, np.int16)
     width, channels = lr.shape[1:]

@@ -131,7 +131,7 @@ class Upscaler:
         ensemble = ensemble and not self.equivariant
         begin = self.engine.stream if not ensemble else partial(_Ensemble, self.engine)
         with begin(height, width) as stream:
-            for strip in strips:
+            for strip in colour.filled(strips, height):
                 window = strip if window is None else np.concatenate((window, strip))
                 pushed += len(strip)
                 sr = stream.push(colour.luma(strip))
@@ -204,19 +204,23 @@ def upscale(
     tile: int = 0,
     threads: int | None = None,
     ensemble: bool = False,
+    first: bool = False,
+    allow_damaged: bool = False,
     progress: Callable[[int, int], object] | None = None,
     note: Callable[[str], object] | None = None,
 ) -> tuple[int, int]:
     """Upscale an image file into another, by strips: memory follows its width, not its height.
 
     input: a file, or a pipe such as /dev/stdin, which is kept in a temporary file meanwhile.
-    net: as in ``load``, or an Upscaler. scale: as in ``load``. format: "png", "jpg", "webp" or
-    "tif", default by the output's suffix. quality: 1 to 100, for JPEG and WebP. tile: LR rows of a
-    strip, 0 for the memory budget; no byte depends on it. threads: None or 0 is every CPU this
-    process may use. ensemble: mean over 8 flips and rotations, at 8 times the work. progress:
-    called with (SR rows done, SR rows in all). note: called with what a user should know, one line
-    each.
-    Returns (height, width) of the SR image. Raises OSError for files that cannot be read or written
+    net: as in ``load``, or an Upscaler. scale: as in ``load``. format: "png", "jpg", "webp", "tif"
+    or "gif", default by the output's suffix. quality: 1 to 100, for JPEG and WebP. tile: LR rows of
+    a strip, 0 for the memory budget; no byte depends on it. threads: None or 0 is every CPU this
+    process may use. ensemble: mean over 8 flips and rotations, at 8 times the work. first: of
+    several frames or pages take the first alone; else all go to a format that holds them (GIF,
+    WebP, TIFF). allow_damaged: take a damaged file as far as it can be decoded. progress: called
+    with (SR rows done, SR rows in all). note: called with what a user should know, one line each.
+    Returns (height, width) of the SR image, or of one frame. Raises OSError for files that cannot be
+    read or written
     and BitsrError for everything else; no partial file stays behind.
     """
     from . import photo
@@ -243,21 +247,25 @@ def upscale(
                 quality=quality,
                 tile=tile,
                 ensemble=ensemble,
+                first=first,
+                allow_damaged=allow_damaged,
                 progress=progress,
                 note=note,
             )
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # of which the system speaks
         raise BitsrError(f"{input}: is a device; an input is a file or a pipe")
-    image = photo.read(input)
+    image = photo.read(input, frames=not first and format in photo.ANIMATED, allow_damaged=allow_damaged)
     if output.exists() and output.samefile(input):
         raise BitsrError("the output would overwrite the input")
     if note:
-        for text in image.notes:
+        for text in (*image.notes, *photo.lost(image.metadata, format)):
             note(text)
         if ensemble and upscaler.equivariant:
             note(f"{upscaler.name} is equivariant: the mean of 8 is the result of one")
         if format == "jpg" and image.channels in (2, 4):
             note("JPEG has no transparency: laid over white")
+        if format == "gif":
+            note("GIF has 256 colours a frame: WebP keeps all")
         if image.depth > photo.FORMATS[format][2]:
             note(f"16 bits reduced to 8: {format} has no more")
     height, width = upscaler.scale * image.height, upscaler.scale * image.width
@@ -272,11 +280,16 @@ def upscale(
         metadata=image.metadata,
         resolution=image.resolution,
         quality=quality,
+        frames=image.frames,
+        delays=image.delays,
+        loop=image.loop,
     ) as writer:
         done = 0
-        for rows in upscaler.rows(image.rows(n), image.height, image.width, ensemble=ensemble):
-            writer.write(rows)
-            done += len(rows)
-            if progress:
-                progress(done, height)
-    return height, width
+        high = image.height // image.frames
+        for frame in range(image.frames):
+            for rows in upscaler.rows(image.rows(n, frame), high, image.width, ensemble=ensemble):
+                writer.write(rows)
+                done += len(rows)
+                if progress:
+                    progress(done, height)
+    return height // image.frames, width

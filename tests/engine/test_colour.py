@@ -30,15 +30,36 @@ def luma_reference(x):
     return 128 * (16 + rgb_of(x)[0] @ WEIGHTS / 255 - 127.5)
 
 
+def around(x, scale):
+    """(least, most) of the 5x5 LR pixels around every SR sample, by symmetric reflection."""
+    index = [np.pad(np.arange(n), 2, "symmetric") for n in x.shape[:2]] if min(x.shape[:2]) > 1 else None
+    if index is None:  # numpy's reflection of a single row or column, twice over
+        index = [
+            np.zeros(n + 4, int) if n == 1 else np.pad(np.arange(n), 2, "symmetric") for n in x.shape[:2]
+        ]
+    windows = np.lib.stride_tricks.sliding_window_view(x[np.ix_(*index)], (5, 5), (0, 1))
+    return [np.repeat(np.repeat(f(windows, (-1, -2)), scale, 0), scale, 1) for f in (np.min, np.max)]
+
+
+def bounded(out, x, scale):
+    """SR colours within what their LR pixels allow, in 8-bit levels."""
+    low, high = around(x, scale)
+    spread = around(x.max(2, keepdims=True) - x.min(2, keepdims=True), scale)[1]
+    room = 7 + 4 * np.maximum(0, 96 - spread)
+    bicubic = imresize(x, scale)
+    out = np.clip(out, np.minimum(low - room, bicubic - 7), np.maximum(high + room, bicubic + 7))
+    return np.where(low == 255, 255, np.where(high == 0, 0, out))
+
+
 def merge_reference(x, q, scale):
-    """The whole SR image: luma from q, Cb and Cr through imresize, then the inverse matrix."""
+    """The whole SR image: luma from q, Cb and Cr through imresize, the inverse matrix, the bounds."""
     rgb, alpha = rgb_of(x)
     forward = np.array([WEIGHTS, [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
     ycc = rgb @ forward.T
     up = imresize(ycc, scale)
     up[..., 0] = q / 128 + 127.5 - 16
     out = up @ np.linalg.inv(forward).T
-    out = out[..., : 3 if x.shape[2] > 2 else 1]
+    out = bounded(out, rgb, scale)[..., : 3 if x.shape[2] > 2 else 1]
     if x.shape[2] % 2 == 0:
         out = np.concatenate([out, imresize(alpha, scale)], axis=2)
     unit = 257 if x.dtype == np.uint16 else 1
@@ -114,3 +135,83 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(ValueError, match=r"pixels|luma|rows|size|window"):
             wrong()
+
+
+# ---- Bounds: colours stay themselves, white and black stay white and black ---------------------------------
+
+
+def beyond(out, x, scale):
+    """By how many levels SR samples leave the range of their 5x5 LR pixels more than bicubic does."""
+    low, high = around(x.astype(float), scale)
+    bicubic = imresize(x.astype(float), scale)
+    return np.maximum(np.minimum(low, bicubic) - out, out - np.maximum(high, bicubic)).max()
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("ground", [0, 255])
+@pytest.mark.parametrize("ink", [(255, 0, 0), (0, 160, 0), (0, 0, 255), (255, 140, 0)])
+def test_strong_colours_stay_themselves_whatever_luma_does(scale, ground, ink):
+    x = np.full((24, 24, 3), ground, np.uint8)
+    x[6:18, 8:10] = x[11:13, 4:20] = ink
+    q = np.random.default_rng(0).integers(-14272, 14272, (24 * scale, 24 * scale)).astype(np.int16)
+    assert beyond(colour.merge(x, q, scale, height=24).astype(float), x, scale) <= 8
+    deep = x.astype(np.uint16) * 257
+    assert beyond(colour.merge(deep, q, scale, height=24) / 257, x, scale) <= 8
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_white_and_black_stay_so_where_all_around_is(dtype, channels, scale):
+    most = np.iinfo(dtype).max
+    x = np.full((20, 30, channels), most, dtype)
+    x[:, 15:, : max(1, channels - (channels % 2 == 0))] = 0
+    x[9, 7, 0] = most // 2
+    q = np.random.default_rng(0).integers(-14272, 14272, (20 * scale, 30 * scale)).astype(np.int16)
+    out = colour.merge(x, q, scale, height=20)
+    low, high = around(x.astype(float), scale)
+    assert (out[low == most] == most).all() and (out[high == 0] == 0).all()
+    assert (low == most).sum() > 300 and (high == 0).sum() > 300
+
+
+def test_grey_is_as_sharp_as_the_net_has_it():
+    """Overshoot without a colour to lose is no fault: only strong colours are bounded."""
+    x = np.full((9, 9, 3), 100, np.uint8)
+    q = np.full((18, 18), colour.luma(np.full((1, 1, 3), 180, np.uint8))[0, 0])
+    assert (colour.merge(x, q, 2, height=9) == 180).all()
+
+
+# ---- What is clear has no colour ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [2, 4])
+def test_clear_pixels_take_the_colour_around_them(dtype, channels):
+    most = np.iinfo(dtype).max
+    x = np.zeros((21, 21, channels), dtype)
+    x[8:13, 8:13] = most
+    x[10, 7] = [most] * (channels - 1) + [most // 3]
+    out = colour.fill_clear(x)
+    np.testing.assert_array_equal(out[..., -1], x[..., -1])
+    assert (out[2:19, 2:19, :-1] == most).all()
+    opaque = pixels((9, 9, channels), dtype)
+    opaque[..., -1] = most
+    np.testing.assert_array_equal(colour.fill_clear(opaque), opaque)
+    mixed = pixels((9, 9, channels), dtype)
+    np.testing.assert_array_equal(
+        colour.fill_clear(mixed)[mixed[..., -1] == most], mixed[mixed[..., -1] == most]
+    )
+
+
+def test_fill_weighs_by_alpha():
+    x = np.zeros((3, 3, 4), np.uint8)
+    x[0, 0], x[2, 2] = (200, 0, 0, 255), (0, 100, 0, 51)
+    assert colour.fill_clear(x)[1, 1].tolist() == [167, 17, 0, 0]
+
+
+@pytest.mark.parametrize("step", [1, 3, 20, 60])
+def test_filling_by_strips_is_the_whole(step):
+    x = pixels((60, 13, 4), np.uint8)
+    x[..., 3] = np.where(np.random.default_rng(2).random((60, 13)) < 0.02, x[..., 3], 0)
+    strips = (x[i : i + step] for i in range(0, 60, step))
+    np.testing.assert_array_equal(np.concatenate(list(colour.filled(strips, 60))), colour.fill_clear(x))

@@ -41,6 +41,7 @@ def test_array_in_array_out(up, shape, dtype):
     assert out.shape == (4 * shape[0], 4 * shape[1], *shape[2:])
     # The luma is the net's, the rest is colour.merge's.
     pixels = x.reshape(*shape[:2], -1)
+    pixels = pixels if pixels.shape[2] % 2 else colour.fill_clear(pixels)
     whole = colour.merge(pixels, up.engine.run(colour.luma(pixels)), 4, height=shape[0])
     np.testing.assert_array_equal(out, whole.reshape(out.shape))
 
@@ -199,3 +200,30 @@ def test_an_upscaler_goes_to_a_spawned_process(up):
     x = noise((9, 7, 3))
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         np.testing.assert_array_equal(pool.apply_async(up, (x,)).get(timeout=120), up(x))
+
+
+@pytest.mark.parametrize("net", ["bitsr-s-x2", "bitsr-m-x4", "e2fif-srresnet-x3"])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("ink", [0, 255])
+def test_clear_surroundings_leave_no_outline(net, soft, ink):
+    y, x = np.ogrid[-20:20, -20:20]
+    cover = np.clip(13 - np.hypot(y, x), 0, 1) if soft else (np.hypot(y, x) < 13).astype(float)
+    image = np.empty((40, 40, 4), np.uint8)
+    image[..., 3] = np.rint(255 * cover)
+    image[..., :3] = np.where(image[..., 3:] > 0, ink, 255 - ink)
+    out = bitsr.load(net)(image).astype(float)
+    alpha = out[..., 3:] / 255
+    assert np.abs(out[..., :3] * alpha + ink * (1 - alpha) - ink).max() <= 2
+
+
+@pytest.mark.parametrize("net", ["bitsr-s-x4", "bitsr-l-x4", "e2fif-srresnet-x4"])
+def test_a_page_stays_white_and_red_stays_red(net):
+    page = np.full((40, 60), 255, np.uint8)
+    page[10:30:3, 8:50] = 0
+    out = bitsr.load(net)(page)
+    far = np.ones((40, 60), bool)
+    far[8:31, 6:52] = False
+    assert (out[far.repeat(4, 0).repeat(4, 1)] == 255).all()
+    red = np.zeros((40, 60, 3), np.uint8)
+    red[10:30:5, 8:50, 0] = red[8:32, 20:23, 0] = 255
+    assert bitsr.load(net)(red)[..., 1:].max() <= 8

@@ -183,7 +183,7 @@ def test_oddities_that_cost_no_pixels_are_read(tmp_path):
     assert pixels(tmp_path / "x.jpg").shape == (48, 64, 3)
 
 
-@pytest.mark.parametrize("kind", ["float", "double", "int", "five channels", "complex"])
+@pytest.mark.parametrize("kind", ["short", "int", "five channels", "complex"])
 def test_samples_that_are_no_photo_are_refused(tmp_path, kind):
     image = pyvips.Image.black(8, 8, bands=5 if kind == "five channels" else 1)
     if kind != "five channels":

@@ -50,7 +50,7 @@ def upscale(
         typer.Option("-t", "--tile", min=0, help="Rows of a strip, 0 automatic; changes memory, no pixel."),
     ] = 0,
     format: Annotated[
-        str, typer.Option("-f", "--format", "--ext", help="auto, png, jpg, webp or tif.")
+        str, typer.Option("-f", "--format", "--ext", help="auto, png, jpg, webp, tif or gif.")
     ] = "auto",
     quality: Annotated[
         int, typer.Option("-q", "--quality", min=1, max=100, help="Of JPEG and WebP, 1 to 100.")
@@ -70,6 +70,12 @@ def upscale(
     gpu: Annotated[
         str | None, typer.Option("-g", "--gpu-id", help="Accepted and ignored: bitsr needs no GPU.")
     ] = None,
+    first: Annotated[
+        bool, typer.Option("--first", help="Of several frames or pages, the first alone.")
+    ] = False,
+    allow_damaged: Annotated[
+        bool, typer.Option("--allow-damaged", help="Take damaged images as far as they can be decoded.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
 ) -> None:
     """Upscale an image, or every image of a folder."""
@@ -102,6 +108,8 @@ def upscale(
         if verbose:
             engine = default.engine
             console.print(f"{default.name}, x{default.scale}, {engine.isa}, {engine.threads} threads")
+        if unread := batch.passed_over(input, output, upscaler.scale, recursive):
+            console.print(f"bitsr: {input}: note: {unread}")
         task = bar.add_task("")
 
         def begin(job: batch.Job) -> None:
@@ -115,6 +123,8 @@ def upscale(
             quality=quality,
             tile=tile,
             ensemble=ensemble,
+            first=first,
+            allow_damaged=allow_damaged,
             begin=begin,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             note=lambda job, text: console.print(f"bitsr: {job.input}: note: {text}"),

@@ -6,9 +6,21 @@ C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. They are passed on as sto
 profile beside them.
 """
 
-from .formats import FORMATS, SUFFIXES, PhotoError, format_of
+from .formats import ANIMATED, FORMATS, SUFFIXES, PhotoError, format_of, passed_over
 from .read import Photo, read
 from .whole import read_whole
-from .write import Writer
+from .write import Writer, lost
 
-__all__ = ["FORMATS", "SUFFIXES", "Photo", "PhotoError", "Writer", "format_of", "read", "read_whole"]
+__all__ = [
+    "ANIMATED",
+    "FORMATS",
+    "SUFFIXES",
+    "Photo",
+    "PhotoError",
+    "Writer",
+    "format_of",
+    "lost",
+    "passed_over",
+    "read",
+    "read_whole",
+]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
-from collections.abc import Iterator
+import re
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +17,25 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from .. import _core
+from . import exif, others, png
 from .fork import use_libvips
 from .formats import PhotoError, reason
+
+_Data = bytes | mmap.mmap
+_METADATA = ("icc-profile-data", "exif-data", "iptc-data", "xmp-data")
 
 
 @dataclass
 class Photo:
     """An image ready to be read, rows from top to bottom, once.
 
-    channels: 1 to 4. depth: 8 or 16. metadata: ICC profile, EXIF and the like, under libvips'
-    names, bytes or str. resolution: pixels a mm, (x, y). notes: what a user should know about how
-    the file was taken.
+    height: of all frames together, one below the other. channels: 1 to 4. depth: 8 or 16.
+    metadata: ICC profile, EXIF, XMP and IPTC under libvips' names, and under "png-chunks" the
+    chunks of a PNG that have no other name. EXIF is a TIFF block of an upright image without
+    thumbnail, IPTC is bare records. resolution: pixels a mm, (x, y). notes: what a user should know
+    about how the file was taken. frames: of an animation, or pages. delays: milliseconds a frame.
+    loop: how often an animation is shown, 0 for ever.
     """
 
     height: int
@@ -33,14 +46,21 @@ class Photo:
     resolution: tuple[float, float]
     notes: list[str]
     _image: pyvips.Image = field(repr=False)
+    frames: int = 1
+    delays: list[int] = field(default_factory=list[int])
+    loop: int = 0
+    # libvips knows no more than the address of a source's bytes.
+    _sources: list[pyvips.Source] = field(default_factory=list[pyvips.Source], repr=False)
 
-    def rows(self, n: int) -> Iterator[NDArray[Any]]:
-        """Yield (n, W, C) arrays, the last one shorter. Raises PhotoError where the file is
-        damaged."""
+    def rows(self, n: int, frame: int | None = None) -> Iterator[NDArray[Any]]:
+        """Yield (n, W, C) arrays, the last one shorter, of one frame or of all. Raises PhotoError
+        where the file is damaged."""
         region = pyvips.Region.new(self._image)
         dtype = np.uint8 if self.depth == 8 else np.uint16
-        for y in range(0, self.height, n):
-            m = min(n, self.height - y)
+        height = self.height if frame is None else self.height // self.frames
+        first = 0 if frame is None else frame * height
+        for y in range(first, first + height, n):
+            m = min(n, first + height - y)
             try:
                 data = region.fetch(0, y, self.width, m)
             except pyvips.Error as error:
@@ -48,102 +68,359 @@ class Photo:
             yield np.frombuffer(data, dtype).reshape(m, self.width, self.channels)
 
 
-def read(path: str | Path) -> Photo:
+def read(path: str | Path, *, frames: bool = False, allow_damaged: bool = False) -> Photo:
     """Open an image file; the pixels are decoded later, by ``Photo.rows``.
 
-    EXIF orientation is applied. Palettes become RGB or RGBA; CMYK and Lab become sRGB; of several
-    pages the first is taken. Raises OSError where the file cannot be opened and PhotoError where it
-    is not an image, is damaged, or holds samples that are neither 8-bit nor 16-bit integers.
+    EXIF orientation is applied. Palettes become RGB or RGBA; CMYK and Lab become sRGB; samples of
+    more than 16 bits, and float ones in [0, 1], become 16-bit. frames: take every frame or page
+    that has the size of the first, not the first alone. allow_damaged: take a damaged file as far as it
+    can be decoded, with a note. Raises OSError where the file cannot be opened and PhotoError where it
+    is not an image, is damaged, or holds samples of another kind.
     """
     use_libvips()
-    with Path(path).open("rb"):  # for the system's own words: missing, a directory, no permission
-        pass
+    path = Path(path)
+    data = _data(path)  # the system's own words for what is missing, a directory, no permission
+    if not len(data):
+        raise PhotoError("the file is empty")
+    notes: list[str] = []
+    if allow_damaged and (fault := _fault(path, data)):
+        notes.append(f"taken as far as it can be decoded: {fault}")
+    _clear_errors()
     try:
-        return _photo(_open(os.fsencode(path)))
+        photo = _Opening(path, data, frames, bool(notes)).photo()
     except pyvips.Error as error:
         raise PhotoError(reason(error)) from None
+    photo.notes[:0] = notes
+    return photo
 
 
-# Complaints of libjpeg that leave the pixels whole. Any other one means missing or invented pixels.
-_HARMLESS = (
-    "extraneous bytes",
-    "Adobe color transform",
-    "JFIF revision",
-    "ICC marker",
-    "progression sequence",
-)
+def _clear_errors() -> None:
+    # Warnings of a file that was read stay in libvips' list of errors, which is short.
+    library: Any = pyvips
+    library.vips_lib.vips_error_clear()
 
 
-def _open(name: bytes) -> pyvips.Image:
-    def load(fail_on: str) -> pyvips.Image:
-        # A source, unlike new_from_file, takes brackets in a file's name for what they are.
-        source = pyvips.Source.new_from_file(name)  # pyright: ignore[reportArgumentType] (bytes are fine)
-        return pyvips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on)
+def _data(path: Path) -> _Data:
+    with path.open("rb") as file:
+        info = os.fstat(file.fileno())
+        if stat.S_ISREG(info.st_mode) and info.st_size:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return file.read()
 
-    image = load("error")
-    if not _get(image, "vips-loader", "").startswith("jpeg"):
-        return image
-    # A JPEG cut short and closed with an end marker is only a warning to libjpeg, which paints the
-    # rest grey. Strict reading also refuses harmless oddities of cameras; those show at the first
-    # row.
-    strict = load("warning")
+
+def _fault(path: Path, data: _Data) -> str | None:
+    """What is wrong with a file, by reading all of it."""
+    _clear_errors()
     try:
-        pyvips.Region.new(strict).fetch(0, 0, strict.width, 1)  # libvips keeps the first rows: no second pass
+        for _ in _Opening(path, data, False, False).photo().rows(256):
+            pass
+    except PhotoError as error:
+        return str(error)
     except pyvips.Error as error:
-        if any(text in error.detail for text in _HARMLESS):
-            return image
-        raise
-    return strict
+        return reason(error)
+    return None
 
 
 def _get(image: pyvips.Image, name: str, default: Any) -> Any:
     return image.get(name) if image.get_typeof(name) else default
 
 
-def _photo(image: pyvips.Image) -> Photo:
-    notes: list[str] = []
-    pages = _get(image, "n-pages", 1)
-    if pages > 1:
-        notes.append(f"first of {pages} pages taken")
-    orientation = _get(image, "orientation", 1)
-    metadata = {
-        name: _get(image, name, None)
-        for name in image.get_fields()
-        if name in ("icc-profile-data", "exif-data", "iptc-data") or name.startswith("exif-ifd")
-    }
-    # The pixels are about to be upright, and the thumbnail (IFD 1) would be of the image before.
-    metadata.pop("exif-ifd0-Orientation", None)
-    metadata = {k: v for k, v in metadata.items() if not k.startswith("exif-ifd1")}
+class _Opening:
+    """One file on its way to a Photo. lenient: whether damage is passed over."""
 
-    converted = _to_rgb(image)
-    if converted is not image:
-        model = str(image.interpretation)
-        notes.append(f"{'Lab' if model.startswith('lab') else model.upper()} converted to sRGB")
-        metadata.pop("icc-profile-data", None)
-        if profile := _get(converted, "icc-profile-data", None):
-            metadata["icc-profile-data"] = profile
-    image = converted
-    if image.format not in ("uchar", "ushort") or image.coding != "none":
-        raise PhotoError(f"samples are {image.format}; bitsr takes 8-bit and 16-bit integers")
-    if image.bands > 4:
-        raise PhotoError(f"{image.bands} channels; bitsr takes grey or RGB, with or without alpha")
-    wanted = b"GRAY" if image.bands < 3 else b"RGB "
-    if metadata.get("icc-profile-data", b"")[16:20] not in (b"", wanted):
-        del metadata["icc-profile-data"]
-        notes.append("ICC profile of another colour model dropped")
-    if orientation not in (0, 1):
-        # Rotation reads columns: the one case that is held whole.
-        image = image.copy_memory().autorot()
-    return Photo(
-        height=image.height,
-        width=image.width,
-        channels=image.bands,
-        depth=8 if image.format == "uchar" else 16,
-        metadata=metadata,
-        resolution=(image.xres, image.yres),
-        notes=notes,
-        _image=image,
+    def __init__(self, path: Path, data: _Data, frames: bool, lenient: bool):
+        self.path, self.data, self.frames, self.lenient = path, data, frames, lenient
+        self.notes: list[str] = []
+        self.metadata: dict[str, bytes | str] = {}
+        self.load: Callable[[], pyvips.Image] = self._load
+        self.sources: list[pyvips.Source] = []
+
+    def photo(self) -> Photo:
+        head = bytes(self.data[:32])
+        if head.startswith(b"\xff\xd8\xff"):
+            return self._jpeg()
+        if head.startswith(png.SIGNATURE):
+            return self._png()
+        kind = others.kind_of(head)
+        if kind == "HEIC":
+            return self._decoded(others.heif(self.path))
+        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return self._tiff()
+        if kind and (decoded := others.pillow(self.path, kind)):
+            return self._decoded(decoded)
+        try:
+            return self._finish(self.load())
+        except pyvips.Error as error:
+            # TGA has no signature: Pillow is asked about what nobody knows.
+            if "known" in reason(error) and (decoded := others.pillow(self.path, None)):
+                return self._decoded(decoded)
+            raise
+
+    def _source(self) -> pyvips.Source:
+        # A source, unlike new_from_file, takes brackets in a file's name for what they are.
+        if isinstance(self.data, mmap.mmap):
+            return pyvips.Source.new_from_file(os.fsencode(self.path))  # pyright: ignore[reportArgumentType] (bytes are fine)
+        return self._memory(self.data)
+
+    def _memory(self, data: _Data | bytearray) -> pyvips.Source:
+        self.sources.append(pyvips.Source.new_from_memory(data))  # pyright: ignore[reportArgumentType] (any bytes-like is fine)
+        return self.sources[-1]
+
+    def _load(self, fail_on: str = "error", **more: Any) -> pyvips.Image:
+        fail_on = "none" if self.lenient else fail_on
+        source = self._source()
+        return pyvips.Image.new_from_source(source, "", access="sequential", fail_on=fail_on, **more)
+
+    def _jpeg(self) -> Photo:
+        whole, fault = _core.jpeg_check(self.data)
+        if whole is False and not self.lenient:
+            raise PhotoError(f"damaged or cut short: {fault}")
+        # Where all pixels are known to be there, what libjpeg still warns of is harmless.
+        fail_on = "none" if whole or self.lenient else "warning"
+
+        def load() -> pyvips.Image:
+            # By name: libvips would take an Ultra HDR by a loader that has no checks.
+            return pyvips.Image.jpegload_source(self._source(), access="sequential", fail_on=fail_on)
+
+        self.load = load
+        image = load()
+        head = bytes(self.data[: 1 << 18])
+        if b"urn:iso:std:iso:ts:21496:-1" in head or b"ns.adobe.com/hdr-gain-map/" in head:
+            self.notes.append("Ultra HDR: the gain map is dropped, the image is taken as it looks without")
+        if not whole and not self.lenient:
+            pyvips.Region.new(image).fetch(
+                0, 0, image.width, 1
+            )  # libvips keeps the first rows: no second pass
+        return self._finish(image)
+
+    def _png(self) -> Photo:
+        chunks = png.walk(self.data)
+        self.notes += chunks.notes
+        if chunks.frames > 1:
+            self.notes.append(f"first of {chunks.frames} frames taken")
+        if chunks.kept:
+            self.metadata["png-chunks"] = chunks.kept
+        if chunks.iptc:
+            self.metadata["iptc-data"] = chunks.iptc
+        if chunks.xmp:
+            self.metadata["xmp-data"] = chunks.xmp
+        fail_on = "none" if self.lenient else "error"
+        seen = self._hidden(chunks.hidden) if chunks.hidden else None
+
+        def load() -> pyvips.Image:
+            source = self._source() if seen is None else self._memory(seen)
+            return pyvips.Image.pngload_source(source, access="sequential", fail_on=fail_on, unlimited=True)
+
+        self.load = load
+        return self._finish(load())
+
+    def _hidden(self, hidden: list[tuple[int, int]]) -> mmap.mmap | bytearray:
+        if isinstance(self.data, mmap.mmap):
+            with self.path.open("rb") as file:  # only pages that are written to are copied
+                data = mmap.mmap(file.fileno(), len(self.data), access=mmap.ACCESS_COPY)
+        else:
+            data = bytearray(self.data)
+        png.hide(data, hidden)
+        return data
+
+    def _tiff(self) -> Photo:
+        facts = _tiff_facts(self.data)
+        photometric, compression = facts.get(262, [1])[0], facts.get(259, [1])[0]
+        if photometric == 6 and compression == 6:
+            raise PhotoError("TIFF with old-style JPEG is not read")
+        if block := exif.of_tiff(self.data):
+            self.metadata["exif-data"] = block
+        if photometric == 6 and compression != 7:
+            decoded = others.pillow(self.path, "YCbCr TIFF", ("TIFF",))
+            assert decoded
+            return self._decoded(decoded)
+        bits = facts.get(258, [1])
+        if len(set(bits)) == 1 and bits[0] in (10, 12, 14):
+            return self._decoded(others.Decoded(_unpacked(self.data, facts, bits[0]), {}))
+        return self._finish(self.load())
+
+    def _decoded(self, decoded: others.Decoded) -> Photo:
+        pixels = decoded.pixels
+        height, width, channels = pixels.shape
+        format = {"uint8": "uchar", "uint16": "ushort"}.get(str(pixels.dtype), "")
+        if not format:
+            raise PhotoError(f"samples are {pixels.dtype}; bitsr takes 8-bit and 16-bit integers")
+        data = np.ascontiguousarray(pixels).tobytes()
+        image = pyvips.Image.new_from_memory(data, width, height, channels, format)
+        grey, colour = ("b-w", "srgb") if format == "uchar" else ("grey16", "rgb16")
+        image = image.copy(interpretation=colour if channels > 2 else grey)  # pyright: ignore[reportArgumentType, reportUnknownArgumentType] (names are fine)
+        if decoded.frames > 1:
+            self.notes.append(f"first of {decoded.frames} pages taken")
+        self.metadata.update(decoded.metadata)
+        self.load = lambda: image
+        return self._finish(image)
+
+    def _finish(self, image: pyvips.Image) -> Photo:
+        notes, metadata = self.notes, self.metadata
+        pages = _get(image, "n-pages", 1)
+        frames, delays, loop = 1, list[int](), 0
+        orientation = _get(image, "orientation", 1)
+        if pages > 1 and self.frames and orientation in (0, 1) and (strip := self._all_frames(image, pages)):
+            image, frames = strip, pages
+            delays, loop = list(_get(image, "delay", [])), int(_get(image, "loop", 0))
+        elif pages > 1:
+            notes.append(f"first of {pages} pages taken")
+        for name in _METADATA:
+            if name not in metadata and (value := _get(image, name, None)):
+                metadata[name] = value
+        original = image
+        image = self._samples(_to_rgb(image))
+        if image.interpretation != original.interpretation and str(original.interpretation) not in _PLAIN:
+            model = str(original.interpretation)
+            notes.append(f"{'Lab' if model.startswith('lab') else model.upper()} converted to sRGB")
+            metadata.pop("icc-profile-data", None)
+            if profile := _get(image, "icc-profile-data", None):
+                metadata["icc-profile-data"] = profile
+        if image.format not in ("uchar", "ushort") or image.coding != "none":
+            raise PhotoError(f"samples are {image.format}; bitsr takes 8-bit and 16-bit integers")
+        if image.bands > 4:
+            raise PhotoError(f"{image.bands} channels; bitsr takes grey or RGB, with or without alpha")
+        wanted = b"GRAY" if image.bands < 3 else b"RGB "
+        profile = metadata.get("icc-profile-data", b"")
+        if profile and profile[16:20] not in (b"", wanted):
+            del metadata["icc-profile-data"]
+            notes.append("ICC profile of another colour model dropped")
+        _tidy(metadata, notes)
+        if orientation not in (0, 1):
+            # Rotation reads columns: the one case that is held whole.
+            image = image.copy_memory().autorot()
+        return Photo(
+            height=image.height,
+            width=image.width,
+            channels=image.bands,
+            depth=8 if image.format == "uchar" else 16,
+            metadata=metadata,
+            resolution=(image.xres, image.yres),
+            notes=notes,
+            _image=image,
+            frames=frames,
+            delays=delays,
+            loop=loop,
+            _sources=self.sources,
+        )
+
+    def _all_frames(self, image: pyvips.Image, pages: int) -> pyvips.Image | None:
+        """Every page, one below the other; None where they differ in size."""
+        try:
+            strip = self._load(n=-1)
+        except pyvips.Error:
+            return None
+        same = _get(strip, "page-height", 0) == image.height and strip.height == pages * image.height
+        return strip if same else None
+
+    def _samples(self, image: pyvips.Image) -> pyvips.Image:
+        """Float and 32-bit samples as 16-bit ones."""
+        model = "grey16" if image.bands < 3 else "rgb16"
+        if image.format in ("float", "double"):
+            # By a pass of its own: a sequential image is read once.
+            # NaN shows in the sum.
+            stats = self.load().stats()
+            low, high, total = (stats(x, 0)[0] for x in range(3))
+            if np.isnan(total):
+                raise PhotoError("float samples that are no numbers")
+            top = next((top for top in (1, 255, 65535) if high <= top * 1.001), None)
+            if top is None or low < -1e-3 * top:
+                raise PhotoError(f"float samples from {low:g} to {high:g}; bitsr takes [0, 1] or [0, 255]")
+            self.notes.append(f"float samples in [0, {top}] taken as 16-bit integers")
+            return (image * (65535 / top) + 0.5).cast("ushort").copy(interpretation=model)
+        if image.format == "uint":
+            self.notes.append("32-bit samples reduced to 16")
+            return (image >> 16).cast("ushort").copy(interpretation=model)
+        return image
+
+
+_PLAIN = frozenset({"b-w", "srgb", "rgb", "grey16", "rgb16", "multiband", "scrgb"})
+"""Interpretations whose change is no conversion of colours."""
+
+
+def _tidy(metadata: dict[str, bytes | str], notes: list[str]) -> None:
+    """Metadata in one form whatever the file, without what is no longer true of an upright image."""
+    block = metadata.pop("exif-data", None)
+    if isinstance(block, bytes):
+        iptc = exif.iptc_of(block.removeprefix(b"Exif\0\0"))
+        if iptc:
+            metadata.setdefault("iptc-data", iptc)
+        if block := exif.upright(block):
+            metadata["exif-data"] = block
+        else:
+            notes.append("damaged EXIF dropped")
+    iptc = metadata.pop("iptc-data", None)
+    if isinstance(iptc, bytes) and (records := png.records(iptc)):
+        metadata["iptc-data"] = records
+    xmp = metadata.get("xmp-data")
+    if isinstance(xmp, bytes):
+        metadata["xmp-data"] = _upright_xmp(xmp)
+
+
+def _upright_xmp(xmp: bytes) -> bytes:
+    """XMP without a gain map and a thumbnail, which are not written, and with orientation 1."""
+    xmp = re.sub(rb"""\s+hdrgm:\w+\s*=\s*("[^"]*"|'[^']*')""", b"", xmp)
+    for name in (rb"hdrgm:\w+", rb"Container:Directory", rb"xmp:Thumbnails"):
+        xmp = re.sub(rb"<(" + name + rb")(?:\s[^>]*)?>.*?</\1>", b"", xmp, flags=re.DOTALL)
+    xmp = re.sub(rb"""(tiff:Orientation\s*=\s*["'])\d+""", rb"\g<1>1", xmp)
+    return re.sub(rb"(<tiff:Orientation>)\d+", rb"\g<1>1", xmp)
+
+
+def _tiff_facts(data: _Data) -> dict[int, list[int]]:
+    """The numbers of a TIFF file's first directory; none where it makes no sense."""
+    facts: dict[int, list[int]] = {}
+    try:
+        tiff = exif.Tiff(data)
+        for tag, entry in tiff.directory(tiff.first)[0].items():
+            kind = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(entry.type)
+            if kind and tag != 0x83BB:
+                facts[tag] = list(struct.unpack(f"{tiff.order}{entry.count}{kind}", entry.value))
+    except struct.error:
+        return {}
+    return facts
+
+
+def _unpacked(data: _Data, facts: dict[int, list[int]], bits: int) -> NDArray[np.uint16]:
+    """(H, W, C) samples of 10, 12 or 14 bits, which libvips does not read, spread over 16.
+
+    Raises PhotoError for other layouts than rows of whole pixels, plain or deflated.
+    """
+    one = {259: 1, 277: 1, 284: 1, 317: 1, 266: 1, 262: 1, 339: 1}
+    compression, channels, planar, predictor, fill, photometric, kind = (
+        facts.get(tag, [default])[0] for tag, default in one.items()
     )
+    width, height = facts.get(256, [0])[0], facts.get(257, [0])[0]
+    plain = compression in (1, 8, 32946) and (planar, predictor, fill, kind) == (1, 1, 1, 1)
+    if not plain or photometric not in (0, 1, 2) or not 1 <= channels <= 4 or not width or 273 not in facts:
+        raise PhotoError(f"{bits}-bit TIFF is read plain or deflated in strips, not in this layout")
+    pitch = (width * channels * bits + 7) // 8
+    per_strip = min(facts.get(278, [height])[0] or height, height)
+    starts, sizes = facts[273], facts.get(279, [])
+    short = PhotoError("damaged or cut short: rows are missing")
+    # Before memory is taken: a file's bytes make at most a thousand times as many.
+    if len(starts) != len(sizes) or len(starts) * per_strip < height or pitch * height > 1100 * len(data):
+        raise short
+    out = np.empty((height, width * channels), np.uint16)
+    for i, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        y = i * per_strip
+        rows = min(per_strip, height - y)
+        if rows <= 0:
+            break
+        strip = data[start : start + size]
+        if compression != 1:
+            try:
+                strip = zlib.decompressobj().decompress(strip, rows * pitch)
+            except zlib.error:
+                raise short from None
+        if len(strip) < rows * pitch:
+            raise short
+        packed = np.frombuffer(strip, np.uint8, rows * pitch).reshape(rows, pitch)
+        single = np.unpackbits(packed, axis=1, count=width * channels * bits)
+        weights = 1 << np.arange(bits - 1, -1, -1, dtype=np.uint32)
+        value = single.reshape(rows, width * channels, bits) @ weights
+        value = (value * 65535 + (1 << (bits - 1))) // ((1 << bits) - 1)
+        out[y : y + rows] = 65535 - value if photometric == 0 else value
+    return out.reshape(height, width, channels)
 
 
 def _to_rgb(image: pyvips.Image) -> pyvips.Image:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import queue
 import struct
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pyvips
 from numpy.typing import NDArray
 
 from ..files import NewFile
+from . import exif, png
 from .fork import use_libvips
 from .formats import FORMATS, PhotoError, reason
+from .png import chunk
 
 
 class Writer:
@@ -25,7 +28,9 @@ class Writer:
 
     path: the file; its directory must exist. format: a key of FORMATS. height, width, channels,
     depth: of the rows to come; 16-bit rows go to 8 bits where the format has no more, and alpha
-    goes over white in JPEG. metadata, resolution: as in Photo. quality: 1 to 100 for JPEG and WebP.
+    goes over white in JPEG. metadata, resolution, delays, loop: as in Photo. quality: 1 to 100 for
+    JPEG and WebP. frames: of an animation, or pages, in a format of ANIMATED; their rows come one
+    frame after the other, and height is that of all.
 
     The image grows under a fresh name (``files.NewFile``) and is renamed when it is complete and on
     disk; leaving the block by any exception removes it. Raises OSError where the file cannot be
@@ -45,13 +50,19 @@ class Writer:
         metadata: dict[str, bytes | str] | None = None,
         resolution: tuple[float, float] = (1.0, 1.0),
         quality: int = 95,
+        frames: int = 1,
+        delays: Sequence[int] = (),
+        loop: int = 0,
     ):
         _, longest, bits = FORMATS[format]
-        if max(height, width) > longest:
-            raise PhotoError(f"{width} x {height} is too large for {format}, at most {longest} pixels a side")
+        if max(height // frames, width) > longest:
+            raise PhotoError(
+                f"{width} x {height // frames} is too large for {format}, at most {longest} pixels a side"
+            )
         self.path, self.format, self.quality = Path(path), format, quality
         self.shape, self.depth = (height, width, channels), min(depth, bits)
         self.metadata, self.resolution = metadata or {}, resolution
+        self.frames, self.delays, self.loop = frames, list(delays), loop
         # The encoder pulls and we push: it runs in a thread of its own, at most two bands behind,
         # so memory stays bounded, encoding overlaps with upscaling, and the main thread stays open
         # to Ctrl-C.
@@ -110,6 +121,7 @@ class Writer:
                 if self._error:
                     raise self._error
                 assert self._new is not None
+                self._complete(self._new.file)
                 self._new.commit()
                 done = True
         finally:
@@ -172,6 +184,19 @@ class Writer:
         write."""
         assert self._new is not None
         file, target = self._new.file, pyvips.TargetCustom()
+        head = bytearray()
+        at, extra = self._extra()
+
+        def write(data: bytes) -> int:
+            nonlocal at
+            if at < 0:
+                return _write_all(file, data)
+            # Behind the first bytes of the file, which say what it is.
+            head.extend(data)
+            if len(head) >= at:
+                _write_all(file, head[:at] + extra + head[at:])
+                at = -1
+            return len(data)
 
         def guarded(call: Callable[..., Any], failed: int | None) -> Callable[..., Any]:
             def guard(*args: Any) -> Any:
@@ -183,7 +208,7 @@ class Writer:
 
             return guard
 
-        target.on_write(guarded(file.write, -1))
+        target.on_write(guarded(write, -1))
         target.on_read(guarded(file.read, None))
         target.on_seek(guarded(file.seek, -1))
         return target
@@ -192,37 +217,142 @@ class Writer:
         image = pyvips.Image.new_from_source(
             source, "", access="sequential", fail_on="error", unlimited=True
         ).copy(xres=self.resolution[0], yres=self.resolution[1])
-        for name, value in self.metadata.items():
-            kind = pyvips.GValue.blob_type if isinstance(value, bytes) else pyvips.GValue.gstr_type
-            image.set_type(kind, name, value)  # pyright: ignore[reportArgumentType] (bytes are fine)
-        if "exif-data" in self.metadata:  # rows come upright; the EXIF block still says how they once lay
-            image.set_type(pyvips.GValue.gint_type, "orientation", 1)
+        for name in ("icc-profile-data", "xmp-data"):
+            if value := self.metadata.get(name):
+                image.set_type(pyvips.GValue.blob_type, name, value)  # pyright: ignore[reportArgumentType] (bytes are fine)
+        if self.frames > 1:
+            image.set_type(pyvips.GValue.gint_type, "page-height", self.shape[0] // self.frames)
+            image.set_type(pyvips.GValue.gint_type, "loop", self.loop)
+            if self.delays:
+                image.set_type(pyvips.GValue.array_int_type, "delay", self.delays)
         return image
 
+    def _exif(self) -> bytes | None:
+        block = self.metadata.get("exif-data")
+        height, width, _ = self.shape
+        return exif.sized(block, width, height // self.frames) if isinstance(block, bytes) else None
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    crc = zlib.crc32(data, zlib.crc32(kind))
-    return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", crc)))
+    def _bytes(self, name: str) -> bytes:
+        value = self.metadata.get(name, b"")
+        return value if isinstance(value, bytes) else value.encode()
+
+    def _extra(self) -> tuple[int, bytes]:
+        """What libvips does not write as it stands: (bytes before it, itself). (-1, b"") for
+        nothing."""
+        block, iptc = self._exif(), self._bytes("iptc-data")
+        out: list[bytes] = []
+        if self.format == "png":
+            out += [self._bytes("png-chunks")]
+            out += [chunk(b"eXIf", block)] if block else []
+            out += [png.iptc_chunk(iptc)] if iptc else []
+            out += [png.xmp_chunk(xmp)] if (xmp := self._bytes("xmp-data")) else []
+            at = len(png.SIGNATURE) + 25
+        elif self.format == "jpg":
+            dpi = [min(max(round(25.4 * r), 1), 65535) for r in self.resolution]
+            segments = [(0xE0, b"JFIF\0" + struct.pack(">HBHHH", 0x0102, 1, *dpi, 0))]
+            segments += [(0xE1, b"Exif\0\0" + block)] if block else []
+            segments += [(0xED, b"Photoshop 3.0\0" + png.resource(iptc))] if iptc else []
+            out += [
+                struct.pack(">BBH", 0xFF, m, len(data) + 2) + data
+                for m, data in segments
+                if len(data) < 65500
+            ]
+            at = 2
+        else:
+            return -1, b""
+        extra = b"".join(out)
+        return (at, extra) if extra else (-1, b"")
+
+    def _complete(self, file: Any) -> None:
+        """Metadata that can only be laid into a finished file: EXIF in WebP and TIFF."""
+        block, iptc = self._exif(), self._bytes("iptc-data")
+        if self.format == "webp":
+            if iptc:  # WebP has no place of its own for it
+                block = exif.with_iptc(block, iptc)
+            if block:
+                file.seek(0)
+                whole = _webp_with_exif(file.read(), block, self.shape)
+                file.seek(0)
+                _write_all(file, whole)
+        elif self.format == "tif" and (block or iptc):
+            block = exif.with_iptc(block, iptc) if iptc else block
+            file.flush()
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                patch = exif.into_tiff(data, block or b"")
+            if patch:
+                where, first, end, tail = patch
+                file.seek(end)
+                _write_all(file, tail)
+                file.seek(where)
+                _write_all(file, first)
+
+
+def _write_all(file: Any, data: bytes | bytearray) -> int:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+    return len(data)
+
+
+def _webp_with_exif(file: bytes, block: bytes, shape: tuple[int, int, int]) -> bytes:
+    """A WebP file with an EXIF chunk at its end, in the extended format that this asks for."""
+    body = file[12:]
+    if body[:4] == b"VP8X":
+        body = body[:8] + bytes([body[8] | 0x08]) + body[9:]
+    else:
+        height, width, channels = shape
+        flags = 0x08 | (0x10 if channels in (2, 4) else 0)
+        size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+        body = b"VP8X" + struct.pack("<I", 10) + bytes([flags, 0, 0, 0]) + size + body
+    body += b"EXIF" + struct.pack("<I", len(block)) + block + b"\0" * (len(block) % 2)
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
+def lost(metadata: dict[str, bytes | str], format: str) -> list[str]:
+    """What of an image's metadata a format has no place for, one line each."""
+    out: list[str] = []
+    for name, text in (("exif-data", "EXIF"), ("iptc-data", "IPTC")):
+        if format == "jpg" and len(metadata.get(name, b"")) > 65400:
+            out.append(f"{text} dropped: it is too large for JPEG")
+    kept = metadata.get("png-chunks")
+    if format == "png" or not isinstance(kept, bytes):
+        return out
+    found = png.kinds(kept)
+    if colour := sorted(kind.decode() for kind in found if kind in png.COLOUR and kind != b"sRGB"):
+        out.append(f"{', '.join(colour)} dropped: {format} has no place for how PNG describes colours")
+    if found & set(png.TEXT):
+        out.append(f"text chunks dropped: {format} has no place for them")
+    return out
+
+
+# What libvips writes of the metadata: flags of VipsForeignKeep.
+_XMP, _ICC = 2, 8
 
 
 def _save_png(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
     # Of the fixed filters the best for photos: a third smaller than none, in the same time.
-    image.pngsave_target(target, filter="paeth")  # pyright: ignore[reportArgumentType] (names are fine)
+    image.pngsave_target(target, filter="paeth", keep=_ICC)  # pyright: ignore[reportArgumentType] (names are fine)
 
 
 def _save_jpg(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
     if image.hasalpha():
         image = image.flatten(background=[255])
-    image.jpegsave_target(target, Q=quality)
+    image.jpegsave_target(target, Q=quality, keep=_ICC | _XMP)
 
 
 def _save_webp(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
-    image.webpsave_target(target, Q=quality)
+    image.webpsave_target(target, Q=quality, keep=_ICC | _XMP)
+
+
+def _save_gif(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
+    image.gifsave_target(target)
 
 
 def _save_tif(image: pyvips.Image, target: pyvips.Target, quality: int) -> None:
     size = image.width * image.height * image.bands * (2 if image.format == "ushort" else 1)
-    image.tiffsave_target(target, compression="deflate", predictor="horizontal", bigtiff=size > 4 * 10**9)
+    image.tiffsave_target(
+        target, compression="deflate", predictor="horizontal", bigtiff=size > 4 * 10**9, keep=_ICC | _XMP
+    )
 
 
-_SAVE = {"png": _save_png, "jpg": _save_jpg, "webp": _save_webp, "tif": _save_tif}
+_SAVE = {"png": _save_png, "jpg": _save_jpg, "webp": _save_webp, "tif": _save_tif, "gif": _save_gif}
