@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from random_nets import srresnet
 
-SLOW = Path(__file__).parent / "slow"
+SLOW = {Path(__file__).parent / name for name in ("slow", "train")}
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if SLOW in item.path.parents:
+        if SLOW & set(item.path.parents):
             item.add_marker(pytest.mark.slow)
 
 

@@ -369,6 +369,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
 def test_memory_follows_the_width(net_file, tmp_path, suffix):

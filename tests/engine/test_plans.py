@@ -97,6 +97,7 @@ def graph(seed: int) -> ModelFile:
     return packed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_any_graph_equals_the_reference(part):
     for seed in range(part * 30, part * 30 + 30):

@@ -132,6 +132,7 @@ def test_results_of_our_nets_shrink_to_their_lr(path):
         assert np.sqrt(np.mean(off[inner, inner] ** 2)) < 0.1
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
 def test_packed_bits_agree_with_the_float_simulation(path):

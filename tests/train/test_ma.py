@@ -319,3 +319,20 @@ def test_what_cannot_be_trained_is_named() -> None:
         recipe.load("ma-srgan-x4", ["data.patch=3"])
     with pytest.raises(recipe.RecipeError, match="scale 3: one of 2, 4, 8"):
         make("lapsrn", 3)
+
+
+def test_psnr_as_a_loss():
+    """The mean of the negative PSNR of crops, but for a constant; a perfect crop ends at the floor."""
+    from bitsr.eval.metrics import psnr
+
+    rng = np.random.default_rng(0)
+    hr = torch.from_numpy(rng.uniform(0, 255, (3, 1, 9, 7))).float()
+    sr = (
+        hr
+        + torch.tensor([1.0, 5.0, 20.0]).view(3, 1, 1, 1)
+        * torch.from_numpy(rng.normal(size=(3, 1, 9, 7))).float()
+    )
+    expected = np.mean([-psnr(a[0], b[0]) for a, b in zip(sr.numpy(), hr.numpy(), strict=True)])
+    got = float(loss.LOSSES["psnr"](sr, hr, floor=0.0))
+    assert got == pytest.approx(expected + 20 * np.log10(255), abs=1e-3)
+    assert float(loss.LOSSES["psnr"](hr, hr)) == pytest.approx(10 * np.log10(2))

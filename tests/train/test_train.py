@@ -432,7 +432,7 @@ def test_new_blocks_start_as_the_identity(tmp_path: Path) -> None:
         train(deep(file, binarized="none"), tmp_path / "x", device="cpu")
 
 
-@pytest.mark.parametrize("loss", ["l1", "mse", "charbonnier"])
+@pytest.mark.parametrize("loss", ["l1", "mse", "psnr", "charbonnier"])
 def test_options_train(tmp_path: Path, loss: str) -> None:
     r = make(train__loss=loss, train__precision="bf16", train__schedule="cosine", train__warmup=3)
     assert train(r, tmp_path, device="cpu").complete

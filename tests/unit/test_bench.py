@@ -52,6 +52,7 @@ def test_the_random_net_runs_on_the_engine():
         )
 
 
+@pytest.mark.slow
 def test_front(tmp_path, monkeypatch):
     """A packed net and a float one in its engines, each judged by its own images."""
     torch = pytest.importorskip("torch")
@@ -93,6 +94,7 @@ def never(task: Task) -> Run:
     raise AssertionError
 
 
+@pytest.mark.slow
 def test_a_race(tmp_path, monkeypatch):
     absent = Contender("absent", next(iter(NETS)), "no_such_library", never)
     broken = Contender("OpenVINO broken", next(iter(NETS)), "bitsr", never)  # unknown to the worker
@@ -130,6 +132,7 @@ def test_plot(tmp_path):
     assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 def test_ceilings():
     from bench.kernel import ceilings

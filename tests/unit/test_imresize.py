@@ -133,6 +133,7 @@ def test_nonsense_is_refused(image, scale):
         imresize(image, scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "published"),
     [

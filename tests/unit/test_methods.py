@@ -222,6 +222,7 @@ def test_btm_starts_xavier_uniform() -> None:
     assert w.abs().max() <= bound and w.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_compiles_in_one_graph(name: str) -> None:
     """No graph breaks, which would cost speed."""

@@ -27,6 +27,16 @@ def mse(sr: Tensor, hr: Tensor) -> Tensor:
     return F.mse_loss(sr, hr)
 
 
+def psnr(sr: Tensor, hr: Tensor, floor: float = 2.0) -> Tensor:
+    """Mean over the batch of 10 log10(mean (sr - hr)^2 + floor): the negative PSNR, but for a constant.
+
+    A smooth crop counts as much as a textured one, whose squared error is a hundred times larger.
+    floor: in squared levels; below it errors hardly count. (NAFNet, Chen et al. 2022, arXiv
+    2204.04676, trains on PSNR likewise.)
+    """
+    return 10 * torch.log10(F.mse_loss(sr, hr, reduction="none").mean((1, 2, 3)) + floor).mean()
+
+
 def charbonnier(sr: Tensor, hr: Tensor, eps: float = 0.255) -> Tensor:
     """mean sqrt((sr - hr)^2 + eps^2), a smooth l1; eps = 1e-3 of the range (LapSRN, Lai et al. 2017)."""
     return torch.sqrt((sr - hr) ** 2 + eps * eps).mean()
@@ -62,6 +72,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "l1": l1,
     "charbonnier": charbonnier,
     "mse": mse,
+    "psnr": psnr,
     "charbonnier-pyramid": charbonnier_pyramid,
 }
 PYRAMIDS = frozenset({"charbonnier-pyramid"})

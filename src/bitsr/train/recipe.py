@@ -180,7 +180,7 @@ class Train(_Section):
     """Factor at the milestones."""
 
     loss: str = "l1"
-    """Loss between a result and its target, on Y in [0, 255]: l1, mse, charbonnier, or
+    """Loss between a result and its target, on Y in [0, 255]: l1, mse, psnr, charbonnier, or
     charbonnier-pyramid for nets with a pyramid."""
     adversarial: Adversarial | None = None
     """SRGAN's objective in place of the loss alone."""
