@@ -12,10 +12,16 @@ from ..errors import printable
 from ..model_file import ModelFile, ModelFileError
 from .complexity import LR_SIZE, count, packed_layers, packed_radius, shared_weights
 
+CLEAN = (
+    "It was trained on images downscaled by bicubic interpolation, without noise, blur or JPEG artefacts: it does not"
+    " remove them, and it sharpens those that are there."
+)
+DEGRADED = (
+    "It was trained on blurred, noisy and compressed images. Of a clean one it takes some fine detail with it:"
+    " the net without photo in its name keeps that."
+)
 LIMITS = (
     "It enlarges luma; chroma is enlarged by bicubic interpolation.",
-    "It was trained on images downscaled by bicubic interpolation, without noise, blur or JPEG artefacts: it does not"
-    " remove them, and it sharpens those that are there.",
     "It reconstructs, it does not invent: fine texture that the LR image has lost stays smooth.",
     "Test figures hold for the protocol that stands beside them, and for no other.",
 )
@@ -84,6 +90,10 @@ def _recipe(recipe: dict[str, Any]) -> list[str]:
     return [*lines, f"- settings: {', '.join(settings)}"]
 
 
+def _trained_on(recipe: dict[str, Any]) -> list[str]:
+    return [DEGRADED if recipe.get("data", {}).get("degrade") else CLEAN]
+
+
 def _evaluation(evaluation: dict[str, Any]) -> list[str]:
     lines = [
         f"From the packed bits. Protocol {evaluation['protocol']}.",
@@ -125,6 +135,7 @@ class Sections:
     """Lines of a card from metadata that are JSON."""
 
     recipe: list[str]
+    trained_on: list[str]
     provenance: list[str]
     evaluation: list[str]
     check: list[str]
@@ -134,6 +145,7 @@ def sections(model: ModelFile) -> Sections:
     """What the metadata tell. Raises ModelFileError where they are not of their form."""
     return Sections(
         _told(model, "recipe", _recipe),
+        _told(model, "recipe", _trained_on),
         _told(model, "provenance", _provenance),
         _told(model, "evaluation", _evaluation),
         _told(model, "check", _check),
@@ -172,5 +184,5 @@ def card(model: ModelFile, file_bytes: int) -> str:
         lines += [*told.recipe, f"- iterations done: {about.get('iteration', 'unknown')}"]
         lines += [*told.provenance, ""]
     lines += ["## Figures", "", *(told.evaluation or ["Not measured."]), "", *told.check]
-    lines += ["## Limits", "", *(f"- {text}" for text in LIMITS), ""]
+    lines += ["## Limits", "", *(f"- {text}" for text in (LIMITS[0], *told.trained_on, *LIMITS[1:])), ""]
     return "\n".join(printable(line) for text in lines for line in text.split("\n"))
