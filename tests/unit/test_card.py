@@ -68,3 +68,12 @@ def test_recipes_of_older_files_are_told_in_todays_words():
     assert "crop_candidates 4" in texts[0]
     packed.metadata["recipe"] = json.dumps({"net": {"args": {**args, "options": {**options, "slope": 0.1}}}})
     assert "slope = 0.1" in card(packed, 1)
+
+
+def test_the_field_of_view_is_whole_pixels():
+    """Also where the file tells it."""
+    model = srresnet(blocks=1)
+    computed = card(model, 1000)
+    model.metadata["radius"] = "34"
+    assert "sees 69 x 69 LR pixels" in card(model, 1000)
+    assert ".0 x" not in computed

@@ -187,8 +187,10 @@ def packed_radius(model: ModelFile) -> float:
     from the operations. Raises BitsrError for a radius that is no number.
     """
     if known := model.metadata.get("radius"):
-        if known == "inf" or (known.isdecimal() and len(known) < 10):
-            return float(known)
+        if known == "inf":
+            return inf
+        if known.isdecimal() and len(known) < 10:
+            return int(known)
         raise BitsrError(f"the radius in the metadata is no number: {known[:40]!r}")
     if any(op.kind == "attend" for op in model.ops):
         return inf
