@@ -317,7 +317,10 @@ def test_two_devices_share_a_batch(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", 1)])
-def test_signal_leaves_a_checkpoint(tmp_path: Path, number: int) -> None:
+def test_signal_leaves_a_checkpoint(tmp_path: Path, number: int, request: pytest.FixtureRequest) -> None:
+    # under nohup, which these tests may run under, SIGHUP is ignored, and a run leaves it so
+    was = signal.signal(number, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(number, was))
     before = signal.getsignal(number)
     r = make()
     outcome = train(
@@ -330,6 +333,19 @@ def test_signal_leaves_a_checkpoint(tmp_path: Path, number: int) -> None:
     again = train(r, tmp_path, device="cpu")  # a finished run has nothing left to do
     assert again.complete and again.iteration == 12
     assert [int(row["iteration"]) for row in log(tmp_path)] == [3, 6, 9, 12]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_a_run_under_nohup_goes_on(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    was = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, was))
+    outcome = train(
+        make(),
+        tmp_path,
+        device="cpu",
+        report=lambda i, row: os.kill(os.getpid(), signal.SIGHUP) if i == 4 else None,
+    )
+    assert outcome.complete and not outcome.signal
 
 
 def test_files_say_what_made_the_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
