@@ -39,6 +39,9 @@ def test_checkpoints_of_the_repository(path: Path) -> None:
     before = copy.deepcopy(table)
     r = legacy.parse(table, path.name)
     assert table == before
+    if "hr_scales" in table["data"]:  # of today already
+        assert r.model_dump(mode="json") == table
+        return
     assert r.net.args["method"] == "bitsr" and "options" not in r.net.args
     assert r.net.args["skip_path"] in ("bicubic", "back-projection") and r.net.symmetry == 8
     assert (r.data.crop_candidates, r.data.patch) == (4, table["data"]["patch"])
