@@ -70,18 +70,17 @@ def noise_level(luma: NDArray[np.floating]) -> float:
     blind to planes. Blocks near black or white are left out: noise is cut off there. 0 for less
     than 16 blocks.
     """
-    y = luma
-    if min(y.shape) < 10:
+    if min(luma.shape) < 10:
         return 0.0
-    sides = y[:-2, 1:-1] + y[2:, 1:-1] + y[1:-1, :-2] + y[1:-1, 2:]
-    corners = y[:-2, :-2] + y[:-2, 2:] + y[2:, :-2] + y[2:, 2:]
-    rough = (corners - 2 * sides + 4 * y[1:-1, 1:-1]) / 6
+    sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
+    corners = luma[:-2, :-2] + luma[:-2, 2:] + luma[2:, :-2] + luma[2:, 2:]
+    rough = (corners - 2 * sides + 4 * luma[1:-1, 1:-1]) / 6
     rows, columns = rough.shape[0] // 8, rough.shape[1] // 8
 
     def blocks(x: NDArray[np.floating]) -> NDArray[np.floating]:
         return x[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8).swapaxes(1, 2).reshape(-1, 8, 8)
 
-    rough, levels = blocks(rough), blocks(y[1:-1, 1:-1])
+    rough, levels = blocks(rough), blocks(luma[1:-1, 1:-1])
     seen = (levels.min((1, 2)) > 20) & (levels.max((1, 2)) < 235)
     rough, levels = rough[seen], levels[seen]
     if len(levels) < 16:

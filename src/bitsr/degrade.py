@@ -16,6 +16,7 @@ import pyvips
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
+from .errors import BitsrError
 from .imresize import imresize, resize
 
 CLEAN = 0.15
@@ -149,6 +150,12 @@ SETTINGS: dict[str, Callable[[Pixels, Generator], Pixels]] = {
 """Single faults for measuring nets (``bitsr evaluate --degrade``): JPEG by quality with 4:2:0
 chroma, Gaussian noise by its deviation in levels of each channel, blur by its deviation in LR
 pixels."""
+
+
+def check_setting(setting: str) -> None:
+    """Raise BitsrError for what is none of ``SETTINGS``."""
+    if setting not in SETTINGS:
+        raise BitsrError(f"unknown degradation {setting!r}; known: {', '.join(SETTINGS)}")
 
 
 def degrade_as(setting: str, lr: NDArray[np.uint8], seed: int = 0) -> NDArray[np.uint8]:

@@ -115,6 +115,7 @@ def degrade(
 
     from .. import degrade as faults
     from ..eval.evaluate import read_hr
+    from ..files import NewFile
 
     hr = read_hr(input)
     if hr.ndim == 2:
@@ -125,10 +126,10 @@ def degrade(
     if fault is None:
         lr = faults.degrade(hr, scale, [seed])
     else:
-        if fault not in faults.SETTINGS:
-            raise BitsrError(f"unknown degradation {fault!r}; known: {', '.join(faults.SETTINGS)}")
+        faults.check_setting(fault)
         lr = faults.degrade_as(fault, faults.to_bytes(faults.shrink(hr, scale, "bicubic")), seed)
-    output.write_bytes(pyvips.Image.new_from_array(lr).pngsave_buffer())
+    with NewFile(output) as new:
+        new.file.write(pyvips.Image.new_from_array(lr).pngsave_buffer())
 
 
 def table(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from numpy.typing import ArrayLike
 
-from ..degrade import SETTINGS
+from ..degrade import check_setting
 from ..errors import BitsrError
 from .metrics import psnr, ssim
 
@@ -42,8 +42,7 @@ class Protocol:
 
     def with_degradation(self, setting: str) -> Protocol:
         """The same on degraded LR images. Raises BitsrError for an unknown setting."""
-        if setting not in SETTINGS:
-            raise BitsrError(f"unknown degradation {setting!r}; known: {', '.join(SETTINGS)}")
+        check_setting(setting)
         if self.lr_from != "rgb":
             raise BitsrError(f"the protocol {self.name} shrinks luma, and degradations want RGB")
         return replace(self, degrade=setting)
