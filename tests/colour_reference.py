@@ -81,13 +81,25 @@ def bicubic(x: Integers, scale: int, bits: int) -> Integers:
     return x
 
 
+def quotient(over: Integers, under: Integers) -> Integers:
+    """Cut off towards 0."""
+    return np.sign(over) * (np.abs(over) // under)
+
+
 def lines(luma: Integers, chroma: Integers, middle: int, d: Depth, smooth: bool) -> tuple[Integers, Integers]:
     """a and b of each LR pixel."""
     y, c = rounded(luma, d.quarter), rounded(chroma, d.quarter)
-    variance = 16 * window(y * y) - window(y) ** 2
-    covariance = 16 * window(y * c) - window(y) * window(c)
-    over, under = (covariance >> 6) * 1024, (variance + (64 << 12)) >> 6
-    a0 = np.clip(np.sign(over) * (np.abs(over) // under), -2048, 2048)
+
+    def moment(p: Integers, q: Integers) -> Integers:
+        return 16 * window(p * q) - window(p) * window(q)
+
+    common = moment(y, c)
+    a0 = quotient((common >> 6) * 1024, (moment(y, y) + (16 << 12)) >> 6)
+    if not smooth:
+        share = quotient(a0 * (common >> 8), (moment(c, c) + (4 << 12)) >> 8)
+        share = np.minimum(share, 1024) ** 2 >> 10
+        a0 = a0 * (share**2 >> 10) >> 10
+    a0 = np.clip(a0, -2048, 2048)
     a = rounded(window(a0), 1)
     if smooth:
         return a, rounded(window(window(chroma) - (a0 * (window(luma) - 16 * middle) >> 10)), 8)

@@ -1,12 +1,17 @@
 // How chroma follows luma around each LR pixel: C = a (L - MIDDLE) + b, for R - L and B - L.
 //
-// In the 3x3 pixels around each pixel, weighted 1 2 1 each way, the line of least squares has
+// In the 3x3 pixels around each pixel, weighted 1 2 1 each way, least squares gives
 //   a = cov(L, C) / (var(L) + EPS)
-// whose mean over 3x3 such windows, with the same weights, is the pixel's a. EPS, 64 levels
-// squared, keeps a small where luma is as good as flat. Then b is chosen so that
-//   kept      the line goes through the pixel itself: b = C - a (L - MIDDLE)
-//   smoothed  it is the mean of the lines of the same 3x3 windows, the pixel being one of many
-//             (guided filter, He, Sun, Tang 2013, arXiv 1505.00996 has the fast form)
+// EPS, 16 levels squared, keeps a small where luma is as good as flat. The pixel's a is the mean of
+// those of 3x3 such windows, with the same weights. Chroma is
+//   kept      b = C - a (L - MIDDLE): the line goes through the pixel itself. Each window's a
+//   counts
+//             by the fourth power of the share of var(C) that it explains,
+//             a cov(L, C) / (var(C) + CHROMA_EPS): all of it at the edge of two colours, little in
+//             textures, where luma and chroma vary each for itself
+//   smoothed  b is the mean of the windows' own, mean(C) - a (mean(L) - MIDDLE): the pixel is one
+//   of
+//             many (the guided filter of He, Sun and Tang, TPAMI 2013)
 // Equal R, G and B have differences of exactly 0, so grey stays grey. Where luma is flat, a is 0.
 
 #pragma once
@@ -17,9 +22,9 @@ namespace {
 
 // a in 1/1024 and of a pixel in 1/8192, at most 2 either way, so b stays within 482 levels, 1.56
 // times as much after the bicubic: less than the 1024 levels of int16.
-constexpr int FIT_BITS = 10, STEEP_BITS = 13, STEEPEST = 2 << FIT_BITS;
-// Var and cov are in 1/4096 level squared: quarter levels, and weights that sum to 16.
-constexpr int EPS = 64 << 12;
+constexpr int FIT_BITS = 10, STEEP_BITS = 13, ONE = 1 << FIT_BITS, STEEPEST = 2 * ONE;
+// Variances are in 1/4096 level squared: quarter levels, and weights that sum to 16.
+constexpr int EPS = 16 << 12, CHROMA_EPS = 4 << 12;
 
 template <class D>
 class Chroma {
@@ -31,8 +36,8 @@ class Chroma {
 
   bool init(Source<D>& source, int w, bool smooth) {
     source_ = &source, w_ = w, smooth_ = smooth;
-    return steep_.init(2, w) && offset_.init(smooth ? 2 : 0, w) && columns_.init(6, w) &&
-           ratio_.init(2, w) && wide_.init(smooth ? 3 : 0, w);
+    return steep_.init(2, w) && offset_.init(smooth ? 2 : 0, w) && columns_.init(8, w) &&
+           moments_.init(3, w) && wide_.init(smooth ? 3 : 0, w);
   }
 
   // a and b of R - L, then a and b of B - L, for every pixel of an LR row.
@@ -80,19 +85,22 @@ class Chroma {
     for (int k = 0; k < 3; k++)
       for (int which = 0; which < 3; which++) in[which][k] = source_->diffs(row + k - 1, which);
     sums(in);
-    const int w = w_;
-    int* __restrict over = ratio_.line(0, 0), * __restrict under = ratio_.line(0, 1);
-    const int *luma = columns_.line(0, 0), *square = columns_.line(0, 1);
     for (int c = 0; c < 2; c++) {
-      const int *chroma = columns_.line(0, 2 + 2 * c), *cross = columns_.line(0, 3 + 2 * c);
+      moments(columns_, 2 + 3 * c, w_, moments_.line(0, 0), moments_.line(0, 1),
+              moments_.line(0, 2));
+      const int *of_luma = moments_.line(0, 0), *common = moments_.line(0, 1),
+                *of_chroma = moments_.line(0, 2);
       int16_t* __restrict a = steep_.line(row, c);
-      for (int i = 0; i < w; i++) {
-        const int l = across(luma, i);
-        over[i] = ((16 * across(cross, i) - l * across(chroma, i)) >> 6) * (1 << FIT_BITS);
-        under[i] = (16 * across(square, i) - l * l + EPS) >> 6;
+      for (int i = 0; i < w_; i++) {
+        int steepness = (common[i] >> 6) * ONE / ((of_luma[i] + EPS) >> 6);
+        if (!smooth_) {
+          int share = steepness * (common[i] >> 8) / ((of_chroma[i] + CHROMA_EPS) >> 8);
+          share = least(share, ONE);
+          share = share * share >> FIT_BITS;
+          steepness = steepness * (share * share >> FIT_BITS) >> FIT_BITS;
+        }
+        a[i] = int16_t(most(-STEEPEST, least(STEEPEST, steepness)));
       }
-      for (int i = 0; i < w; i++)
-        a[i] = int16_t(most(-STEEPEST, least(STEEPEST, over[i] / under[i])));
       pad(a, w_, 1);
       if (!smooth_) continue;
       const Sum *wide_luma = wide_.line(0, 0), *wide_chroma = wide_.line(0, 1 + c);
@@ -103,25 +111,40 @@ class Chroma {
     }
   }
 
-  // Columns of three rows, weighted 1 2 1: in quarter levels L, its square, and of each chroma
-  // itself and its product with L; where chroma is smoothed L and both chromas in full.
+  // var(L), cov(L, C), var(C) of the windows. chroma: the first of its columns.
+  static void moments(const Ring<int, 1, 1>& columns, int chroma, int w, int* __restrict of_luma,
+                      int* __restrict common, int* __restrict of_chroma) {
+    const int *luma = columns.line(0, 0), *luma_square = columns.line(0, 1),
+              *itself = columns.line(0, chroma), *square = columns.line(0, chroma + 1),
+              *cross = columns.line(0, chroma + 2);
+    for (int i = 0; i < w; i++) {
+      const int l = across(luma, i), c = across(itself, i);
+      of_luma[i] = 16 * across(luma_square, i) - l * l;
+      common[i] = 16 * across(cross, i) - l * c;
+      of_chroma[i] = 16 * across(square, i) - c * c;
+    }
+  }
+
+  // Columns of three rows, weighted 1 2 1: in quarter levels L and its square, and of each chroma
+  // itself, its square and its product with L; where chroma is smoothed L and both chromas in full.
   void sums(const Diff* const (&in)[3][3]) {
     const int w = w_;
-    int* out[6];
-    for (int k = 0; k < 6; k++) out[k] = columns_.line(0, k);
-    int* __restrict luma = out[0], * __restrict square = out[1];
+    int* __restrict luma = columns_.line(0, 0), * __restrict luma_square = columns_.line(0, 1);
+    const Diff *const l0 = in[0][0], *const l1 = in[0][1], *const l2 = in[0][2];
     for (int i = -1; i <= w; i++) {
-      const int a = quarter(in[0][0][i]), b = quarter(in[0][1][i]), c = quarter(in[0][2][i]);
+      const int a = quarter(l0[i]), b = quarter(l1[i]), c = quarter(l2[i]);
       luma[i] = a + 2 * b + c;
-      square[i] = a * a + 2 * b * b + c * c;
+      luma_square[i] = a * a + 2 * b * b + c * c;
     }
     for (int k = 0; k < 2; k++) {
-      int* __restrict chroma = out[2 + 2 * k], * __restrict cross = out[3 + 2 * k];
-      const Diff *const l0 = in[0][0], *const l1 = in[0][1], *const l2 = in[0][2];
+      int* __restrict chroma = columns_.line(0, 2 + 3 * k);
+      int* __restrict square = columns_.line(0, 3 + 3 * k);
+      int* __restrict cross = columns_.line(0, 4 + 3 * k);
       const Diff *const c0 = in[1 + k][0], *const c1 = in[1 + k][1], *const c2 = in[1 + k][2];
       for (int i = -1; i <= w; i++) {
         const int a = quarter(c0[i]), b = quarter(c1[i]), c = quarter(c2[i]);
         chroma[i] = a + 2 * b + c;
+        square[i] = a * a + 2 * b * b + c * c;
         cross[i] = a * quarter(l0[i]) + 2 * b * quarter(l1[i]) + c * quarter(l2[i]);
       }
     }
@@ -138,7 +161,7 @@ class Chroma {
   bool smooth_ = false;
   Ring<int16_t, 4, 1> steep_;
   Ring<Sum, 4, 1> offset_;
-  Ring<int, 1, 1> columns_, ratio_;
+  Ring<int, 1, 1> columns_, moments_;
   Ring<Sum, 1, 1> wide_;
 };
 
