@@ -28,6 +28,26 @@ class Depth:
 DEPTHS = {8: Depth(1, 5, 14, 16, 15, 3), 16: Depth(257, 6, 20, 20, 20, 12)}
 
 
+def random_merge(
+    depth: int, channels: int, h: int, w: int, scale: int, seed: int
+) -> tuple[NDArray[Any], NDArray[np.int16]]:
+    """An LR image (h, w, channels) of flat blocks, gradients and noise, many samples at the ends of the
+    range; and an SR luma that has to do with it, but for one in eight."""
+    rng = np.random.default_rng(seed)
+    top = (1 << depth) - 1
+    blocks = rng.integers(-top // 2, 3 * top // 2, (h // 4 + 1, w // 5 + 1, channels))
+    x = (
+        blocks.repeat(4, 0).repeat(5, 1)[:h, :w]
+        + rng.integers(-top, top + 1, channels) * np.arange(w)[:, None] // 40
+    )
+    x = x + rng.integers(0, top // 16 + 1, x.shape) * (rng.random(x.shape[:2]) < 0.5)[..., None]
+    lr = np.clip(x, 0, top).astype(np.uint8 if depth == 8 else np.uint16)
+    grey = lr[..., : 3 if channels > 2 else 1].mean(2).repeat(scale, 0).repeat(scale, 1) / top
+    q = 128 * (219 * grey - 111.5) + rng.normal(0, 1500, grey.shape)
+    q = np.where(rng.random(q.shape) < 1 / 8, rng.integers(-32768, 32768, q.shape), q)
+    return lr, np.clip(q, -32768, 32767).astype(np.int16)
+
+
 def half_up(x: Fraction | float) -> int:
     return floor(x + Fraction(1, 2))
 
@@ -110,7 +130,8 @@ def bounds(x: Integers, strongest: Integers, d: Depth) -> tuple[Integers, Intege
     """Least and most of a channel's SR samples, for each LR pixel; strongest: its strongest colour."""
     near = around(x, 2)
     low, high = near.min((0, 1)), near.max((0, 1))
-    blocks = np.stack((near[:-1, :-1], near[:-1, 1:], near[1:, :-1], near[1:, 1:]))
+    far = around(x, 3)  # blocks of 2x2 that reach into the 5x5
+    blocks = np.stack((far[:-1, :-1], far[:-1, 1:], far[1:, :-1], far[1:, 1:]))
     basin, plateau = blocks.max(0).min((0, 1)), blocks.min(0).max((0, 1))
     room = 4 * np.maximum(96 * d.level - strongest, 0)
     below = low - 7 * d.level - np.minimum(room, 8 * (basin - low))

@@ -5,9 +5,9 @@
 // halo. So no sample leaves the range of its 5x5 pixels by more than SLACK levels and
 //   GATE levels for each that the strongest colour there, max(R, G, B) - min(R, G, B), is weaker
 //     than COLOURED, and no more than
-//   STRAY levels for each between the end of the range and the end of the range of 2x2 blocks: the
-//     most that four pixels of a block all have, or the least. Where a colour fills a block, that
-//     is 0.
+//   STRAY levels for each between the extreme of the range and that of the 2x2 blocks which reach
+//     into it: the most that the four pixels of a block all have, or the least. Where a colour
+//     fills a block, that is 0.
 // A channel at the same end of its range in all of the pixels stays there: white paper is white.
 
 #pragma once
@@ -37,10 +37,10 @@ class Bounds {
     row_ = row;
     make_room();
     for (int c = 0; c < colours_; c++) {
-      const Pixel* px[TAPS];
-      for (int k = 0; k < TAPS; k++) px[k] = source_->pixels(int64_t(row) + k - 2, c);
-      ends(px, -2, w_ + 2, columns_.line(0, 0), columns_.line(0, 1));
-      blocks(px, -2, w_ + 1, columns_.line(0, 2), columns_.line(0, 3));
+      const Pixel* px[TAPS + 2];
+      for (int k = 0; k < TAPS + 2; k++) px[k] = source_->pixels(int64_t(row) + k - 3, c);
+      ends(px + 1, -2, w_ + 2, columns_.line(0, 0), columns_.line(0, 1));
+      blocks(px, -3, w_ + 2, columns_.line(0, 2), columns_.line(0, 3));
       range();
       for (int end = 0; end < 2; end++) {
         const Diff* from = narrow_.line(0, end);
@@ -100,19 +100,24 @@ class Bounds {
       high[i] = most(most(most(a[i], b[i]), most(d[i], e[i])), c[i]);
     }
   }
-  // Of the four 2x2 blocks that begin in each column: the most that all pixels of one have, and the
-  // least.
+  // Of the 2x2 blocks of seven rows that begin in each column: the most that all pixels of one
+  // have, and the least.
   static void blocks(const Pixel* const* px, int from, int to, Pixel* __restrict low,
                      Pixel* __restrict high) {
-    const Pixel *a = px[0], *b = px[1], *c = px[2], *d = px[3], *e = px[4];
+    const Pixel *a = px[0], *b = px[1], *c = px[2], *d = px[3], *e = px[4], *f = px[5], *g = px[6];
     for (int i = from; i < to; i++) {
-      const Pixel a0 = least(a[i], a[i + 1]), b0 = least(b[i], b[i + 1]),
-                  c0 = least(c[i], c[i + 1]), d0 = least(d[i], d[i + 1]),
-                  e0 = least(e[i], e[i + 1]);
-      high[i] = most(most(least(a0, b0), least(b0, c0)), most(least(c0, d0), least(d0, e0)));
-      const Pixel a1 = most(a[i], a[i + 1]), b1 = most(b[i], b[i + 1]), c1 = most(c[i], c[i + 1]),
-                  d1 = most(d[i], d[i + 1]), e1 = most(e[i], e[i + 1]);
-      low[i] = least(least(most(a1, b1), most(b1, c1)), least(most(c1, d1), most(d1, e1)));
+      const Pixel a0 = least(a[i], a[i + 1]), b0 = least(b[i], b[i + 1]);
+      const Pixel c0 = least(c[i], c[i + 1]), d0 = least(d[i], d[i + 1]);
+      const Pixel e0 = least(e[i], e[i + 1]), f0 = least(f[i], f[i + 1]);
+      const Pixel g0 = least(g[i], g[i + 1]);
+      high[i] = most(most(most(least(a0, b0), least(b0, c0)), most(least(c0, d0), least(d0, e0))),
+                     most(least(e0, f0), least(f0, g0)));
+      const Pixel a1 = most(a[i], a[i + 1]), b1 = most(b[i], b[i + 1]);
+      const Pixel c1 = most(c[i], c[i + 1]), d1 = most(d[i], d[i + 1]);
+      const Pixel e1 = most(e[i], e[i + 1]), f1 = most(f[i], f[i + 1]);
+      const Pixel g1 = most(g[i], g[i + 1]);
+      low[i] = least(least(least(most(a1, b1), most(b1, c1)), least(most(c1, d1), most(d1, e1))),
+                     least(most(e1, f1), most(f1, g1)));
     }
   }
 
@@ -129,8 +134,8 @@ class Bounds {
       const Pixel* q = block_high + i;
       const int bottom = least(least(least(l[-2], l[-1]), least(l[1], l[2])), l[0]);
       const int peak = most(most(most(h[-2], h[-1]), most(h[1], h[2])), h[0]);
-      const int basin = least(least(p[-2], p[-1]), least(p[0], p[1]));
-      const int plateau = most(most(q[-2], q[-1]), most(q[0], q[1]));
+      const int basin = least(least(least(p[-3], p[-2]), least(p[-1], p[0])), least(p[1], p[2]));
+      const int plateau = most(most(most(q[-3], q[-2]), most(q[-1], q[0])), most(q[1], q[2]));
       const int below = bottom - slack - least(room[i], STRAY * (basin - bottom));
       const int above = peak + slack + least(room[i], STRAY * (peak - plateau));
       from[i] = Diff((bottom == top ? top : most(below, 0)) * (1 << D::FRAC));
@@ -147,7 +152,7 @@ class Bounds {
 
   Source<D>* source_ = nullptr;
   int colours_ = 0, w_ = 0, scale_ = 0, row_ = -1;
-  Ring<Pixel, 1, 2> columns_;
+  Ring<Pixel, 1, 3> columns_;
   Ring<int, 1, 0> room_;
   Ring<Diff, 1, 0> narrow_, wide_;
 };

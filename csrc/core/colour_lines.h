@@ -118,7 +118,7 @@ class Source {
   using Sum = typename D::Sum;
 
  public:
-  static constexpr int MARGIN = 2;
+  static constexpr int MARGIN = 3;
 
   bool init(const void* lr, int channels, int h, int w, int first) {
     lr_ = static_cast<const Pixel*>(lr);

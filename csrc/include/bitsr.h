@@ -88,19 +88,24 @@ BITSR_API int bitsr_luma(const void* pixels, int depth, int channels, size_t n, 
  * row), and the chroma and alpha of the LR pixels upscaled. lr holds LR rows [first, first + rows);
  * needed are four above and below what [y, y + n) covers, folded into [0, h).
  *
- * Let L = 0.299 R + 0.587 G + 0.114 B, C each of R - L and B - L, M the middle of the range, w()
- * the mean of 3x3 LR pixels, weighted 1 2 1 each way, and up() the bicubic (Keys, a = -0.5,
- * symmetric reflection). Around each LR pixel C follows L by a0 = (w(L C) - w(L) w(C)) / (w(L L) -
- * w(L) w(L) + 64), in levels of 255, within [-2, 2] a  = w(a0) b  = C - a (L - M), or where smooth
- * is not 0, w(w(C) - a0 (w(L) - M)) The SR pixel has up(a) (L' - M) + up(b), L' being its luma.
- * smooth takes compression artefacts and noise from chroma, and some of its detail; 0 keeps what
- * each LR pixel has.
+ * Let L = 0.299 R + 0.587 G + 0.114 B, C each of R - L and B - L, M the middle of the range,
+ * w() the mean of 3x3 LR pixels, weighted 1 2 1 each way, and up() the bicubic (Keys, a = -0.5,
+ * symmetric reflection). Around each LR pixel C follows L, in levels of 255, by
+ *     cov(p, q) = w(p q) - w(p) w(q)
+ *     e = cov(L, C) / (cov(L, L) + 16), times s^4 where smooth is 0; then within [-2, 2]
+ *     s = e cov(L, C) / (cov(C, C) + 4), with the e before that
+ *     a = w(e)
+ *     b = C - a (L - M), or where smooth is not 0, w(w(C) - e (w(L) - M))
+ * and the SR pixel of luma L' has C' = up(a) (L' - M) + up(b). smooth takes compression artefacts
+ * and noise from chroma, and some of its detail; 0 keeps what each LR pixel has.
  *
- * No sample leaves the range of its 5x5 LR pixels by more than 7 levels and what is smaller of
- *     4 max(0, 96 - S), S the largest max(R, G, B) - min(R, G, B) of them (grey: 384)
- *     8 (high - h), h the most that four pixels of a 2x2 block among them all have (below: 8 (l -
- * low)) and one that is 0, or full, in all of those pixels stays so. Alpha is bicubic. Fixed point
- * and rounding are those of core/colour_chroma.h, colour_bounds.h and colour_rows.h. */
+ * A channel whose 5x5 LR pixels range from low to high stays above low - 7 - r and below
+ * high + 7 + r, where r is the smaller of
+ *     4 max(0, 96 - S), S being the largest max(R, G, B) - min(R, G, B) of those pixels
+ *     8 times how far the extreme is from that of the 2x2 blocks that reach into the 5x5 pixels:
+ *       what the four pixels of a block all reach
+ * If it is 0, or full, in all of them it stays so. Alpha is bicubic, rounded half up and clipped.
+ * Fixed point and rounding: core/colour_chroma.h, colour_bounds.h and colour_rows.h. */
 BITSR_API int bitsr_merge(const void* lr, int depth, int channels, int h, int w, int first,
                           int rows, int scale, int smooth, const int16_t* luma, int y, int n,
                           void* out, char* err, size_t err_cap);
