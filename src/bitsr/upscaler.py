@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, tee
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -143,9 +144,10 @@ class Upscaler:
         # Red, green, and blue with what alpha there is. All three yield in step, so few strips wait.
         channels = first.shape[2]
         cuts = [slice(0, 1), slice(1, 2), slice(2, channels)] if channels > 2 else [slice(0, channels)]
+        copies = tee(chain([first], filled), len(cuts))
         parts = [
-            self._rows((strip[..., cut] for strip in copy), height, width, ensemble)
-            for cut, copy in zip(cuts, tee(chain([first], filled), len(cuts)), strict=True)
+            self._rows(map(itemgetter((..., cut)), copy), height, width, ensemble)
+            for cut, copy in zip(cuts, copies, strict=True)
         ]
         for planes in zip(*parts, strict=True):
             yield np.concatenate(planes, axis=2)
