@@ -87,11 +87,14 @@ def test_matlab_y_step_by_step():
     assert unrounded[0] == psnr(sr, rgb_to_y(inner), crop=4)
 
 
-@pytest.mark.parametrize("smooth", [False, True])
-def test_rgb_protocol_measures_what_upscaling_makes(smooth):
+class Smooth(Bicubic):
+    smooth = True
+
+
+@pytest.mark.parametrize("kind", [Bicubic, Smooth])
+def test_rgb_protocol_measures_what_upscaling_makes(kind):
     hr, s = image(), 2
-    net = Bicubic(s)
-    net.smooth = smooth
+    net, smooth = kind(s), kind is Smooth
     lr = imresize(hr, Fraction(1, 2))
     sr = colour.merge(lr, net.run(to_q(rgb_to_y(lr))), s, height=len(lr), smooth=smooth)
     assert evaluate_image(net, hr, PROTOCOLS["rgb"])[0] == psnr(sr, hr, crop=s)

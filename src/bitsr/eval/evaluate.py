@@ -31,7 +31,10 @@ HR_FOLDERS = ("", "HR", "GTmod12", "GT", "original")
 
 
 class LumaNet(Protocol):
-    """What can be evaluated: ``bitsr.engine.Engine``, or anything with these two."""
+    """What can be evaluated: ``bitsr.engine.Engine``, or anything with these two.
+
+    Where it has ``smooth``, and that is true, its chroma is smoothed as ``Engine`` says.
+    """
 
     @property
     def scale(self) -> int: ...
