@@ -4,7 +4,7 @@
 namespace bitsr {
 namespace cpu {
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 #define BITSR_X86_64
 static inline bool avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
