@@ -11,6 +11,14 @@ check:
     git ls-files "csrc/**" "fuzz/*.cpp" "tests/cross/*.cpp" | xargs clang-format --dry-run --Werror
     pyright
     NO_MKDOCS_2_WARNING=1 mkdocs build --strict -q
+# What other systems get, built here and run under wine and qemu where they are; minutes at first.
+# Wants `pip install ziglang`.
+cross:
+    pytest tests/slow/test_cross.py
+# The pins of today's newest versions; TORCH stays as it is. Wants `pip install uv`.
+constraints TORCH="2.13.0":
+    sed -i '/^[^#]/,$d' constraints.txt
+    echo 'torch=={{TORCH}}' | uv pip compile pyproject.toml - --extra train --extra test --extra dev --extra docs --universal --python-version 3.10 --no-header --no-annotate -q | grep -vE '^(nvidia|cuda|triton)-?' >> constraints.txt
 docs:
     NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 cards:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -12,11 +13,14 @@ import colour_reference
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from random_nets import EXTREME_MAPS, Maker, attention, everything, extreme_maps, srresnet
+from test_qconv import SHAPES, extreme, net
 
 from bitsr import reference
 from bitsr.model_file import ModelFile
 
 ROOT = Path(__file__).resolve().parents[1]
+SIZES = [(1, 1), (1, 2), (2, 1), (3, 3), (1, 33), (17, 3), (5, 35), (2, 66)]
 
 
 def need(*programs: str) -> None:
@@ -25,15 +29,20 @@ def need(*programs: str) -> None:
         pytest.skip(f"needs {', '.join(missing)}")
 
 
-def build(folder: Path, *settings: str) -> Path:
-    """run_model, built in ``folder`` with CMake settings like "-DCMAKE_CXX_COMPILER=g++"."""
+def build(folder: Path, *settings: str, target: str = "run_model") -> Path:
+    """run_model or "all", built in ``folder`` with CMake settings like "-DCMAKE_CXX_COMPILER=g++"."""
     for command in (
         ["cmake", "-S", str(ROOT), "-B", str(folder), *settings],
-        ["cmake", "--build", str(folder), "--target", "run_model", "-j", "2"],
+        ["cmake", "--build", str(folder), "--target", target, "-j", "2"],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "run_model"
+    return folder / target
+
+
+def plane(h: int, w: int, seed: int = 0) -> NDArray[np.int16]:
+    """Luma that is noise."""
+    return np.random.default_rng(seed).integers(-16320, 16321, (h, w), np.int16)
 
 
 @dataclass
@@ -63,6 +72,29 @@ class Jobs:
             self.expected[out] = expected
             model = self._models[id(packed)][1].name
             self.lines.append(f"run {model} {name}.lr {h} {w} {threads} {portion or h} {out}")
+
+    def run_everything(self) -> None:
+        """Every operation, on sizes and values at their limits."""
+        for make in (srresnet, everything, attention):
+            packed = make(seed=1)
+            for h, w in SIZES:
+                self.run(packed, plane(h, w), (1, 0), (2, 2))
+        for channels, scale in ((17, 2), (64, 1), (192, 3)):
+            self.run(srresnet(channels, 1, scale, seed=channels), plane(4, 35, seed=scale), (2, 0))
+        for value in (-32768, 32767, 0):  # sums wrap and saturate alike
+            self.run(srresnet(blocks=1, seed=3), np.full((3, 37), value, np.int16), (1, 0))
+        for maps in (1, 8):
+            for shift, top in EXTREME_MAPS:
+                self.run(extreme_maps(maps, shift, top), plane(2, 19), (1, 0))
+        for cin, cout, k in SHAPES:
+            for bits in (1, 4, 8):
+                self.run(net(Maker(cin), cin, cout, k, bits), plane(2, 19), (1, 0))
+        for bits in (1, 8):
+            for cout, k in ((32, 3), (4, 3), (1, 9)):
+                self.run(extreme(64, cout, k, bits), np.full((k, 7), -32768, np.int16), (1, 0))
+        self.run(srresnet(blocks=1, seed=5), plane(70, 3), (2, 0))  # more rows than a ring has
+        for depth, channels, scale, smooth in itertools.product((8, 16), (1, 3, 4), (2, 3), (False, True)):
+            self.colour(depth, channels, 11, 37, scale, smooth)
 
     def open(self, data: bytes) -> None:
         name = f"{len(self.lines)}.hostile"

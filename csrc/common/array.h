@@ -15,11 +15,7 @@
 #include <sys/mman.h>
 #endif
 
-#if defined(_MSC_VER)
-#define BITSR_INLINE __forceinline
-#else
 #define BITSR_INLINE inline __attribute__((always_inline))
-#endif
 
 namespace bitsr {
 

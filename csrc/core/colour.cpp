@@ -9,7 +9,7 @@ static const Colour colour_baseline = {luma<Depth8>, luma<Depth16>, merge<Depth8
 
 static const Colour& colour() {
 #if defined(BITSR_X86_64)
-  if (__builtin_cpu_supports("avx2")) return colour_avx2;
+  if (cpu::avx2()) return colour_avx2;
 #endif
   return colour_baseline;
 }

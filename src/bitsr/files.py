@@ -128,7 +128,8 @@ class NewFile:
             self.file.close()
             with self.part.open("rb+") as file:  # whoever wrote may have made the file anew
                 os.fsync(file.fileno())
-            if self._mode is not None:
+            # Windows knows "read-only" alone, and would then neither rename nor remove the file.
+            if self._mode is not None and os.name == "posix":
                 self.part.chmod(self._mode)
             self.part.replace(self._target)
         except OSError as error:

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from native import Jobs, build, need
+from native import Jobs, build, need, plane
 from random_nets import Maker, attention, everything, srresnet
 from test_model_file import GOOD, HOSTILE
 from test_qconv import SHAPES, extreme, net
@@ -17,10 +17,6 @@ from test_qconv import SHAPES, extreme, net
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sanitizers of g++ on Linux")
 
 SIZES = [(1, 1), (1, 2), (2, 1), (3, 3), (1, 33), (15, 17), (2, 66), (7, 129)]
-
-
-def plane(h: int, w: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(-16320, 16321, (h, w), np.int16)
 
 
 def sanitized(tmp_path, kinds: str):

@@ -37,7 +37,7 @@ app.add_typer(train.zoo, name="zoo")
 
 def main(args: list[str] | None = None) -> int:
     """Run the command line. The exit code: 0, 1 for any error, 130 for Ctrl-C, 143 for SIGTERM, 129
-    for SIGHUP."""
+    for SIGHUP, 149 for Ctrl-Break and a closed window on Windows."""
     args = list(sys.argv[1:] if args is None else args) or ["--help"]
     for before, given in zip(["bitsr", *args], args, strict=False):
         if not given or re.fullmatch(r"--[a-z-]+=", given):  # a path of no name is the current folder
@@ -81,7 +81,7 @@ def _run(args: list[str]) -> int:
         return 1
 
 
-_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
 def _stop(number: int, _: object) -> None:

@@ -6,6 +6,7 @@ What is said there is not worth the image that is being made.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Generator
@@ -42,8 +43,13 @@ class _Steady:
             # What is left in the buffer goes nowhere: Python would fail to flush it when it ends.
             with contextlib.suppress(OSError), Path(os.devnull).open("w") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
-            if self._strict and not isinstance(error, BrokenPipeError):
+            if self._strict and not _closed_pipe(error):
                 raise
+
+
+def _closed_pipe(error: OSError) -> bool:
+    # Windows has no errno of its own for a pipe that nobody reads.
+    return isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL)
 
 
 @contextlib.contextmanager

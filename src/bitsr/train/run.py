@@ -95,13 +95,13 @@ class _Lock:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], int]]:
-    """Note SIGINT, SIGTERM and SIGHUP (unless it is ignored, as by nohup), for the given function
-    to tell (0: none); a second one acts as usual."""
+    """Note SIGINT, SIGTERM, Windows' SIGBREAK and SIGHUP (unless it is ignored, as by nohup), for the
+    given function to tell (0: none); a second one acts as usual."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
         yield lambda: 0
         return
-    names = [signal.SIGINT, signal.SIGTERM]
+    names = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
     if (hup := getattr(signal, "SIGHUP", None)) and signal.getsignal(hup) is not signal.SIG_IGN:
         names.append(hup)
     old = {number: signal.getsignal(number) for number in names}
