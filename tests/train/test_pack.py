@@ -177,7 +177,7 @@ def test_refuses_no_calibration():
 
 
 def test_a_checkpoint_packs_and_is_checked(tmp_path):
-    """bitsr train's file -> .bsr, calibrated on a folder of pictures, with the facts in its metadata."""
+    """bitsr train's file -> .bsr, calibrated on a folder of images, with the facts in its metadata."""
     import pyvips
 
     from bitsr.train import recipe
@@ -199,9 +199,9 @@ def test_a_checkpoint_packs_and_is_checked(tmp_path):
     }
     torch.save({"net": net.state_dict(), **facts}, tmp_path / "best.pt")
     said: list[str] = []
-    packed = pack_checkpoint(tmp_path / "best.pt", "mine", pictures=tmp_path, note=said.append)
+    packed = pack_checkpoint(tmp_path / "best.pt", "mine", images=tmp_path, note=said.append)
     assert packed.name == "mine" and packed.scale == 2
-    assert packed.metadata["iteration"] == "7" and "worst" in said[0]
+    assert packed.metadata["iteration"] == "7" and "worst" in said[-1]
 
 
 def test_the_check_sees_a_wrong_net():

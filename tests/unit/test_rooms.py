@@ -15,8 +15,8 @@ MODULES = {
 }
 ROOMS = {
     "layers": {"imresize"},
-    "methods": {"layers"},
-    "nets": {"layers", "methods", "imresize"},
+    "methods": {"layers", "plugins"},
+    "nets": {"layers", "methods", "imresize", "plugins"},
     "train.fast": {"_core", "layers", "methods", "nets"},
 }
 """What these rooms may import of bitsr besides themselves."""

@@ -115,7 +115,7 @@ def pack(
     from ..engine import Engine
     from ..eval.evaluate import evaluate
 
-    model = pack_checkpoint(checkpoint, name or output.stem, pictures=images or pictures, note=say)
+    model = pack_checkpoint(checkpoint, name or output.stem, images=images or pictures, note=say)
     if sets:
         evaluation = evaluate(Engine(model), sets, name=model.name)
         model.metadata["evaluation"] = evaluation.summary()

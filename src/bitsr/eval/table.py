@@ -126,18 +126,27 @@ class _Simulation:
         return np.clip(np.rint(sr), -32768, 32767).astype(np.int16)
 
 
-def with_budget(recipe: Recipe, iterations: int) -> Recipe:
-    """The recipe with so many iterations in all; stages keep their shares. The learning rate's
-    milestones stay."""
+def with_budget(recipe: Recipe, iterations: int, name: str) -> Recipe:
+    """The recipe, called ``name``, with so many iterations in all.
+
+    All that decides the weights and is counted in iterations keeps its share: stages, warm-up and
+    milestones. How often is logged, validated and saved stays.
+    """
     content = recipe.model_dump(mode="json")
-    stages, done = content["train"]["stages"], 0
+    train = content["train"]
+    train["warmup"] = round(recipe.train.warmup * iterations / recipe.iterations)
+    train["milestones"] = []
+    for milestone in recipe.train.milestones:
+        first = train["milestones"][-1] + 1 if train["milestones"] else 1
+        train["milestones"].append(max(round(milestone * iterations / recipe.iterations), first))
+    stages, done = train["stages"], 0
     for stage, part in zip(stages, recipe.train.stages, strict=True):
         end = round(iterations * (done + part.iterations) / recipe.iterations)
         stage["iterations"] = max(end - round(iterations * done / recipe.iterations), 1)
         done += part.iterations
     if not stages:
-        content["train"]["iterations"] = iterations
-    return parse(content, "table")
+        train["iterations"] = iterations
+    return parse(content, name).changed(recipe, name)
 
 
 def parse_budget(text: str) -> tuple[int | None, float | None]:
@@ -205,7 +214,7 @@ class _Meter:
         head = _method(recipe, facts["stage"]), _backbone(recipe)
         about = _about(recipe, facts)
         try:
-            model = pack_checkpoint(path, name, pictures=images)
+            model = pack_checkpoint(path, name, images=images)
         except PackError as error:
             total = count(rows)
             simulation = _Simulation(net, recipe.scale)
@@ -360,7 +369,7 @@ def compare(
         kinds.append(kind(source, wanted))
         if kinds[-1] == "recipe":
             recipe = load(source, assignments)
-            recipes[name] = with_budget(recipe, iterations) if iterations else recipe
+            recipes[name] = with_budget(recipe, iterations, name) if iterations else recipe
             if not budget and not (folder / name / "best.pt").is_file():
                 raise TableError(
                     f"{folder / name}: no trained net of {source} is there; a budget trains one (--train)"
