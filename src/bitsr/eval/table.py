@@ -18,10 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from ..engine import Engine
 from ..errors import BitsrError
@@ -29,7 +26,6 @@ from ..files import NewFile
 from ..methods import METHODS
 from ..model_file import ModelFile, ModelFileError
 from ..pack import PackError, pack_checkpoint
-from ..pack.fold import LUMA
 from ..source import Kind, kind
 from ..train import run as loop
 from ..train.build import build
@@ -41,6 +37,7 @@ from .complexity import LR_SIZE, Layer, count, packed_layers
 from .evaluate import evaluate, find_set
 from .net_complexity import layers
 from .protocols import PROTOCOLS
+from .simulation import Simulation
 from .speed import measure
 
 PUBLISHED = Path(__file__).parent / "published.csv"
@@ -111,19 +108,6 @@ def published() -> tuple[Row, ...]:
             Row(line["method"], line["backbone"], int(line["scale"]), IN_PRINT, figures, ops, about=about)
         )
     return tuple(rows)
-
-
-class _Simulation:
-    """A net in torch as ``evaluate`` wants it: int16 luma in and out."""
-
-    def __init__(self, net: nn.Module, scale: int) -> None:
-        self.net, self.scale = net.eval(), scale
-
-    @torch.no_grad()
-    def run(self, lr: NDArray[np.int16]) -> NDArray[np.int16]:
-        y = torch.from_numpy(lr.astype(np.float32) / LUMA + 127.5)  # pyright: ignore[reportUnknownMemberType]
-        sr = (self.net(y[None, None])[0, 0].numpy() - 127.5) * LUMA
-        return np.clip(np.rint(sr), -32768, 32767).astype(np.int16)
 
 
 def with_budget(recipe: Recipe, iterations: int, name: str) -> Recipe:
@@ -217,12 +201,11 @@ class _Meter:
             model = pack_checkpoint(path, name, images=images)
         except PackError as error:
             total = count(rows)
-            simulation = _Simulation(net, recipe.scale)
             return Row(
                 *head,
                 recipe.scale,
                 SIMULATED,
-                self.figures(simulation),
+                self.figures(Simulation(net, recipe.scale)),
                 total.at()[2],
                 total.bytes_1_32 / 1024,
                 about=f"{about}; {error}",
