@@ -117,7 +117,7 @@ def test_as_published_is_a_net_of_rgb() -> None:
 
 
 def test_info_says_how_the_paper_counts(capsys: pytest.CaptureFixture) -> None:
-    line = "- with RGB in and out, as its paper counts: 3.95 G OPs, 51 K parameters\n"
+    line = "in RGB    3.95 G operations, 51 K parameters, as its paper counts\n"
     for name, there in (("bbcu-m-x4", True), ("e2fif-srresnet-x4", False)):
         assert main(["info", name]) == 0
         out = capsys.readouterr().out

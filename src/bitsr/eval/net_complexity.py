@@ -255,13 +255,13 @@ def read(source: str) -> Source:
 
     Raises CountError, CheckpointError, RecipeError or OSError.
     """
-    from ..train import build, checkpoint, legacy, recipe  # counting alone needs none of them
+    from ..train import checkpoint, legacy, recipe  # counting alone needs none of them
 
     if kind(source, "recipe") == "checkpoint":
         net, facts = checkpoint.load_net(source)
         wanted = legacy.parse(facts.pop("recipe"), source)
         return Source("checkpoint", wanted, net, facts, *layers(net))
     wanted = recipe.load(source)
-    with torch.device("meta"):
-        net = build.build(wanted)
+    with torch.device("meta"):  # as its class makes it: ties and first values do not count
+        net = recipe.construct(wanted, wanted.stages[-1])
     return Source("recipe", wanted, net, {}, *layers(net))

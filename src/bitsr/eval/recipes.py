@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..folders import packaged_recipes
-from .net_complexity import Source, read
+from ..train.recipe import Recipe, load
+from .net_complexity import read
 
 UNIT = "bitsr-m-x4-cpu"
 """The recipe whose training is 1."""
@@ -23,11 +24,9 @@ def first_sentence(path: Path) -> str:
     return re.split(r"(?<!et al)\.(?:\s|$)", " ".join(lines))[0]
 
 
-def _macs(source: Source) -> int:
-    """Multiply-accumulates of all LR pixels that a training sees, forward: a measure of its work."""
-    r = source.recipe
-    pixels = r.iterations * r.data.batch * r.data.patch**2
-    return pixels * sum(row.macs for row in source.rows)
+def _pixels(r: Recipe) -> int:
+    """LR pixels that a training sees."""
+    return r.iterations * r.data.batch * r.data.patch**2
 
 
 def listing() -> list[dict[str, Any]]:
@@ -36,11 +35,18 @@ def listing() -> list[dict[str, Any]]:
     work: the multiply-accumulates of its training beside those of ``UNIT``, soft targets not
     counted; about: the first sentence of its comment. Raises RecipeError or PluginError.
     """
-    unit = _macs(read(UNIT))
+    macs: dict[str, int] = {}  # an LR pixel's, of each net
+
+    def work(name: str, r: Recipe) -> int:
+        net = f"{r.scale} {r.net.name} {r.net.args} {r.stages[-1].args}"
+        if net not in macs:
+            macs[net] = sum(row.macs for row in read(name).rows)
+        return macs[net] * _pixels(r)
+
+    unit = work(UNIT, load(UNIT))
     rows: list[dict[str, Any]] = []
     for name, path in packaged_recipes().items():
-        source = read(name)
-        r = source.recipe
+        r = load(name)
         rows.append(
             {
                 "name": name,
@@ -48,7 +54,7 @@ def listing() -> list[dict[str, Any]]:
                 "iterations": r.iterations,
                 "batch": r.data.batch,
                 "patch": r.data.patch,
-                "work": _macs(source) / unit,
+                "work": work(name, r) / unit,
                 "about": first_sentence(path),
             }
         )

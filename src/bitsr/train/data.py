@@ -109,12 +109,15 @@ def _low(folder: Path) -> bool:
 def _unused_lr(hr: Path) -> Path | None:
     """A folder that seems to hold the LR images of an HR folder: in it, beside it, or, of
     HR/train, LR/train."""
-    near = [*_folders(hr), *_folders(hr.parent)]
-    near += [path / hr.name for path in _folders(hr.parent.parent) if _low(path)]
-    for folder in near:
-        if folder == hr or not (_low(folder) or _low(folder.parent)) or not folder.is_dir():
-            continue
-        if any(image_files(place) for place in (folder, *_folders(folder))):
+    mine = {hr.resolve(), hr.parent.resolve()}
+    above = [
+        path / hr.name for path in _folders(hr.parent.parent) if _low(path) and path.resolve() not in mine
+    ]
+    near = [
+        path for path in (*_folders(hr), *_folders(hr.parent)) if _low(path) and path.resolve() not in mine
+    ]
+    for folder in (*near, *above):
+        if folder.is_dir() and any(image_files(place) for place in (folder, *_folders(folder))):
             return folder
     return None
 

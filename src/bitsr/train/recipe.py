@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -332,8 +333,8 @@ class Recipe(_Section):
             raise ValueError("train.adversarial wants HR crops of at least 16 pixels (data.patch)")
         for stage in self.stages:
             try:
-                with torch.device("meta"):  # checks the arguments, allocates nothing
-                    construct(self, stage)
+                args = {**self.net.args, **stage.args}
+                _try(NETS[self.net.name], self.scale, json.dumps(args, sort_keys=True, default=str))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"net arguments: {error}") from error
         return self
@@ -408,15 +409,25 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@cache
+def _try(cls: type[nn.Module], scale: int, args: str) -> None:
+    """Make a net of arguments (JSON), once, where it allocates nothing. Raises what its class does."""
+    with torch.device("meta"):
+        _make(cls, scale, json.loads(args))
+
+
+def _make(cls: type[nn.Module], scale: int, args: dict[str, Any]) -> nn.Module:
+    # bound first, for a TypeError that does not name __init__
+    inspect.signature(cls).bind(scale=scale, **args)
+    return cls(scale=scale, **args)
+
+
 def construct(recipe: Recipe, stage: Stage) -> nn.Module:
     """The bare net of a stage as its class makes it; ``build.build`` makes the one that is trained.
 
     Raises TypeError or ValueError for arguments that the net does not take.
     """
-    cls, args = NETS[recipe.net.name], {**recipe.net.args, **stage.args}
-    # bound first, for a TypeError that does not name __init__
-    inspect.signature(cls).bind(scale=recipe.scale, **args)
-    return cls(scale=recipe.scale, **args)
+    return _make(NETS[recipe.net.name], recipe.scale, {**recipe.net.args, **stage.args})
 
 
 def names() -> list[str]:
