@@ -152,20 +152,21 @@ def test_what_may_not_change_is_still_refused(tmp_path: Path) -> None:
 
 
 def test_a_batch_in_parts_is_the_batch() -> None:
-    """The same crops and loss, and the same gradients where no batch norm sees the parts."""
+    """The same crops and loss, and the same gradients where no batch norm sees the parts; with so
+    large an epsilon a step of Adam is nearly the gradient."""
     steps: dict[int, Any] = {}
     for parts in (1, 2, 4):
-        r = make(train__accumulate=parts, net__args={"channels": 8, "blocks": 1, "method": "bbcu"})
+        args = {"channels": 8, "blocks": 1, "binarized": "none"}  # no sign flips by a rounding
+        r = make(train__accumulate=parts, train__eps=1.0, net__args=args)
         torch.manual_seed(0)
         crops, _ = load_data(r, torch.device("cpu"))
         trainer = Trainer(Fabric(accelerator="cpu"), r, build(r), crops)
-        for i in range(3):
-            trainer.step(i, 1e-3, 0.0)
-        steps[parts] = trainer.read_loss(3), [p.detach().clone() for p in trainer.net.parameters()]
+        trainer.step(0, 1.0, 0.0)
+        steps[parts] = trainer.read_loss(1), [p.detach().clone() for p in trainer.net.parameters()]
     for parts in (2, 4):
         assert steps[parts][0] == pytest.approx(steps[1][0], rel=1e-5)
         for a, b in zip(steps[parts][1], steps[1][1], strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_the_parts_divide_among_devices() -> None:

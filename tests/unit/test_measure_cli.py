@@ -161,7 +161,7 @@ def test_shrink(tmp_path, capsys):
         ("hr", "lr2", "b.tif: b.png goes to"),
         ("hr/a.png", "hr/a.png", "would replace"),
         ("hr/a.png", "a.jpg", "ends in .png"),
-        ("lr3", "lr4", "lr3"),
+        ("lr3", "lr4.png", "lr3"),
     ):
         assert main(["shrink", str(tmp_path / source), str(tmp_path / target), "-s", "3"]) == 1
         err = capsys.readouterr().err
@@ -195,13 +195,10 @@ def test_models_and_their_page(capsys):
     (line,) = (line for line in lines if line.startswith("bitsr-m-x4 "))
     assert line.split()[:5] == ["bitsr-m-x4", "x4", "79", "31.45", "1"]
     page = Path(__file__).parents[2] / "docs" / "which-net.md"
-    told = {
-        row[0]: row[2]
-        for row in (re.split(r" *\| *", x)[1:-1] for x in page.read_text().splitlines())
-        if len(row) == 4
-    }
+    rows = (re.split(r" *\| *", line)[1:-1] for line in page.read_text(encoding="utf-8").splitlines())
+    told = {row[0].strip("*`"): row[2] for row in rows if len(row) == 4}
     for name, kind in FAMILIES.items():
-        cell = {**told, **{k.strip("*`"): v for k, v in told.items()}}[name]
+        cell = told[name]
         numbers = re.findall(r"[0-9.]+", cell.replace("half", "0.5"))
         assert "-".join(numbers) == kind.time, name
 

@@ -100,24 +100,25 @@ def _folders(folder: Path) -> Iterator[Path]:
         yield from sorted(path for path in folder.iterdir() if path.is_dir())
 
 
+def _words(folder: Path) -> list[str]:
+    return re.findall("[a-z0-9]+", folder.name.lower())
+
+
 def _low(folder: Path) -> bool:
     """Whether a folder's name says that it holds LR images: LR, train_lq, LRbicx4, X4, lowres."""
-    words = re.findall("[a-z0-9]+", folder.name.lower())
-    return any(re.fullmatch("lr.*|lq|low|lowres|bicubic|x[2-8]", word) for word in words)
+    return any(re.fullmatch("lr.*|lq|low|lowres|bicubic|x[2-8]", word) for word in _words(folder))
 
 
 def _unused_lr(hr: Path) -> Path | None:
     """A folder that seems to hold the LR images of an HR folder: in it, beside it, or, of
     HR/train, LR/train."""
-    mine = {hr.resolve(), hr.parent.resolve()}
-    above = [
-        path / hr.name for path in _folders(hr.parent.parent) if _low(path) and path.resolve() not in mine
-    ]
-    near = [
-        path for path in (*_folders(hr), *_folders(hr.parent)) if _low(path) and path.resolve() not in mine
-    ]
-    for folder in (*near, *above):
-        if folder.is_dir() and any(image_files(place) for place in (folder, *_folders(folder))):
+    near = [path for path in (*_folders(hr), *_folders(hr.parent)) if _low(path)]
+    if {"hr", "gt", "hq", "high", "highres"} & set(_words(hr.parent)):
+        near += [path / hr.name for path in _folders(hr.parent.parent) if _low(path)]
+    for folder in near:
+        if folder.resolve() == hr.resolve() or not folder.is_dir():
+            continue
+        if any(image_files(place) for place in (folder, *_folders(folder))):
             return folder
     return None
 
