@@ -216,8 +216,8 @@ def test_curves_for_tensorboard(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     rows = log(tmp_path)
     for key in ("loss", "lr", "psnr_y", "it_per_s"):
-        told = [(event.step, event.value) for event in events.Scalars(key)]
-        assert told == pytest.approx([(int(r["iteration"]), float(r[key])) for r in rows if r[key]])
+        told = {event.step: event.value for event in events.Scalars(key)}
+        assert told == pytest.approx({int(r["iteration"]): float(r[key]) for r in rows if r[key]})
 
 
 def test_tensorboard_that_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,7 @@ def card(model: ModelFile, file_bytes: int) -> str:
         if objective := about.get("objective"):
             lines.append(f"- objective: {objective}")
         lines += [*told.recipe, f"- iterations done: {about.get('iteration', 'unknown')}"]
-        lines += [*(told.provenance or ["- versions, machine and data: not recorded"]), ""]
+        lines += [*(told.provenance or ["- versions of bitsr and torch, hash of the data: not recorded"]), ""]
     lines += ["## Figures", "", *(told.evaluation or ["Not measured."]), "", *told.check]
     lines += ["## Limits", "", *(f"- {text}" for text in (LIMITS[0], *told.trained_on, *LIMITS[1:])), ""]
     return "\n".join(printable(line) for text in lines for line in text.split("\n"))
