@@ -38,22 +38,3 @@ def kind(text: str, prefer: Kind = "packed") -> Kind:
             f"no net or recipe named {text} ({', '.join(names)}), and no file with one of {', '.join(SUFFIXES)}"
         )
     return prefer if prefer in found else found[0]
-
-
-def latent(net: str) -> Path:
-    """The checkpoint of a net: a file of one as it is; of a net of the zoo, by its name, the one in
-    checkpoints/ of the current folder or the checkout.
-
-    Raises BitsrError for a packed file and where a net of the zoo has none.
-    """
-    if kind(net) == "checkpoint":
-        return Path(net)
-    name = alias(Path(net).stem if net.endswith(".bsr") else net)
-    places = [Path.cwd(), Path(__file__).resolve().parents[2]]
-    for place in places:
-        if (path := place / "checkpoints" / f"{name}.latent.safetensors").is_file():
-            return path
-    raise BitsrError(
-        f"{net}: a packed net holds integers alone; its checkpoint is wanted,"
-        f" checkpoints/{name}.latent.safetensors of the repository where it is there"
-    )

@@ -203,9 +203,16 @@ def test_a_longer_run_from_the_command_line(
     assert main(["evaluate", str(tmp_path / "run/best.pt"), "valid", "--data", str(images)]) == 0
     out = capsys.readouterr().out
     assert "best.pt (float simulation), x2." in out and "| valid | mean of 2 |" in out
-    assert main(["export", "e2fif-srresnet-x4", "-o", str(tmp_path / "a.onnx")]) == 1
+
+
+def test_export_of_a_net_that_ships_wants_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitsr.latent.CHECKPOINTS", tmp_path)
+    assert main(["export", "bitsr-m-x4", "-o", str(tmp_path / "a.onnx")]) == 1
     err = capsys.readouterr().err
-    assert "checkpoints/e2fif-srresnet-x4.latent.safetensors" in err and err.count("\n") == 1
+    assert "checkpoints/bitsr-m-x4.latent.safetensors" in err and err.count("\n") == 1
+    assert not (tmp_path / "a.onnx").exists()
 
 
 def test_curves_for_tensorboard(tmp_path: Path) -> None:

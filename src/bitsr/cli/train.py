@@ -143,14 +143,14 @@ def export(
 ) -> None:
     """Write a trained net's float simulation as ONNX, for other runtimes; slow and large next to
     `bitsr pack`."""
-    from ..source import latent
+    from ..latent import checkpoint_of
 
     try:
         from ..pack.onnx import export_checkpoint
     except ImportError as error:
         raise ImportError(f"{error}; exporting wants: pip install 'bitsr[onnx]'") from error
 
-    export_checkpoint(latent(net), output)
+    export_checkpoint(checkpoint_of(net), output)
     say(f"{output}: {output.stat().st_size / 1024:.0f} KiB")
 
 
