@@ -233,7 +233,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("key", "text"), [(key, text) for key in BROKEN for text in BROKEN[key]])
-@pytest.mark.parametrize("card", [[], ["--card"], ["--layers"], ["--json"]])
+@pytest.mark.parametrize("card", [[], ["--card"]])
 def test_info_of_broken_metadata_is_one_line(tmp_path, capsys, key, text, card):
     model = tiny()
     model.metadata[key] = text
@@ -242,6 +242,12 @@ def test_info_of_broken_metadata_is_one_line(tmp_path, capsys, key, text, card):
     out, err = capsys.readouterr()
     assert not out and err.startswith(f"bitsr: {path}: ") and err.count("\n") == 1
     assert key in err and "internal" not in err
+
+
+@pytest.mark.parametrize("key", BROKEN)
+@pytest.mark.parametrize("form", ["--layers", "--json"])
+def test_no_form_of_info_takes_broken_metadata(tmp_path, capsys, key, form):
+    test_info_of_broken_metadata_is_one_line(tmp_path, capsys, key, BROKEN[key][0], [form])
 
 
 @pytest.mark.parametrize("card", [[], ["--card"]])
