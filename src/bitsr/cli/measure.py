@@ -59,12 +59,15 @@ def models(json: Json = False) -> None:
 
 def recipes(json: Json = False) -> None:
     """List the packaged recipes: scale, length, work, and what each trains."""
+    from rich.console import Console
+
     try:
         from ..eval.recipes import UNIT, listing
     except ImportError as error:
         raise ImportError(f"{error}; recipes want: pip install 'bitsr[train]'") from error
 
-    found = listing()
+    with Console(stderr=True).status("counting"):
+        found = listing()
     if json:
         return _print_json(found)
     rows = [

@@ -86,7 +86,7 @@ def made_by(runs: Any) -> str:
     """The last of the runs that made a net (``train.provenance``). Raises ModelFileError where they
     are of another form."""
     if not runs:
-        return "not recorded: the file is older than that, or not of `bitsr train`"
+        return "not recorded: made before bitsr did so, or not by `bitsr train`"
     try:
         last = runs[-1]
         return f"bitsr {last['bitsr']} with torch {last['torch']} on {last['machine']}"
@@ -137,9 +137,11 @@ def describe(model: ModelFile, file_bytes: int) -> str:
     about, layers = model.metadata, packed_layers(model)
     kind = family(model.name)
     rows = [("for", kind.use)] if kind else []
-    time = "as bitsr-m" if kind and kind.time == "1" else f"{kind.time} times that of bitsr-m" if kind else ""
+    time = ""
+    if kind and not model.name.startswith("bitsr-m-"):
+        time = "as bitsr-m; " if kind.time == "1" else f"{kind.time} times that of bitsr-m; "
     rows += [
-        ("time", f"{f'{time}; ' if time else ''}`bitsr bench {model.name}` measures it on this machine"),
+        ("time", f"{time}`bitsr bench {model.name}` measures it on this machine"),
         ("size", f"{file_bytes / 1024:.0f} KiB; {work(layers)}"),
         ("sees", f"{field(packed_radius(model))} around each"),
     ]
