@@ -86,6 +86,41 @@ def test_strips_change_no_byte_where_the_net_sees_the_whole_image(ensemble):
         np.testing.assert_array_equal(np.concatenate(rows), whole)
 
 
+@pytest.mark.parametrize("ensemble", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_rgb_is_the_net_on_each_channel(up, channels, dtype, ensemble):
+    x = noise((23, 9, channels), dtype)
+    x[..., -1] |= np.iinfo(dtype).max // 2  # no clear pixel whose colour would be another's
+    out = up(x, ensemble=ensemble, rgb=True)
+    filled = colour.fill_clear(x) if channels % 2 == 0 else x
+    for c in range(3 if channels > 2 else 1):
+        np.testing.assert_array_equal(out[..., c], up(filled[..., c], ensemble=ensemble))
+    if channels % 2 == 0:
+        np.testing.assert_array_equal(out[..., -1], up(x)[..., -1])
+    if channels < 3:
+        np.testing.assert_array_equal(out, up(x, ensemble=ensemble))
+    for n in (1, 6, 23):
+        strips = (x[i : i + n] for i in range(0, 23, n))
+        rows = list(up.rows(strips, 23, 9, ensemble=ensemble, rgb=True))
+        np.testing.assert_array_equal(np.concatenate(rows), out)
+    assert not list(up.rows([], 23, 9, rgb=True))
+
+
+def test_a_file_says_that_chroma_is_smoothed(net_file):
+    """Metadata alone decide, and colours differ; luma, and so grey, does not."""
+    plain, packed = bitsr.load(net_file, threads=1), ModelFile.read(net_file)
+    packed.metadata["chroma"] = "smooth"
+    up, x = Upscaler(Engine(packed, threads=1)), noise((12, 13, 3))
+    assert up.engine.smooth and not plain.engine.smooth
+    q = up.engine.run(colour.luma(x))
+    np.testing.assert_array_equal(up(x), colour.merge(x, q, 4, height=12, smooth=True))
+    assert (up(x) != plain(x)).any()
+    np.testing.assert_array_equal(up(x[..., 0]), plain(x[..., 0]))
+    packed.metadata["chroma"] = "kept"
+    assert not Engine(packed).smooth
+
+
 @pytest.mark.parametrize("scale", [2, 3])
 def test_other_scales(scale):
     up = Upscaler(Engine(srresnet(blocks=1, scale=scale), threads=1))

@@ -159,7 +159,7 @@ def evaluate(
     json: Annotated[Path | None, typer.Option("--json", help="File for every figure as JSON.")] = None,
     save: Annotated[
         Path | None,
-        typer.Option("--save", metavar="DIR", help="Folder for the SR images as PNG; chroma by bicubic."),
+        typer.Option("--save", metavar="DIR", help="Folder for the SR images as PNG."),
     ] = None,
     threads: Annotated[int, typer.Option("-j", "--threads", min=0, help="0 is every CPU.")] = 0,
 ) -> None:

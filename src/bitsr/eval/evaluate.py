@@ -19,7 +19,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from .. import photo
+from .. import colour, photo
 from ..degrade import degrade_as
 from ..errors import BitsrError
 from ..files import NewFile
@@ -35,7 +35,10 @@ HR_FOLDERS = ("", "HR", "GTmod12", "GT", "original")
 
 
 class LumaNet(Protocol):
-    """What can be evaluated: ``bitsr.engine.Engine``, or anything with these two."""
+    """What can be evaluated: ``bitsr.engine.Engine``, or anything with these two.
+
+    Where it has ``smooth``, and that is true, its chroma is smoothed as ``Engine`` says.
+    """
 
     @property
     def scale(self) -> int: ...
@@ -106,13 +109,10 @@ def upscale_luma(net: LumaNet, y: NDArray[np.float64], self_ensemble: bool = Fal
     return sum_over_orientations(net.run, q) / (8 * 128.0) + 127.5
 
 
-def _coloured(sr: NDArray[np.float64], bicubic: NDArray[np.float64]) -> NDArray[np.float64]:
-    """RGB with the luma (H, W) of the net and the chroma of ``bicubic`` (H, W, 3), not clipped.
-
-    Without leaving RGB: the conversion is affine, and a change of luma alone moves R, G and B by the
-    same 255 / 219 of it.
-    """
-    return bicubic + ((255.0 / 219.0) * (sr - rgb_to_y(bicubic)))[..., None]
+def _coloured(net: LumaNet, lr: NDArray[np.uint8], sr: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The image that users get: the luma (scale * h, scale * w) of the net with chroma of LR (h, w, 3)."""
+    q = np.clip(np.rint(128 * (sr - 127.5)), -32768, 32767).astype(np.int16)
+    return colour.merge(lr, q, net.scale, height=len(lr), smooth=getattr(net, "smooth", False))
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def evaluate_image(
 ) -> tuple[float, float, float, float]:
     """(PSNR, SSIM, bicubic's PSNR, bicubic's SSIM) of one HR image, uint8 (H, W) or (H, W, 3).
 
-    keep: is called with the SR image, uint8 as HR; its chroma is bicubic. Raises BitsrError for an
+    keep: is called with the SR image, uint8 as HR. Raises BitsrError for an
     image too small for the protocol.
     """
     s = net.scale
@@ -150,17 +150,16 @@ def evaluate_image(
     sr = upscale_luma(net, _luma(lr), protocol.self_ensemble)
     if protocol.colour == "rgb" and hr.ndim == 3:
         bicubic = imresize(lr.astype(np.float64), s)
-        sr = _coloured(sr, bicubic)
+        sr = _coloured(net, lr, sr)
         if keep is not None:
-            keep(to_8bit(sr).astype(np.uint8))
+            keep(sr)
         target = hr.astype(np.float64)
     else:
         bicubic = imresize(_luma(lr), s)
         target = to_8bit(_luma(hr)) if protocol.round_hr else _luma(hr)
         if keep is not None:
             small = lr if lr.ndim == hr.ndim else imresize(hr, shrink)  # of a protocol that shrinks luma
-            whole = sr if hr.ndim == 2 else _coloured(sr, imresize(small.astype(np.float64), s))
-            keep(to_8bit(whole).astype(np.uint8))
+            keep(to_8bit(sr).astype(np.uint8) if hr.ndim == 2 else _coloured(net, small, sr))
     return *protocol.score(to_8bit(sr), target, s), *protocol.score(to_8bit(bicubic), target, s)
 
 

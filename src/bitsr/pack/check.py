@@ -91,7 +91,10 @@ def pack_checkpoint(
     middles = [_middle(*pairs.image(i), net.scale) for i in range(len(pairs))]
     about = {k: json.dumps(v) for k, v in facts.items()}
     if "recipe" in facts:
-        about["objective"] = legacy.parse(facts["recipe"], str(checkpoint)).objective
+        recipe = legacy.parse(facts["recipe"], str(checkpoint))
+        about["objective"] = recipe.objective
+        if recipe.data.degrade:
+            about["chroma"] = "smooth"
     note(f"calibrating on {len(middles)} images")
     packed = pack(net, [lr for lr, _ in middles], name, about)
     note("checking the packed bits against the float net")
