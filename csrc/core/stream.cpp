@@ -85,7 +85,7 @@ void Rows::allocate(int pass) {
     ring.row_bytes -= ring.row_bytes % 64;
     ring.rows = (s.whole ? h : std::min(s.rows + pass, h)) * s.rate;
     if (!s.whole && ring.row_bytes > (IN_FLIGHT_MOST - in_flight) / size_t(ring.rows))
-      fail("the picture is too wide: its rows in flight need more than 4 GiB");
+      fail("the image is too wide: its rows in flight need more than 4 GiB");
     in_flight += s.whole ? 0 : ring.row_bytes * size_t(ring.rows);
     rings_.push_back(ring);
     (bytes ? widest_bytes : widest) = std::max(bytes ? widest_bytes : widest, ring.row_bytes);
@@ -119,9 +119,9 @@ class Stream : public Rows {
  public:
   Stream(const Model& model, int h, int w, int threads, int pass)
       : Rows(model, h, w), asked_{threads, pass} {
-    if (h < 1 || w < 1) fail("an empty picture");
+    if (h < 1 || w < 1) fail("an empty image");
     if (w > INT_MAX / 64 / model.scale || h > INT_MAX / 2 / model.scale)
-      fail("the picture is too large");
+      fail("the image is too large");
     if (threads < 1 || threads > 1024) fail("threads must be from 1 to 1024");
     if (pass < 0 || pass > h) fail("a pass must have from 1 to all rows");
     pass_ = pass ? pass : std::min(LANE_ROWS * threads, MAX_PASS);
@@ -177,7 +177,7 @@ class Stream : public Rows {
   }
 
   int push(const int16_t* lr, int n, int16_t* out, int out_rows) {
-    if (n < 0 || n > h - fed_) fail("more rows than the picture has");
+    if (n < 0 || n > h - fed_) fail("more rows than the image has");
     if (out_rows < ready(n)) fail("no room for the rows that are ready");
     if (n == 0) return 0;
     const int made = ready(n);

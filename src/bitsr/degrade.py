@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .errors import BitsrError
 from .imresize import imresize, resize
+from .photo.fork import use_libvips
 
 CLEAN = 0.15
 """Share of images that stay as MATLAB's bicubic makes them."""
@@ -35,9 +36,11 @@ def shrink(hr: NDArray[np.uint8], scale: int, kernel: str) -> Pixels:
     sides.
 
     kernel: "bicubic" (MATLAB's, antialiased), "area", or one of libvips: "linear", "mitchell", "lanczos3".
+    Raises PhotoError in a forked child that libvips cannot work in.
     """
     if kernel == "bicubic":
         return imresize(hr, 1 / scale, dtype=np.float32).astype(np.float32)
+    use_libvips()
     image = pyvips.Image.new_from_array(hr)
     small = image.shrink(scale, scale) if kernel == "area" else image.reduce(scale, scale, kernel=kernel)
     return small.numpy().astype(np.float32)
@@ -96,8 +99,10 @@ def to_bytes(x: Pixels) -> NDArray[np.uint8]:
 def stored(x: Pixels, codec: str, quality: int, subsample: bool = True) -> Pixels:
     """x after one trip through "jpeg" or "webp" at ``quality``, 1 to 100.
 
-    subsample: JPEG's chroma at half size (4:2:0).
+    subsample: JPEG's chroma at half size (4:2:0). Raises PhotoError in a forked child that libvips
+    cannot work in.
     """
+    use_libvips()
     image = pyvips.Image.new_from_array(to_bytes(x))
     if codec == "jpeg":
         mode = "on" if subsample else "off"

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import BitsrError
-from .folders import RECIPES
-from .zoo import ZOO, alias
+from .folders import packaged_recipe, packaged_recipes
+from .zoo import CHECKPOINTS, ZOO, alias
 
 Kind = Literal["packed", "checkpoint", "recipe"]
 SUFFIXES: dict[str, Kind] = {
     ".bsr": "packed",
-    ".pt": "checkpoint",
-    ".safetensors": "checkpoint",
+    **dict.fromkeys(CHECKPOINTS, "checkpoint"),
     ".toml": "recipe",
 }
 
@@ -29,12 +28,12 @@ def kind(text: str, prefer: Kind = "packed") -> Kind:
     found: list[Kind] = []
     if (ZOO / f"{alias(text)}.bsr").is_file():
         found.append("packed")
-    if (RECIPES / f"{text}.toml").is_file():
+    if packaged_recipe(text):
         found.append("recipe")
     if not found and Path(text).is_file():
         raise BitsrError(f"{text}: no net file; those end in {', '.join(SUFFIXES)}")
     if not found:
-        names = sorted({p.stem for p in [*ZOO.glob("*.bsr"), *RECIPES.glob("*.toml")]})
+        names = sorted({*(p.stem for p in ZOO.glob("*.bsr")), *packaged_recipes()})
         raise BitsrError(
             f"no net or recipe named {text} ({', '.join(names)}), and no file with one of {', '.join(SUFFIXES)}"
         )

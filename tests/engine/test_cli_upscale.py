@@ -408,7 +408,10 @@ def test_an_old_name_is_said_once_and_gives_the_same_bytes(run, tmp_path):
     assert err[0].startswith("bitsr: note: house-best-x2 is now called bitsr-xl-x2") and len(err) == 2
 
 
-COMMANDS = ("upscale", "models", "info", "train", "pack", "export", "evaluate", "table", "bench", "zoo build")
+COMMANDS = (
+    *("upscale", "models", "recipes", "info", "train", "pack", "export"),
+    *("evaluate", "shrink", "degrade", "table", "bench", "zoo build"),
+)
 
 
 @pytest.mark.parametrize("command", ["", "zoo", *COMMANDS])

@@ -12,7 +12,7 @@ import pytest
 from bitsr.engine import Engine, isas
 from bitsr.eval.card import card
 from bitsr.eval.evaluate import evaluate, find_set, read_hr, to_q
-from bitsr.eval.metrics import psnr, rgb_to_y, to_8bit
+from bitsr.eval.metrics import rgb_to_y
 from bitsr.folders import data_folder
 from bitsr.imresize import imresize
 from bitsr.model_file import ModelFile
@@ -27,6 +27,9 @@ FLOOR = {2: 36.0, 3: 32.0, 4: 30.3}
 """Set5, dB: what a net of this kind must reach to be worth its place; bicubic is 33.65, 30.39, 28.42."""
 CLEAN = [p for p in NETS if p.stem.startswith("bitsr") and "photo" not in p.stem]
 """Nets of ours that keep what the LR image tells."""
+
+
+LARGE = ("bitsr-l", "bitsr-xl")
 
 
 def test_there_is_a_default_net():
@@ -110,7 +113,10 @@ def test_same_bytes_on_every_path(path):
 
 
 @needs_data
-@pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem.startswith(LARGE) else []) for p in NETS],
+)
 def test_the_table_in_the_file_is_what_is_measured(path):
     packed = ModelFile.read(path)
     (mean,) = evaluate(Engine(path), ["Set5"], data=DATA).means()
@@ -134,7 +140,7 @@ def test_results_of_our_nets_shrink_to_their_lr(path):
     """Eight LR pixels from the edge, a tenth of a level (rms), the inverse being cut off after three; with a bicubic
     base they are 0.15 (x2) to 0.7 off."""
     engine, inner = Engine(path), slice(8, -8)
-    for image in find_set("Set5", DATA):
+    for image in find_set("Set5", DATA)[1:3]:  # a bird and a butterfly, the smallest
         lr, _ = lr_and_hr(image, engine.scale)
         off = imresize(engine.run(lr) / 128, Fraction(1, engine.scale)) - lr / 128
         assert np.sqrt(np.mean(off[inner, inner] ** 2)) < 0.1
@@ -143,14 +149,17 @@ def test_results_of_our_nets_shrink_to_their_lr(path):
 @pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
-def test_packed_bits_agree_with_the_float_simulation(path):
-    """On the same LR: the means of Set5 and Set14 within 0.02 dB, single images within 0.08 dB.
+def test_packed_bits_are_those_of_the_checkpoint(path):
+    """Every weight bit and operation, by packing the checkpoint anew; and the image, which tells of scales,
+    thresholds and biases.
 
-    A sign flips where rounding crosses its threshold. So the simulation is not one number either: noise of 1/256 of a
-    level on its input moves an image by up to 0.07 dB, a set by 0.03 dB. It is taken as the mean of two such.
+    Units of integers come from the calibration images, so the numbers of the two files differ. And a sign flips where
+    rounding crosses its threshold, so the simulation is not one image either: noise of 1/256 of a level on its input
+    moves it by 0.3 to 0.9 levels (rms). The packed bits are hardly further off: 1.02 times (48 blocks) to 1.4 (8).
     """
     torch = pytest.importorskip("torch", reason="the float simulation needs torch")
     from bitsr.layers.ops import Net
+    from bitsr.pack import pack
     from bitsr.train.checkpoint import load_net
     from bitsr.train.fast import accelerated
 
@@ -159,23 +168,25 @@ def test_packed_bits_agree_with_the_float_simulation(path):
         pytest.skip(f"{latent.name} is not here")
     net, _ = load_net(latent)
     assert isinstance(net, Net)
-    engine = Engine(path)
-    s, noise = engine.scale, np.random.default_rng(0)
-    for name in ("Set5", "Set14"):
-        differences = []
-        for image in find_set(name, DATA):
-            q, hr = lr_and_hr(image, s)
-            target = to_8bit(hr)
-            with accelerated(net):
-                simulated = [
-                    net.upscale(
-                        torch.from_numpy(q / 128 + 127.5 + noise.uniform(-1, 1, q.shape) / 256)
-                    ).numpy()
-                    for _ in range(2)
-                ]
-            differences.append(
-                psnr(to_8bit(engine.run(q) / 128 + 127.5), target, crop=s)
-                - np.mean([psnr(to_8bit(y), target, crop=s) for y in simulated])
-            )
-        assert abs(np.mean(differences)) < 0.02, name
-        assert np.abs(differences).max() < 0.08, name
+    engine, shipped, noise = Engine(path), ModelFile.read(path), np.random.default_rng(0)
+    q, _ = lr_and_hr(find_set("Set5", DATA)[1], engine.scale)
+    top, left = (n // 2 - 20 for n in q.shape)
+    q = np.ascontiguousarray(q[top : top + 40, left : left + 44])
+    y = q / 128 + 127.5
+    anew = pack(net, [y], path.stem)
+    assert [op.kind for op in shipped.ops] == [op.kind for op in anew.ops]
+    for a, b in zip(shipped.ops, anew.ops, strict=True):
+        assert (a.out, a.inputs, a.name) == (b.out, b.inputs, b.name)
+    assert shipped.tensors.keys() == anew.tensors.keys()
+    for key, value in shipped.tensors.items():
+        assert (value.shape, value.dtype) == (anew.tensors[key].shape, anew.tensors[key].dtype), key
+        if value.dtype == np.uint64:
+            np.testing.assert_array_equal(value, anew.tensors[key], err_msg=key)
+    with accelerated(net):
+        a, b = (
+            net.upscale(torch.from_numpy(y + noise.uniform(-1, 1, y.shape) / 256)).numpy() for _ in range(2)
+        )
+    sr = engine.run(q) / 128 + 127.5
+    off = np.sqrt(np.mean([(sr - a) ** 2, (sr - b) ** 2]))
+    assert off < 1.6 * np.sqrt(np.mean((a - b) ** 2))
+    assert abs(np.mean(sr - (a + b) / 2)) < 0.05  # levels

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -161,3 +164,37 @@ def test_crops_choose_a_variant_by_their_hash(tmp_path: Path) -> None:
         )
         counts += torch.bincount(shift.long(), minlength=5)
     assert ((counts - 256).abs() < 5 * 256**0.5).all()
+
+
+FORKED = """
+import os
+import numpy as np
+from bitsr import degrade
+from bitsr.errors import BitsrError
+from bitsr.train.rendered import render
+
+lr = np.zeros((8, 8, 3), np.uint8)
+degrade.degrade_as("jpeg40", lr)
+if (pid := os.fork()) == 0:
+    for work in (
+        lambda: degrade.degrade_as("jpeg40", lr),
+        lambda: degrade.shrink(lr, 2, "area"),
+        lambda: render([1]),
+        lambda: degrade.degrade_as("noise4", lr),
+    ):
+        try:
+            work()
+            print("made", flush=True)
+        except BitsrError as error:
+            print(error, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_says_so_where_libvips_would_hang() -> None:
+    """And does what needs no libvips."""
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120)
+    *refused, made = done.stdout.splitlines()
+    assert len(refused) == 3 and all("forked" in line for line in refused) and made == "made", done.stderr

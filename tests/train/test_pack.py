@@ -178,7 +178,7 @@ def test_refuses_no_calibration():
 
 @pytest.mark.parametrize("degrade", [0, 2])
 def test_a_checkpoint_packs_and_is_checked(tmp_path, degrade):
-    """bitsr train's file -> .bsr, calibrated on a folder of pictures, with the facts in its metadata. A net that
+    """bitsr train's file -> .bsr, calibrated on a folder of images, with the facts in its metadata. A net that
     learned from degraded images wants its chroma smoothed."""
     import pyvips
 
@@ -201,9 +201,9 @@ def test_a_checkpoint_packs_and_is_checked(tmp_path, degrade):
     }
     torch.save({"net": net.state_dict(), **facts}, tmp_path / "best.pt")
     said: list[str] = []
-    packed = pack_checkpoint(tmp_path / "best.pt", "mine", pictures=tmp_path, note=said.append)
+    packed = pack_checkpoint(tmp_path / "best.pt", "mine", images=tmp_path, note=said.append)
     assert packed.name == "mine" and packed.scale == 2
-    assert packed.metadata["iteration"] == "7" and "worst" in said[0]
+    assert packed.metadata["iteration"] == "7" and "worst" in said[-1]
     assert packed.metadata.get("chroma") == ("smooth" if degrade else None)
 
 

@@ -118,11 +118,11 @@ def test_the_simulation_is_measured_as_packed_bits_are(tmp_path: Path) -> None:
     out = tmp_path / "out"
     compare([str(tmp_path / "e2fif.toml")], out, sets=["Mine"], budget="6")
     from bitsr.eval.evaluate import evaluate
-    from bitsr.eval.table import _Simulation
+    from bitsr.eval.simulation import Simulation
 
     net, _ = checkpoint.load_net(out / "e2fif" / "best.pt")
     packed = compare([str(out / "e2fif.bsr")], tmp_path / "b", sets=["Mine"]).rows[0]
-    (mean,) = evaluate(_Simulation(net, 2), ["Mine"]).means()
+    (mean,) = evaluate(Simulation(net, 2), ["Mine"]).means()
     assert mean.psnr == pytest.approx(packed.figures["Mine"][0], abs=0.1)
 
 
@@ -150,13 +150,28 @@ def test_budgets() -> None:
     for text in ("", "m", "0", "-5", "1.5", "10h"):
         with pytest.raises(TableError, match="such as 3000"):
             parse_budget(text)
-    assert with_budget(recipe.load("e2fif-srresnet-x4"), 123).iterations == 123
+    assert with_budget(recipe.load("e2fif-srresnet-x4"), 123, "e2fif").iterations == 123
     two = recipe.load("e2fif-srresnet-x4-two-stage")
     for n in (7, 100, 3001):
-        cut = with_budget(two, n)
+        cut = with_budget(two, n, "two")
         assert cut.iterations == n and len(cut.stages) == 2
         for a, b in zip(cut.stages, two.stages, strict=True):
             assert a.iterations == pytest.approx(n * b.iterations / two.iterations, abs=1) and a.lr == b.lr
+
+
+def test_a_budget_scales_the_schedule() -> None:
+    """The learning rate at a share of the run is that of the whole run at this share."""
+    steps = ["train.schedule=step", "train.milestones=[50_000, 75_000]", "train.warmup=1000"]
+    for more in (steps, ["train.schedule=cosine", "train.milestones=[]", "train.warmup=2000"]):
+        whole = recipe.load("e2fif-srresnet-x4", [*more, "train.iterations=100_000"])
+        cut = with_budget(whole, 1000, "e2fif")
+        (a,), (b,) = whole.stages, cut.stages
+        for i in range(0, 1000, 7):
+            assert cut.rate(b, i) == pytest.approx(whole.rate(a, 100 * i + 99), abs=0.01 * a.lr)
+    tiny = with_budget(recipe.load("e2fif-srresnet-x4", [*steps, "train.iterations=100_000"]), 3, "e2fif")
+    assert tiny.train.milestones == sorted(set(tiny.train.milestones)) and len(tiny.train.milestones) == 2
+    assert tiny.overrides["train.iterations"] == 3 and tiny.overrides["train.milestones"] == [2, 3]
+    assert tiny.source.startswith("recipe e2fif with ") and tiny.source.count("the recipe is after") == 1
 
 
 def test_published_rows() -> None:

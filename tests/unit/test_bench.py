@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +24,6 @@ from bench.nets import layers, random_int8, random_packed
 from bench.task import Task
 from bitsr.engine import Engine, isas
 from bitsr.eval.complexity import count
-from bitsr.folders import data_folder
 
 
 def task(tmp_path, **kw) -> Task:
@@ -150,11 +150,16 @@ def test_ceilings():
     assert top["clock"][0] == "cycle" and all(rate > 0 for _, rate in top.values())
 
 
-def test_train(monkeypatch: pytest.MonkeyPatch):
+def test_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("lightning_fabric")
-    if not (data_folder() / "train").is_dir():
-        pytest.skip("no training images (BITSR_DATA)")
     from bench import train
+
+    for role in ("train", "valid"):
+        (tmp_path / role).mkdir()
+        noise = np.random.default_rng(0).integers(0, 256, (48, 40, 3), np.uint8)
+        pyvips.Image.new_from_array(noise).write_to_file(str(tmp_path / role / f"{role}.png"))
+    monkeypatch.setenv("BITSR_DATA", str(tmp_path))
+    monkeypatch.setenv("BITSR_CACHE", str(tmp_path / "cache"))
 
     small = "net.args={channels = 8, blocks = 1, method = 'e2fif'}"
     monkeypatch.setattr(train, "SETTINGS", {k: train.SETTINGS[k] for k in ("float32", "int8")})

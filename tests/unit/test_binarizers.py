@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from test_net_complexity import small
 from torch import Tensor
 
 from bitsr.layers import binarizers
@@ -163,7 +164,7 @@ def test_evaluation_sums_integers(weight: str) -> None:
 def test_every_net_maps_luma_to_scale(name: str) -> None:
     for scale in getattr(NETS[name], "scales", (2, 3, 4)):
         with torch.no_grad(), torch.device("meta"):
-            out = NETS[name](scale=scale)(torch.full((1, 1, 9, 7), 100.0))
+            out = NETS[name](scale=scale, **small(name))(torch.full((1, 1, 9, 7), 100.0))
         assert out.shape == (1, 1, 9 * scale, 7 * scale)
 
 

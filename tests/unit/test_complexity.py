@@ -8,14 +8,15 @@ import pytest
 from random_nets import Maker, attention
 
 from bitsr.engine import Engine
+from bitsr.eval import about
 from bitsr.eval.card import card
 from bitsr.eval.complexity import (
     Layer,
     count,
-    describe,
     layer_table,
     packed_layers,
     packed_radius,
+    packed_report,
     shared_weights,
 )
 from bitsr.model_file import ModelFile, Op
@@ -95,7 +96,8 @@ def test_channel_attention():
     assert (up.cin, up.cout, up.macs, up.others) == (4, 24, 0, 24)
     assert sum(x.bytes for x in layers.values()) == sum(t.nbytes for t in net.tensors.values())
     assert packed_radius(net) == Engine(net).radius == inf
-    assert "receptive field: the whole image" in describe(net)
+    assert "receptive field: the whole image" in packed_report(net)
+    assert "the whole image around" in about.describe(net, 1)
 
 
 def test_eight_maps_are_eight_times_the_work():
@@ -123,8 +125,7 @@ def test_weights_of_one_orientation_count_as_all():
     for turns, layers in ((8, one), (1, all)):
         assert sum(x.bytes for x in layers) == sum(t.nbytes for t in net(turns).tensors.values())
     assert (shared_weights(net(8)), shared_weights(net(1))) == (24 * 16 * 9 // 8, 0)
-    for text in (describe, card):
-        assert f"{24 * 16 * 9 // 8:,}" in text(net(8), 1) and "orientation" not in text(net(1), 1)
+    assert f"{24 * 16 * 9 // 8:,}" in card(net(8), 1) and "orientation" not in card(net(1), 1)
 
 
 def test_packed_net_with_a_hole():
@@ -134,11 +135,10 @@ def test_packed_net_with_a_hole():
         packed_layers(net)
 
 
-def test_describe():
+def test_report():
     net = tiny()
-    text = describe(net, 12345)
-    assert "name: tiny" in text and "11 x 11 LR" in text and "12,345 bytes" in text
-    assert f"{2 * 24 * 24 * 9:,} of 1 bit" in text
+    text = packed_report(net)
+    assert "11 x 11 LR" in text and f"{2 * 24 * 24 * 9:,} of 1 bit" in text
     assert text.endswith(layer_table(packed_layers(net)))
     size = sum(t.nbytes for t in net.tensors.values())
     assert "FP MACs/px | bytes |\n" in text and text.endswith(f"| {size:,} |\n")

@@ -40,7 +40,7 @@ def test_checkpoints_of_the_repository(path: Path) -> None:
     r = legacy.parse(table, path.name)
     assert table == before
     if "hr_scales" in table["data"]:  # of today already
-        assert r.model_dump(mode="json") == table
+        assert r == recipe.parse(table, path.name)  # nothing was translated
         return
     if path.name.startswith("e2fif"):
         assert "method" not in r.net.args and (r.net.symmetry, r.net.args["act"]) == (1, "approx_sign")

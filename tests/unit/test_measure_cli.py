@@ -2,6 +2,9 @@
 
 import csv
 import json
+import re
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +14,13 @@ from test_evaluate import image, save
 
 from bitsr.cli.main import main
 from bitsr.engine import Engine, EngineError, isas
+from bitsr.eval.about import FAMILIES
 from bitsr.eval.complexity import packed_radius
-from bitsr.eval.evaluate import evaluate
-from bitsr.eval.speed import measure, speed_table, thread_counts
+from bitsr.eval.evaluate import evaluate, read_hr
+from bitsr.eval.metrics import psnr
+from bitsr.eval.speed import Timing, measure, sentence, speed_table, thread_counts
+from bitsr.imresize import imresize
+from bitsr.zoo import ZOO
 
 
 @pytest.fixture
@@ -46,7 +53,17 @@ class Grey:
 def test_info_command(net, capsys):
     assert main(["info", str(net)]) == 0
     out = capsys.readouterr().out
-    assert "- name: tiny" in out and f"{net.stat().st_size:,} bytes" in out and "| total |" in out
+    lines = out.splitlines()
+    assert lines[0] == "tiny: unknown net, x4" and len(lines) <= 12
+    assert f"{net.stat().st_size / 1024:.0f} KiB" in out and "not recorded" in out and "not measured" in out
+    assert main(["info", str(net), "--layers"]) == 0
+    assert "| total |" in capsys.readouterr().out
+    assert main(["info", str(net), "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body["bytes"] == net.stat().st_size and body["metadata"]["name"] == "tiny"
+    assert [layer["name"] for layer in body["layers"]] == ["head", "unit0", "unit1", "tail", "last"]
+    assert main(["info", str(net), "--json", "--card"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
     assert main(["info", str(net.with_name("none.bsr"))]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -92,6 +109,8 @@ def test_bench_command(net, capsys):
     assert main(["bench", str(net), "--size", "16x12", "-j", "1", "--rounds", "1"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("tiny, x4, LR 16x12") and "| scalar | 1 |" in out
+    assert "A 12-megapixel photo from 0.75 megapixels takes about " in out.splitlines()[-1]
+    assert " with 1 thread" in out.splitlines()[-1]
     assert main(["bench", str(net), "--size", "big"]) == 1
     assert "WIDTHxHEIGHT" in capsys.readouterr().err
 
@@ -114,6 +133,89 @@ def test_degrade(tmp_path, capsys):
     assert main(["degrade", str(tmp_path / "hr.png"), str(tmp_path / "e.png"), "-s", "64"]) == 1
     assert not (tmp_path / "e.png").exists()
     assert all(line.startswith("bitsr: ") for line in capsys.readouterr().err.splitlines())
+
+
+def test_the_sentence_of_a_bench():
+    slow, fast = Timing("scalar", 1, 2000, 0.5, 3), Timing("avx2", 2, 750, 4 / 3, 3)
+    assert sentence([slow, fast], 2).startswith("A 12-megapixel photo from 3 megapixels takes about 9.0 s")
+    assert "with 2 threads" in sentence([fast, slow], 2) and "24 s" in sentence([slow], 3)
+
+
+def test_shrink(tmp_path, capsys):
+    """Bit for bit the LR images that `evaluate` makes; nothing is lost by a clash of names."""
+    colour, grey = image(52, 40)[:51, :38], image(40, 48)[:, :47, 1]
+    save(colour, tmp_path / "hr" / "a.png")
+    save(grey, tmp_path / "hr" / "b.png")
+    assert main(["shrink", str(tmp_path / "hr"), str(tmp_path / "lr"), "-s", "3"]) == 0
+    assert main(["shrink", str(tmp_path / "hr" / "a.png"), str(tmp_path / "one.png"), "-s", "3"]) == 0
+    for hr, place in (
+        (colour[:51, :36], "lr/a.png"),
+        (colour[:51, :36], "one.png"),
+        (grey[:39, :45], "lr/b.png"),
+    ):
+        np.testing.assert_array_equal(read_hr(tmp_path / place), imresize(hr, Fraction(1, 3)))
+    before = (tmp_path / "hr" / "a.png").read_bytes()
+    save(colour, tmp_path / "hr" / "b.tif")
+    capsys.readouterr()
+    for source, target, word in (
+        ("hr", "lr2", "b.tif: b.png goes to"),
+        ("hr/a.png", "hr/a.png", "would replace"),
+        ("hr/a.png", "a.jpg", "ends in .png"),
+        ("lr3", "lr4.png", "lr3"),
+    ):
+        assert main(["shrink", str(tmp_path / source), str(tmp_path / target), "-s", "3"]) == 1
+        err = capsys.readouterr().err
+        assert word in err and err.count("\n") == 1
+    assert (tmp_path / "hr" / "a.png").read_bytes() == before and not (tmp_path / "lr2").exists()
+
+
+@pytest.mark.parametrize("protocol", ["matlab-y", "rgb", "srcnn"])
+def test_evaluate_saves_what_it_measures(net, tmp_path, capsys, protocol):
+    """PSNR of the saved image is that of the table, to what 8 bits of RGB leave of luma."""
+    hr = image(48, 64)[:, :61]
+    save(hr, tmp_path / "A" / "x.png")
+    save(hr[..., 0], tmp_path / "A" / "y.png")
+    options = ["--data", str(tmp_path), "--protocol", protocol, "--save", str(tmp_path / "sr")]
+    assert main(["evaluate", str(net), "A", *options, "--json", str(tmp_path / "t.json")]) == 0
+    colour, grey = json.loads((tmp_path / "t.json").read_text())["images"]
+    found = read_hr(tmp_path / "sr" / "A" / "x.png"), read_hr(tmp_path / "sr" / "A" / "y.png")
+    assert found[0].shape == (48, 60, 3) and found[1].shape == (48, 60)
+    assert psnr(found[1], hr[:, :60, 0], crop=4) == pytest.approx(grey["psnr"], abs=1e-6)
+    if protocol == "rgb":
+        assert psnr(found[0], hr[:, :60], crop=4) == pytest.approx(colour["psnr"], abs=1e-6)
+
+
+def test_models_and_their_page(capsys):
+    assert main(["models", "--json"]) == 0
+    nets = json.loads(capsys.readouterr().out)
+    assert {net["name"] for net in nets} == {path.stem for path in ZOO.glob("*.bsr")}
+    assert all(net["set5"] > 30 and net["use"] and net["time"] for net in nets)
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("bitsr-m-x4 "))
+    assert line.split()[:5] == ["bitsr-m-x4", "x4", "79", "31.45", "1"]
+    page = Path(__file__).parents[2] / "docs" / "which-net.md"
+    rows = (re.split(r" *\| *", line)[1:-1] for line in page.read_text(encoding="utf-8").splitlines())
+    told = {row[0].strip("*`"): row[2] for row in rows if len(row) == 4}
+    for name, kind in FAMILIES.items():
+        cell = told[name]
+        numbers = re.findall(r"[0-9.]+", cell.replace("half", "0.5"))
+        assert "-".join(numbers) == kind.time, name
+
+
+def test_info_tells_a_net_that_ships(capsys):
+    assert main(["info", "bitsr-photo-m-x4"]) == 0
+    out = capsys.readouterr().out
+    assert "JPEG artefacts" in out and "Set5" in out and "PSNR" not in out.splitlines()[0]
+    assert len(out.splitlines()) <= 14
+
+
+def test_a_checkpoint_is_to_be_packed_first(tmp_path, capsys):
+    (path := tmp_path / "best.pt").write_bytes(b"weights")
+    for command in (["upscale", "-i", "a.png", "-n", str(path)], ["bench", str(path)]):
+        assert main(command) == 1
+        err = capsys.readouterr().err
+        assert f"pack it first: bitsr pack {path} -o best.bsr" in err and err.count("\n") == 1
 
 
 BROKEN = {
@@ -142,6 +244,12 @@ def test_info_of_broken_metadata_is_one_line(tmp_path, capsys, key, text, card):
     assert key in err and "internal" not in err
 
 
+@pytest.mark.parametrize("key", BROKEN)
+@pytest.mark.parametrize("form", ["--layers", "--json"])
+def test_no_form_of_info_takes_broken_metadata(tmp_path, capsys, key, form):
+    test_info_of_broken_metadata_is_one_line(tmp_path, capsys, key, BROKEN[key][0], [form])
+
+
 @pytest.mark.parametrize("card", [[], ["--card"]])
 def test_info_refuses_what_the_engine_refuses(tmp_path, capsys, card):
     """Files that can be counted, or end in an error of ours, and are no model."""
@@ -162,7 +270,7 @@ def test_info_refuses_what_the_engine_refuses(tmp_path, capsys, card):
         assert capsys.readouterr() == ("", f"bitsr: {path}: {refused.value}\n")
 
 
-@pytest.mark.parametrize("card", [[], ["--card"]])
+@pytest.mark.parametrize("card", [[], ["--card"], ["--layers"], ["--json"]])
 def test_text_of_a_file_rules_no_terminal(tmp_path, capsys, card):
     model = tiny()
     model.metadata |= {
@@ -176,6 +284,11 @@ def test_text_of_a_file_rules_no_terminal(tmp_path, capsys, card):
     assert main(["info", str(path), *card]) == 0
     out, err = capsys.readouterr()
     assert not err and all(c == "\n" or c.isprintable() for c in out)
-    assert "\\x1b]0;owned\\x07r\\u202ed" in out and "a\\x9b2Jb" in out
+    if card in ([], ["--card"]):
+        assert "\\x1b]0;owned\\x07r\\u202ed" in out and "a\\x9b2Jb" in out
+    if card == ["--json"]:
+        assert json.loads(out)["metadata"] == model.metadata | {
+            "recipe": json.loads(model.metadata["recipe"])
+        }
     assert main(["info", f"{tmp_path}/\x1b[31m\udcff.bsr"]) == 1
     assert "/\\x1b[31m\\udcff.bsr: No such file" in capsys.readouterr().err

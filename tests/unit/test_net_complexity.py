@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_as_published_is_a_net_of_rgb() -> None:
 
 
 def test_info_says_how_the_paper_counts(capsys: pytest.CaptureFixture) -> None:
-    line = "- with RGB in and out, as its paper counts: 3.95 G OPs, 51 K parameters\n"
+    line = "in RGB    3.95 G operations, 51 K parameters, as its paper counts\n"
     for name, there in (("bbcu-m-x4", True), ("e2fif-srresnet-x4", False)):
         assert main(["info", name]) == 0
         out = capsys.readouterr().out
@@ -205,7 +206,12 @@ def test_what_cannot_be_counted_is_named() -> None:
 def test_info_of_recipes_and_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["info", "float-espcn-x4"]) == 0
     out = capsys.readouterr().out
-    assert "84,752 others" in out and "FP MACs/px |\n" in out  # nothing is packed: no column of bytes
+    assert "84,752 other parameters" in out and "packs     no: " in out
+    assert main(["info", "float-espcn-x4", "--layers"]) == 0
+    assert "FP MACs/px |\n" in capsys.readouterr().out  # nothing is packed: no column of bytes
+    assert main(["info", "bitsr-m-x4-cpu", "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body["kind"] == "recipe" and body["recipe"]["train"]["iterations"] == 13_000
     r = recipe.load("e2fif-srresnet-x2", ["net.args.channels=16", "net.args.blocks=1"])
     torch.save(
         {
@@ -218,7 +224,11 @@ def test_info_of_recipes_and_checkpoints(tmp_path: Path, capsys: pytest.CaptureF
     )
     assert main(["info", str(tmp_path / "last.pt")]) == 0
     out = capsys.readouterr().out
-    assert "- iteration: 5" in out and "4,608 of 1 bit, 804 others" in out and "9 x 9 LR" in out
+    assert "iteration 5 of 300,000" in out and "4,608 weights of one bit, 804 other" in out
+    assert "9 x 9 LR" in out and "packs     yes" in out and "not recorded" in out
+    torch.save({**torch.load(tmp_path / "last.pt"), "provenance": 5}, tmp_path / "odd.pt")
+    assert main(["info", str(tmp_path / "odd.pt")]) == 1
+    assert "broken: provenance" in capsys.readouterr().err
     assert main(["info", "e2fif-srresnet-x5"]) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "float-espcn-x4" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ MODULES = {
 }
 ROOMS = {
     "layers": {"imresize"},
-    "methods": {"layers"},
-    "nets": {"layers", "methods", "imresize"},
+    "methods": {"layers", "plugins"},
+    "nets": {"layers", "methods", "imresize", "plugins"},
     "train.fast": {"_core", "layers", "methods", "nets"},
 }
 """What these rooms may import of bitsr besides themselves."""
@@ -33,6 +34,7 @@ BUILD = {"zoo.build", "__main__"}
 """What belongs to no room and drives them."""
 
 
+@cache
 def imports(path: Path, *, top: bool = False) -> set[str]:
     """Absolute names of what a file imports; top: at module level alone.
 

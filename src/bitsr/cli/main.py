@@ -27,9 +27,9 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
-    *(upscale, measure.models, measure.info),
+    *(upscale, measure.models, measure.recipes, measure.info),
     *(train.train, train.pack, train.export),
-    *(measure.evaluate, measure.degrade, measure.table, measure.bench),
+    *(measure.evaluate, measure.shrink, measure.degrade, measure.table, measure.bench),
 ):
     app.command()(command)
 app.add_typer(train.zoo, name="zoo")

@@ -31,9 +31,15 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
     devices: Annotated[int, typer.Option("--devices", min=1, help="How many of them, by DDP.")] = 1,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Curves for TensorBoard too, in RUN_DIR/tensorboard.")
+    ] = False,
     threads: Annotated[int, typer.Option("-j", "--threads", min=0, help="Of the CPU, 0 automatic.")] = 0,
 ) -> None:
-    """Train a net by a recipe; Ctrl-C stops with a checkpoint, the same command goes on."""
+    """Train a net by a recipe; Ctrl-C stops with a checkpoint, the same command goes on.
+
+    A run that is done goes on with more iterations: --set train.iterations=N.
+    """
     try:
         from ..train import run as loop
         from ..train.recipe import load
@@ -52,6 +58,8 @@ def train(
             devices=devices,
             max_minutes=max_minutes,
             threads=threads or None,
+            prolong=True,
+            tensorboard=tensorboard,
             report=lambda iteration, row: show(iteration, wanted.iterations, row),
             say=print_line,
         )
@@ -115,7 +123,7 @@ def pack(
     from ..engine import Engine
     from ..eval.evaluate import evaluate
 
-    model = pack_checkpoint(checkpoint, name or output.stem, pictures=images or pictures, note=say)
+    model = pack_checkpoint(checkpoint, name or output.stem, images=images or pictures, note=say)
     if sets:
         evaluation = evaluate(Engine(model), sets, name=model.name)
         model.metadata["evaluation"] = evaluation.summary()
@@ -125,17 +133,24 @@ def pack(
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="last.pt, best.pt or latent.safetensors of a run.")],
+    net: Annotated[
+        str,
+        typer.Argument(
+            help="last.pt, best.pt or latent.safetensors of a run, or name of a net (see `bitsr models`)."
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="NET.onnx", help="File to write.")],
 ) -> None:
     """Write a trained net's float simulation as ONNX, for other runtimes; slow and large next to
     `bitsr pack`."""
+    from ..latent import checkpoint_of
+
     try:
         from ..pack.onnx import export_checkpoint
     except ImportError as error:
         raise ImportError(f"{error}; exporting wants: pip install 'bitsr[onnx]'") from error
 
-    export_checkpoint(checkpoint, output)
+    export_checkpoint(checkpoint_of(net), output)
     say(f"{output}: {output.stat().st_size / 1024:.0f} KiB")
 
 

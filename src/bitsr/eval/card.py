@@ -182,7 +182,7 @@ def card(model: ModelFile, file_bytes: int) -> str:
         if objective := about.get("objective"):
             lines.append(f"- objective: {objective}")
         lines += [*told.recipe, f"- iterations done: {about.get('iteration', 'unknown')}"]
-        lines += [*told.provenance, ""]
+        lines += [*(told.provenance or ["- versions of bitsr and torch, hash of the data: not recorded"]), ""]
     lines += ["## Figures", "", *(told.evaluation or ["Not measured."]), "", *told.check]
     chroma = CHROMA.format(", smoothed" if about.get("chroma") == "smooth" else "")
     lines += ["## Limits", "", *(f"- {text}" for text in (chroma, *told.trained_on, *LIMITS)), ""]

@@ -259,16 +259,11 @@ def report(layers: Iterable[Layer], radius: float) -> str:
     return "\n".join(lines) + "\n" + layer_table(layers)
 
 
-def describe(model: ModelFile, file_bytes: int | None = None) -> str:
-    """What ``bitsr info`` prints of a packed net: metadata, file size and ``report`` (Markdown).
+def packed_report(model: ModelFile) -> str:
+    """``report`` of a packed net, its text safe on a terminal.
 
     Full-precision (FP) layers of a packed net run as int16 or int8; they count as the papers count
     floating point.
     """
-    lines = [printable(f"- {key}: {value}") for key, value in model.metadata.items()]
-    if file_bytes is not None:
-        free = shared_weights(model)
-        stored = f", {free:,} one-bit weights of one orientation stand for all 8" if free else ""
-        lines.append(f"- file: {file_bytes:,} bytes, {len(model.ops)} operations{stored}")
     told = report(packed_layers(model), packed_radius(model))  # with names of the file
-    return "\n".join([*lines, *map(printable, told.split("\n"))])
+    return "\n".join(map(printable, told.split("\n")))

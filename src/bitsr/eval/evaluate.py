@@ -11,17 +11,21 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyvips
 from numpy.typing import NDArray
 
 from .. import colour, photo
 from ..degrade import degrade_as
 from ..errors import BitsrError
+from ..files import NewFile
 from ..folders import data_folder, image_files
 from ..imresize import imresize
+from ..photo.fork import use_libvips
 from ..symmetry import sum_over_orientations
 from . import protocols
 from .metrics import rgb_to_y, to_8bit
@@ -74,6 +78,15 @@ def read_hr(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] < 3 else pixels[..., :3])
 
 
+def save_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write an 8-bit image, (H, W) or (H, W, 3), and the folder that it goes to. Raises OSError."""
+    use_libvips()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = pyvips.Image.new_from_array(np.ascontiguousarray(pixels)).pngsave_buffer()
+    with NewFile(path) as new:
+        new.file.write(data)
+
+
 def _luma(x: NDArray[Any]) -> NDArray[np.float64]:
     return rgb_to_y(x) if x.ndim == 3 else x.astype(np.float64)
 
@@ -83,12 +96,23 @@ def to_q(y: NDArray[np.floating]) -> NDArray[np.int16]:
     return np.floor(128.0 * (np.clip(y, 0.0, 255.0) - 127.5) + 0.5).astype(np.int16)
 
 
+def from_q(q: NDArray[np.int16]) -> NDArray[np.float64]:
+    """The engine's int16 to luma, not clipped."""
+    return q / 128.0 + 127.5
+
+
 def upscale_luma(net: LumaNet, y: NDArray[np.float64], self_ensemble: bool = False) -> NDArray[np.float64]:
     """Luma (h, w) through the net: (scale * h, scale * w), real numbers, not clipped."""
     q = np.ascontiguousarray(to_q(y))
     if not self_ensemble:
-        return net.run(q) / 128.0 + 127.5
+        return from_q(net.run(q))
     return sum_over_orientations(net.run, q) / (8 * 128.0) + 127.5
+
+
+def _coloured(net: LumaNet, lr: NDArray[np.uint8], sr: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The image that users get: the luma (scale * h, scale * w) of the net with chroma of LR (h, w, 3)."""
+    q = np.clip(np.rint(128 * (sr - 127.5)), -32768, 32767).astype(np.int16)
+    return colour.merge(lr, q, net.scale, height=len(lr), smooth=getattr(net, "smooth", False))
 
 
 @dataclass(frozen=True)
@@ -104,11 +128,15 @@ class Scores:
 
 
 def evaluate_image(
-    net: LumaNet, hr: NDArray[np.uint8], protocol: protocols.Protocol
+    net: LumaNet,
+    hr: NDArray[np.uint8],
+    protocol: protocols.Protocol,
+    keep: Callable[[NDArray[np.uint8]], object] | None = None,
 ) -> tuple[float, float, float, float]:
     """(PSNR, SSIM, bicubic's PSNR, bicubic's SSIM) of one HR image, uint8 (H, W) or (H, W, 3).
 
-    Raises BitsrError for an image too small for the protocol.
+    keep: is called with the SR image, uint8 as HR. Raises BitsrError for an
+    image too small for the protocol.
     """
     s = net.scale
     hr = hr[: hr.shape[0] // s * s, : hr.shape[1] // s * s]
@@ -122,12 +150,16 @@ def evaluate_image(
     sr = upscale_luma(net, _luma(lr), protocol.self_ensemble)
     if protocol.colour == "rgb" and hr.ndim == 3:
         bicubic = imresize(lr.astype(np.float64), s)
-        q = np.clip(np.rint(128 * (sr - 127.5)), -32768, 32767).astype(np.int16)
-        sr = colour.merge(lr, q, s, height=len(lr), smooth=getattr(net, "smooth", False))
+        sr = _coloured(net, lr, sr)
+        if keep is not None:
+            keep(sr)
         target = hr.astype(np.float64)
     else:
         bicubic = imresize(_luma(lr), s)
         target = to_8bit(_luma(hr)) if protocol.round_hr else _luma(hr)
+        if keep is not None:
+            small = lr if lr.ndim == hr.ndim else imresize(hr, shrink)  # of a protocol that shrinks luma
+            keep(to_8bit(sr).astype(np.uint8) if hr.ndim == 2 else _coloured(net, small, sr))
     return *protocol.score(to_8bit(sr), target, s), *protocol.score(to_8bit(bicubic), target, s)
 
 
@@ -207,22 +239,33 @@ def evaluate(
     data: str | os.PathLike[str] | None = None,
     name: str | None = None,
     progress: Callable[[Scores], object] | None = None,
+    save: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
     """Run the net over test sets and compare with HR.
 
     sets: names of folders in ``data_folder(data)`` or paths; all are looked up before the first
-    image runs. progress is called after each image. Raises FileNotFoundError for a missing set,
-    BitsrError for an unknown protocol or an unfit image.
+    image runs. progress is called after each image. save: folder in which each SR image becomes
+    SET/NAME.png. Raises FileNotFoundError for a missing set, BitsrError for an unknown protocol, an
+    unfit image, or images to be saved that have one name.
     """
     if isinstance(protocol, str):
         protocol = protocols.protocol(protocol)
     found = {s: find_set(s, data) for s in sets}
+    places: dict[Path, Path] = {}
+    if save is not None:
+        for label, files in found.items():
+            for path in files:
+                place = Path(save) / Path(label).name / f"{path.stem}.png"
+                if place in places.values():
+                    raise BitsrError(f"{path}: another image goes to {place} too")
+                places[path] = place
     rows: list[Scores] = []
     for label, files in found.items():
         for path in files:
             hr = read_hr(path)
+            keep = partial(save_png, places[path]) if save is not None else None
             try:
-                row = Scores(label, path.stem, *evaluate_image(net, hr, protocol))
+                row = Scores(label, path.stem, *evaluate_image(net, hr, protocol, keep))
             except ValueError as e:
                 raise BitsrError(f"{path}: {e}") from e
             rows.append(row)

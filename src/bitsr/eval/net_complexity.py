@@ -6,11 +6,12 @@ number of channels, its size and its receptive field. A net on the "meta" device
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, inf
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,11 @@ from ..layers.convs import BasesConv2d, BinaryConv2d, QuantConv2d, WeightBinaryC
 from ..layers.ops import Activation, FloatConv, Net, Ops
 from ..methods import why_unpackable
 from ..source import kind
+from . import about
 from .complexity import Layer, count, report
+
+if TYPE_CHECKING:
+    from ..train.recipe import Recipe
 
 
 class CountError(BitsrError):
@@ -177,39 +182,86 @@ def as_published(rows: Iterable[Layer], colours: int) -> list[Layer]:
     ]
 
 
-def describe(source: str) -> str:
-    """What ``bitsr info`` prints of a checkpoint or a recipe: facts, estimated size and ``report``
-    (Markdown).
+@dataclass(frozen=True)
+class Source:
+    """A recipe or a checkpoint, counted. facts: those of the checkpoint, without its recipe."""
+
+    kind: str
+    recipe: Recipe
+    net: nn.Module
+    facts: dict[str, Any]
+    rows: list[Layer]
+    radius: float
+
+    @property
+    def unpackable(self) -> str:
+        """Why it does not pack; empty where nothing is known against it."""
+        if not isinstance(self.net, Net):
+            return f"a net of class {type(self.net).__name__} has no packed form"
+        if reason := why_unpackable(self.net):
+            return reason
+        return "" if any(row.one_bit for row in self.rows) else "it is not binary"
+
+    def title(self) -> str:
+        args = ", ".join(f"{k} = {v}" for k, v in self.recipe.net.args.items())
+        return f"{self.kind}: {self.recipe.net.name}{f' ({args})' if args else ''}, x{self.recipe.scale}"
+
+    def describe(self) -> str:
+        """What ``bitsr info`` prints."""
+        r, size = self.recipe, count(self.rows).bytes_1_32 / 1024
+        rows = [
+            ("size", f"about {size:.0f} KiB (1 bit a binary weight, 32 any other); {about.work(self.rows)}"),
+            ("sees", f"{about.field(self.radius)} around each"),
+        ]
+        if isinstance(self.net, Net) and self.net.colours == 3:
+            theirs = count(as_published(self.rows, self.net.colours))
+            counted = f"{theirs.at()[2]:.2f} G operations, {float(theirs.params) / 1e3:.0f} K parameters"
+            rows.append(("in RGB", f"{counted}, as its paper counts"))
+        reason = self.unpackable
+        rows.append(("packs", f"no: {reason}" if reason else "yes"))
+        schedule = f"{r.iterations:,} iterations of batch {r.data.batch}, LR patch {r.data.patch}"
+        rows.append(("training", f"{r.objective}; {schedule}"))
+        if isinstance(iteration := self.facts.get("iteration"), int):
+            rows.append(("state", f"iteration {iteration:,} of {r.iterations:,}"))
+        if isinstance(psnr := self.facts.get("psnr"), float):
+            rows.append(("validation", f"PSNR-Y {psnr:.3f} dB, by the float net"))
+        if r.source:
+            rows.append(("source", r.source))
+        if self.kind == "checkpoint":
+            rows.append(("made by", about.made_by(self.facts.get("provenance"))))
+        rows.append(("more", "--layers: each layer; --json: everything"))
+        return about.page(self.title(), rows)
+
+    def layers(self) -> str:
+        """Every layer (Markdown)."""
+        return "\n".join(map(printable, f"{self.title()}\n\n{report(self.rows, self.radius)}".split("\n")))
+
+    def everything(self) -> str:
+        """All that is known, as JSON."""
+        body = {
+            "name": self.recipe.net.name,
+            "scale": self.recipe.scale,
+            "kind": self.kind,
+            "unpackable": self.unpackable or None,
+            **about.numbers(self.rows, self.radius),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "metadata": self.facts,
+        }
+        return json.dumps(body, indent=2) + "\n"
+
+
+def read(source: str) -> Source:
+    """A recipe or a checkpoint, by name or file.
 
     Raises CountError, CheckpointError, RecipeError or OSError.
     """
-    from ..train import build, checkpoint, legacy, recipe  # counting alone needs none of them
+    from ..train import checkpoint, legacy, recipe  # counting alone needs none of them
 
-    if kind(source) == "checkpoint":
+    if kind(source, "recipe") == "checkpoint":
         net, facts = checkpoint.load_net(source)
         wanted = legacy.parse(facts.pop("recipe"), source)
-    else:
-        wanted, facts = recipe.load(source), {}
-        with torch.device("meta"):
-            net = build.build(wanted)
-    rows, radius = layers(net)
-    about = {
-        "net": wanted.net.name,
-        "scale": wanted.scale,
-        **wanted.net.args,
-        "source": wanted.source,
-        **facts,
-    }
-    lines = [printable(f"- {key}: {value}") for key, value in about.items()]
-    lines.append(
-        f"- size, 1 bit a binary weight and 32 any other parameter: {count(rows).bytes_1_32:,} bytes"
-    )
-    if isinstance(net, Net) and net.colours == 3:
-        theirs = count(as_published(rows, net.colours))
-        lines.append(
-            f"- with RGB in and out, as its paper counts: {theirs.at()[2]:.2f} G OPs,"
-            f" {float(theirs.params) / 1e3:.0f} K parameters"
-        )
-    if reason := why_unpackable(net):
-        lines.append(f"- does not pack: {reason}")
-    return "\n".join(lines) + "\n" + report(rows, radius)
+        return Source("checkpoint", wanted, net, facts, *layers(net))
+    wanted = recipe.load(source)
+    with torch.device("meta"):  # as its class makes it: ties and first values do not count
+        net = recipe.construct(wanted, wanted.stages[-1])
+    return Source("recipe", wanted, net, {}, *layers(net))

@@ -18,10 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from ..engine import Engine
 from ..errors import BitsrError
@@ -29,7 +26,6 @@ from ..files import NewFile
 from ..methods import METHODS
 from ..model_file import ModelFile, ModelFileError
 from ..pack import PackError, pack_checkpoint
-from ..pack.fold import LUMA
 from ..source import Kind, kind
 from ..train import run as loop
 from ..train.build import build
@@ -41,6 +37,7 @@ from .complexity import LR_SIZE, Layer, count, packed_layers
 from .evaluate import evaluate, find_set
 from .net_complexity import layers
 from .protocols import PROTOCOLS
+from .simulation import Simulation
 from .speed import measure
 
 PUBLISHED = Path(__file__).parent / "published.csv"
@@ -113,31 +110,27 @@ def published() -> tuple[Row, ...]:
     return tuple(rows)
 
 
-class _Simulation:
-    """A net in torch as ``evaluate`` wants it: int16 luma in and out."""
+def with_budget(recipe: Recipe, iterations: int, name: str) -> Recipe:
+    """The recipe, called ``name``, with so many iterations in all.
 
-    def __init__(self, net: nn.Module, scale: int) -> None:
-        self.net, self.scale = net.eval(), scale
-
-    @torch.no_grad()
-    def run(self, lr: NDArray[np.int16]) -> NDArray[np.int16]:
-        y = torch.from_numpy(lr.astype(np.float32) / LUMA + 127.5)  # pyright: ignore[reportUnknownMemberType]
-        sr = (self.net(y[None, None])[0, 0].numpy() - 127.5) * LUMA
-        return np.clip(np.rint(sr), -32768, 32767).astype(np.int16)
-
-
-def with_budget(recipe: Recipe, iterations: int) -> Recipe:
-    """The recipe with so many iterations in all; stages keep their shares. The learning rate's
-    milestones stay."""
+    All that decides the weights and is counted in iterations keeps its share: stages, warm-up and
+    milestones. How often is logged, validated and saved stays.
+    """
     content = recipe.model_dump(mode="json")
-    stages, done = content["train"]["stages"], 0
+    train = content["train"]
+    train["warmup"] = round(recipe.train.warmup * iterations / recipe.iterations)
+    train["milestones"] = []
+    for milestone in recipe.train.milestones:
+        first = train["milestones"][-1] + 1 if train["milestones"] else 1
+        train["milestones"].append(max(round(milestone * iterations / recipe.iterations), first))
+    stages, done = train["stages"], 0
     for stage, part in zip(stages, recipe.train.stages, strict=True):
         end = round(iterations * (done + part.iterations) / recipe.iterations)
         stage["iterations"] = max(end - round(iterations * done / recipe.iterations), 1)
         done += part.iterations
     if not stages:
-        content["train"]["iterations"] = iterations
-    return parse(content, "table")
+        train["iterations"] = iterations
+    return parse(content, name).changed(recipe, name)
 
 
 def parse_budget(text: str) -> tuple[int | None, float | None]:
@@ -205,15 +198,14 @@ class _Meter:
         head = _method(recipe, facts["stage"]), _backbone(recipe)
         about = _about(recipe, facts)
         try:
-            model = pack_checkpoint(path, name, pictures=images)
+            model = pack_checkpoint(path, name, images=images)
         except PackError as error:
             total = count(rows)
-            simulation = _Simulation(net, recipe.scale)
             return Row(
                 *head,
                 recipe.scale,
                 SIMULATED,
-                self.figures(simulation),
+                self.figures(Simulation(net, recipe.scale)),
                 total.at()[2],
                 total.bytes_1_32 / 1024,
                 about=f"{about}; {error}",
@@ -360,7 +352,7 @@ def compare(
         kinds.append(kind(source, wanted))
         if kinds[-1] == "recipe":
             recipe = load(source, assignments)
-            recipes[name] = with_budget(recipe, iterations) if iterations else recipe
+            recipes[name] = with_budget(recipe, iterations, name) if iterations else recipe
             if not budget and not (folder / name / "best.pt").is_file():
                 raise TableError(
                     f"{folder / name}: no trained net of {source} is there; a budget trains one (--train)"

@@ -6,7 +6,8 @@ method runs in every net that takes one.
 
 To add one, derive from ``Unit`` in ``literature.py``. Say formula, gradient, source and what is
 uncertain in the docstring, and enter the class in ``METHODS``. If its ``build`` keeps to the
-operations of the engine it packs; else set ``unpackable`` to the reason why not.
+operations of the engine it packs; else set ``unpackable`` to the reason why not. Other packages add
+theirs by the entry point group "bitsr.methods" (``plugins``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from ..layers.binarizers import ACTIVATIONS, WEIGHTS
 from ..layers.convs import BinaryConv2d, QuantConv2d, WeightBinaryConv2d
+from ..plugins import Registry
 from .base import MakeUnit, RPReLU, Unit, why_unpackable
 from .bitsr import Bitsr
 from .literature import (
@@ -36,23 +38,27 @@ from .literature import (
 
 __all__ = ["METHODS", "MakeUnit", "RPReLU", "Unit", "units", "why_unpackable"]
 
-METHODS: dict[str, type[Unit]] = {
-    "bitsr": Bitsr,
-    "e2fif": E2FIF,
-    "bnn": BNN,
-    "ma": Ma,
-    "plain": Plain,
-    "xnor": XNOR,
-    "dorefa": DoReFa,
-    "bireal": BiReal,
-    "irnet": IRNet,
-    "reactnet": ReActNet,
-    "btm": BTM,
-    "bbcu": BBCU,
-    "abc": ABC,
-    "bam": BAM,
-    "pams": PAMS,
-}
+METHODS: Registry[type[Unit]] = Registry(
+    "bitsr.methods",
+    Unit,
+    {
+        "bitsr": Bitsr,
+        "e2fif": E2FIF,
+        "bnn": BNN,
+        "ma": Ma,
+        "plain": Plain,
+        "xnor": XNOR,
+        "dorefa": DoReFa,
+        "bireal": BiReal,
+        "irnet": IRNet,
+        "reactnet": ReActNet,
+        "btm": BTM,
+        "bbcu": BBCU,
+        "abc": ABC,
+        "bam": BAM,
+        "pams": PAMS,
+    },
+)
 
 
 def units(

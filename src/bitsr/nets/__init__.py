@@ -2,13 +2,14 @@
 
 A net is an ``nn.Module`` class called as ``cls(scale=4, **args)`` that maps Y in [0, 255],
 (N, 1, h, w) -> (N, 1, scale*h, scale*w). Its file names the source. One line below makes it
-trainable by name.
+trainable by name. Other packages add theirs by the entry point group "bitsr.nets" (``plugins``).
 """
 
 from __future__ import annotations
 
 from torch import nn
 
+from ..plugins import Registry
 from .e2fif_ablation import RCANAblation, RDNAblation, SRResNetAblation
 from .lapsrn import LapSRN
 from .msrresnet import MSRResNet
@@ -18,17 +19,21 @@ from .small import ESPCN, FSRCNN
 from .srgan import LedigSRResNet
 from .srresnet import EDSR, SRResNet
 
-NETS: dict[str, type[nn.Module]] = {
-    "srresnet": SRResNet,
-    "edsr": EDSR,
-    "rcan": RCAN,
-    "rdn": RDN,
-    "msrresnet": MSRResNet,
-    "fsrcnn": FSRCNN,
-    "espcn": ESPCN,
-    "ledig-srresnet": LedigSRResNet,
-    "lapsrn": LapSRN,
-    "srresnet-ablation": SRResNetAblation,
-    "rcan-ablation": RCANAblation,
-    "rdn-ablation": RDNAblation,
-}
+NETS: Registry[type[nn.Module]] = Registry(
+    "bitsr.nets",
+    nn.Module,
+    {
+        "srresnet": SRResNet,
+        "edsr": EDSR,
+        "rcan": RCAN,
+        "rdn": RDN,
+        "msrresnet": MSRResNet,
+        "fsrcnn": FSRCNN,
+        "espcn": ESPCN,
+        "ledig-srresnet": LedigSRResNet,
+        "lapsrn": LapSRN,
+        "srresnet-ablation": SRResNetAblation,
+        "rcan-ablation": RCANAblation,
+        "rdn-ablation": RDNAblation,
+    },
+)

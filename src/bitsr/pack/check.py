@@ -72,22 +72,22 @@ def pack_checkpoint(
     checkpoint: str | os.PathLike[str],
     name: str,
     *,
-    pictures: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
     metadata: dict[str, str] | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> ModelFile:
     """Pack a checkpoint of ``bitsr train`` and check the result against the float net.
 
-    pictures: folder of HR images for calibration and check, default valid/ of the training data.
-    note: gets a line for what the user should know. Raises PackError, CheckpointError, DataError or
-    OSError.
+    images: folder of HR images for calibration and check, default valid/ of the training data.
+    note: gets a line as each part of the work begins, and the result of the check. Raises PackError,
+    CheckpointError, DataError or OSError.
     """
     net, facts = load_net(checkpoint)
     if not isinstance(net, Net):
         raise PackError(f"a net of class {type(net).__name__} has no packed form")
-    root, folder = (Path(pictures), ".") if pictures else (data_folder(), "valid")
+    root, folder = (Path(images), ".") if images else (data_folder(), "valid")
     (files,) = data.find_pairs(root, [folder], "valid", net.scale)
-    pairs = data.load_pairs(files, net.scale)
+    pairs = data.load_pairs(files, net.scale, say=note)
     middles = [_middle(*pairs.image(i), net.scale) for i in range(len(pairs))]
     about = {k: json.dumps(v) for k, v in facts.items()}
     if "recipe" in facts:
@@ -95,7 +95,9 @@ def pack_checkpoint(
         about["objective"] = recipe.objective
         if recipe.data.degrade:
             about["chroma"] = "smooth"
+    note(f"calibrating on {len(middles)} images")
     packed = pack(net, [lr for lr, _ in middles], name, about)
+    note("checking the packed bits against the float net")
     results = check(net, packed, middles)
     worst = max(abs(a - b) for a, b in results)
     means = [float(np.mean([r[i] for r in results])) for i in (0, 1)]
@@ -108,7 +110,7 @@ def pack_checkpoint(
         f" worst {worst:.3f} dB"
     )
     packed.metadata["check"] = json.dumps(
-        {"pictures": len(results), "float_psnr": means[0], "packed_psnr": means[1], "worst_difference": worst}
+        {"images": len(results), "float_psnr": means[0], "packed_psnr": means[1], "worst_difference": worst}
     )
     packed.metadata.update(metadata or {})
     return packed

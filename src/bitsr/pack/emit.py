@@ -335,7 +335,7 @@ def pack(
         "net": type(net).__name__,
         "symmetry": "8" if net.order == 8 else "1",
         "calibration": json.dumps(
-            {"pictures": len(calibration), "largest": seen.largest, "headroom": HEADROOM}
+            {"images": len(calibration), "largest": seen.largest, "headroom": HEADROOM}
         ),
     }
     if np.isfinite(radius):

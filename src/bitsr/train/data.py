@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from ..files import NewFile
 from ..folders import image_files
 from ..imresize import imresize
 from . import rendered as drawn
+from .recipe import AUTO, BICUBIC
 
 VERSION = 2
 """Raise it when the same images give other numbers: it is part of the cache key."""
@@ -40,6 +42,12 @@ BENCHMARKS = {"set5", "set14", "b100", "bsd100", "bsds100", "bsd68", "cbsd68", "
 
 Files = Sequence[tuple[Path, Path | None]]
 """(HR, LR) of each image; LR is None where it has to be made."""
+Say = Callable[[str], None]
+"""Takes one line for the user."""
+
+
+def silent(line: str) -> None:
+    """A ``Say`` that says nothing."""
 
 
 class DataError(BitsrError):
@@ -49,20 +57,24 @@ class DataError(BitsrError):
 # Folders --------------------------------------------------------------------------------------
 
 
+def _refuse_benchmark(folder: Path) -> None:
+    for path in (folder, folder.resolve()):
+        for part in path.parts:
+            if "".join(c for c in part.lower() if c.isalnum()) in BENCHMARKS:
+                raise DataError(f"{folder}: {part} is a benchmark set, never train or select on it")
+
+
 def _hr_folder(root: Path, name: str, role: str) -> Path:
     """The HR folder that ``name`` means: itself, or the one in a known layout below it."""
-    base = root if name == "auto" else root / name
+    base = root if name == AUTO else root / name
     known = [
         f"{parent}{folder}"
         for parent in ("", "DIV2K/")
         for folder in (f"DIV2K_{role}_HR", f"DIV2K_{role}_HR_sub")
     ]
-    tried = [base / k for k in ([role, *known] if name == "auto" else [".", *known])]
+    tried = [base / k for k in ([role, f"{role}/HR", *known] if name == AUTO else [".", "HR", *known])]
     for folder in tried:
-        for path in (folder, folder.resolve()):
-            for part in path.parts:
-                if "".join(c for c in part.lower() if c.isalnum()) in BENCHMARKS:
-                    raise DataError(f"{folder}: {part} is a benchmark set, never train or select on it")
+        _refuse_benchmark(folder)
         if folder.is_dir() and image_files(folder):
             return folder
     if not base.is_dir():
@@ -83,26 +95,89 @@ def _lr_folder(hr: Path, scale: int) -> Path | None:
     return None
 
 
+def _folders(folder: Path) -> Iterator[Path]:
+    with suppress(OSError):  # one that may not be listed
+        yield from sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _words(folder: Path) -> list[str]:
+    return re.findall("[a-z0-9]+", folder.name.lower())
+
+
+def _low(folder: Path) -> bool:
+    """Whether a folder's name says that it holds LR images: LR, train_lq, LRbicx4, X4, lowres."""
+    return any(re.fullmatch("lr.*|lq|low|lowres|bicubic|x[2-8]", word) for word in _words(folder))
+
+
+def _unused_lr(hr: Path) -> Path | None:
+    """A folder that seems to hold the LR images of an HR folder: in it, beside it, or, of
+    HR/train, LR/train."""
+    near = [path for path in (*_folders(hr), *_folders(hr.parent)) if _low(path)]
+    if {"hr", "gt", "hq", "high", "highres"} & set(_words(hr.parent)):
+        near += [path / hr.name for path in _folders(hr.parent.parent) if _low(path)]
+    for folder in near:
+        if folder.resolve() == hr.resolve() or not folder.is_dir():
+            continue
+        if any(image_files(place) for place in (folder, *_folders(folder))):
+            return folder
+    return None
+
+
+def _partner(hr: Path, ready: dict[str, Path], folder: Path, scale: int) -> Path:
+    """The LR file of an HR file: 0001.png, 0001x4.png, and of 0001_HR.png also 0001_LR4.png."""
+    bare = re.sub("_(hr|gt)$", "", hr.stem, flags=re.IGNORECASE)
+    for name in (f"{hr.stem}x{scale}", hr.stem, f"{bare}x{scale}", f"{bare}_x{scale}", bare):
+        if name in ready:
+            return ready[name]
+    for end in (f"_LR{scale}", "_LR", "_LQ"):
+        for name in (f"{bare}{end}", f"{bare}{end.lower()}"):
+            if name in ready:
+                return ready[name]
+    raise DataError(f"{folder}: no LR image for {hr.name} ({hr.stem}x{scale} or {hr.stem})")
+
+
 def find_pairs(
-    root: Path, folders: Sequence[str], role: str, scale: int
+    root: Path,
+    folders: Sequence[str],
+    role: str,
+    scale: int,
+    lr: Sequence[str] = (),
+    say: Say = silent,
 ) -> list[list[tuple[Path, Path | None]]]:
     """(HR, LR) files of each folder, in name order; LR is None where it has to be made.
 
-    role: "train" or "valid". Raises DataError for a folder without images, a benchmark set, and an
-    HR image whose LR partner (0001x4.png or 0001.png) is missing in a ready LR folder.
+    role: "train" or "valid". lr: for each of ``folders`` its LR folder below ``root``, ``AUTO``
+    or ``BICUBIC``; none: ``AUTO`` for all. say: gets a line for each LR folder that is used, and for
+    one that seems to belong to an HR folder and is not.
+
+    Raises DataError for a folder without images, a benchmark set, and an HR image whose LR partner
+    (0001x4.png or 0001.png) is missing in a ready LR folder.
     """
     sets = []
-    for name in folders:
+    for name, low in zip(folders, lr or [AUTO] * len(folders), strict=True):
         hr_folder = _hr_folder(root, name, role)
-        lr_folder = _lr_folder(hr_folder, scale)
-        pairs: list[tuple[Path, Path | None]] = []
+        if low in (AUTO, BICUBIC):
+            lr_folder = _lr_folder(hr_folder, scale) if low == AUTO else None
+        else:
+            lr_folder = root / low
+            _refuse_benchmark(lr_folder)
+            if not lr_folder.is_dir() or not image_files(lr_folder):
+                raise DataError(f"{lr_folder}: no LR images (data.{'lr' if role == 'train' else 'valid_lr'})")
+        if lr_folder:
+            say(f"LR images: {lr_folder}")
+        elif low == AUTO and (unused := _unused_lr(hr_folder)):
+            key = "lr" if role == "train" else "valid_lr"
+            say(
+                f"note: {unused} looks like LR images and is not used: LR is made of HR by bicubic;"
+                f' data.{key}=["FOLDER"] takes a folder, data.{key}=["{BICUBIC}"] ends this note'
+            )
         ready = {p.stem: p for p in image_files(lr_folder)} if lr_folder else {}
-        for hr in image_files(hr_folder):
-            lr = ready.get(f"{hr.stem}x{scale}") or ready.get(hr.stem)
-            if lr_folder and lr is None:
-                raise DataError(f"{lr_folder}: no LR image for {hr.name} ({hr.stem}x{scale} or {hr.stem})")
-            pairs.append((hr, lr))
-        sets.append(pairs)
+        sets.append(
+            [
+                (hr, _partner(hr, ready, lr_folder, scale) if lr_folder else None)
+                for hr in image_files(hr_folder)
+            ]
+        )
     return sets
 
 
@@ -251,6 +326,7 @@ def load_pairs(
     degrade: int = 0,
     seed: int = 0,
     rendered: int = 0,
+    say: Say = silent,
 ) -> Pairs:
     """Decode a list of (HR, LR or None) files, or read them from the cache.
 
@@ -261,6 +337,7 @@ def load_pairs(
 
     cache: the folder of the file (``cached``), which is named by a hash of the images' bytes, scale,
     shares, degradation and ``VERSION``.
+    say: gets a line where images have to be decoded.
     """
     if degrade:
         files = [(hr, None) for hr, _ in files]
@@ -280,6 +357,7 @@ def load_pairs(
             return _decode(files[index], scale, hr_scales, keys)
 
         count = len(files) + rendered
+        say(f"decoding {count} images" + (f", {degrade} LR images each" if degrade > 1 else ""))
         images = [image for forms in each(one, range(count), threads) for image in forms]
         return {
             "hr": torch.cat([hr.flatten() for hr, _ in images]),

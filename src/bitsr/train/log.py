@@ -1,4 +1,4 @@
-"""Curves of a run: log.csv and its plot log.png."""
+"""Curves of a run: log.csv, its plot log.png, and the same for TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,11 +13,23 @@ from ..files import NewFile, naming
 COLUMNS: tuple[str, ...] = ("iteration", "stage", "lr", "loss", "loss_d", "psnr_y", "it_per_s")
 
 
+def _board(folder: Path, iteration: int) -> Any:
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise ImportError(f"{error}; its curves want: pip install 'bitsr[tensorboard]'") from error
+    return SummaryWriter(str(folder), purge_step=iteration + 1)
+
+
 class Log:
     """log.csv, one row a log interval or validation, and its plot log.png."""
 
-    def __init__(self, folder: Path, iteration: int, title: str) -> None:
-        """Rows past ``iteration``, the checkpoint's, are dropped: they will be made again."""
+    def __init__(self, folder: Path, iteration: int, title: str, tensorboard: bool = False) -> None:
+        """Rows past ``iteration``, the checkpoint's, are dropped: they will be made again.
+
+        tensorboard: write into ``folder``/tensorboard too. Raises ImportError where it is missing.
+        """
+        self.board = _board(folder / "tensorboard", iteration) if tensorboard else None
         self.path, self.plot, self.title = folder / "log.csv", folder / "log.png", title
         self.drawn = time.monotonic()
         rows = (
@@ -41,6 +53,14 @@ class Log:
         text = {k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()}
         with naming(self.path), self.path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS, restval="").writerow(text)
+        if self.board is not None:
+            for key in row.keys() - {"iteration", "stage"}:
+                self.board.add_scalar(key, row[key], row["iteration"])
+
+    def close(self) -> None:
+        """Finish what is written for TensorBoard."""
+        if self.board is not None:
+            self.board.close()
 
     def draw(self, every: float = 60.0) -> None:
         """Redraw log.png, at most once in ``every`` seconds."""

@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,7 +35,7 @@ from pydantic import (
 from torch import nn
 
 from ..errors import BitsrError
-from ..folders import RECIPES
+from ..folders import packaged_recipe, packaged_recipes
 from ..nets import NETS
 from ..zoo import alias
 from .losses import LOSSES, PYRAMIDS
@@ -47,6 +48,10 @@ else:
 
 class RecipeError(BitsrError):
     """A recipe that cannot be trained; the message is one line."""
+
+
+AUTO, BICUBIC = "auto", "bicubic"
+"""Words of ``data.lr`` that name no folder: LR as the layout has it, and LR made of HR."""
 
 
 def net_name(path: str | Path) -> str:
@@ -84,10 +89,16 @@ class Data(_Section):
     """Folder below which the others lie. Empty: the environment variable BITSR_DATA, else
     ../shared/data from the current folder or the checkout."""
     train: list[str] = Field(default=["auto"], min_length=1)
-    """Folders of high-resolution (HR) training images. "auto" finds train/ or DIV2K_train_HR in
-    the BasicSR or EDSR layout; low-resolution (LR) images beside them are used."""
+    """Folders of high-resolution (HR) training images. "auto" finds train/, train/HR or
+    DIV2K_train_HR in the BasicSR or EDSR layout."""
     valid: list[str] = Field(default=["auto"], min_length=1)
     """Folders of HR validation images, found alike."""
+    lr: list[str] = []
+    """Folders of ready low-resolution (LR) training images, one for each of `train`: a folder of any
+    name, "auto" for that of the BasicSR or EDSR layout where it is there, or "bicubic" for LR made
+    of HR. Empty: "auto" for all. The file of 0001.png is 0001.png or 0001x4.png."""
+    valid_lr: list[str] = []
+    """The same for `valid`."""
     hr_scales: list[Annotated[float, Field(gt=0, lt=1)]] = []
     """Each training image comes again, shrunk to each of these shares of its size."""
     degrade: NonNegativeInt = 0
@@ -117,6 +128,13 @@ class Data(_Section):
             raise ValueError("valid_crop must be 0 or at least 3: the PSNR leaves out one LR pixel a side")
         if self.hr_weight and not self.teachers:
             raise ValueError("hr_weight has no meaning without teachers")
+        for low, high in (("lr", "train"), ("valid_lr", "valid")):
+            if getattr(self, low) and len(getattr(self, low)) != len(getattr(self, high)):
+                raise ValueError(f"{low} wants as many folders as {high}")
+        if set(self.lr) - {AUTO, BICUBIC}:
+            for key in ("degrade", "hr_scales", "rendered"):
+                if getattr(self, key):
+                    raise ValueError(f"{key} makes LR images of HR, which do not go with those of lr")
         return self
 
 
@@ -200,6 +218,9 @@ class Train(_Section):
     """torch.compile the net, once for all of its blocks that are alike. auto: on CUDA."""
     graph: bool = False
     """Capture the whole step as one CUDA graph, on one CUDA device."""
+    accumulate: PositiveInt = 1
+    """The batch is computed in so many equal parts, one after the other, whose gradients are added:
+    less memory for the same step. Batch norm sees a part at a time."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights and of the crops."""
 
@@ -287,9 +308,11 @@ class Recipe(_Section):
         overrides = {k: new.get(k) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
         if not overrides:
             return self
+        overrides = origin.overrides | overrides
         told = ", ".join(f"{k} = {json.dumps(v)}" for k, v in overrides.items())
-        after = origin.source.partition(";")[0]
-        source = f"recipe {name} with {told}" + (f"; the recipe is after {after}" if after else "")
+        _, _, first = origin.source.partition(_AFTER)
+        after = first if origin.overrides else origin.source.partition(";")[0]
+        source = f"recipe {name} with {told}" + (f"{_AFTER}{after}" if after else "")
         out = self.model_copy(update={"source": source})
         out._overrides = overrides
         return out
@@ -302,12 +325,16 @@ class Recipe(_Section):
             raise ValueError(f"loss {self.train.loss!r} wants a net with a pyramid, such as lapsrn")
         if self.train.adversarial and self.data.teachers:
             raise ValueError("train.adversarial wants images, not soft targets (data.teachers)")
+        if self.data.batch % self.train.accumulate:
+            raise ValueError(f"data.batch = {self.data.batch} does not divide by train.accumulate")
+        if self.train.adversarial and self.train.accumulate > 1:
+            raise ValueError("train.adversarial takes the batch at once: train.accumulate = 1")
         if self.train.adversarial and self.data.patch * self.scale < 16:
             raise ValueError("train.adversarial wants HR crops of at least 16 pixels (data.patch)")
         for stage in self.stages:
             try:
-                with torch.device("meta"):  # checks the arguments, allocates nothing
-                    construct(self, stage)
+                args = {**self.net.args, **stage.args}
+                _try(NETS[self.net.name], self.scale, json.dumps(args, sort_keys=True, default=str))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"net arguments: {error}") from error
         return self
@@ -346,6 +373,8 @@ class Recipe(_Section):
         return rate
 
 
+_AFTER = "; the recipe is after "
+"""In the ``source`` of a changed recipe, before that of the recipe."""
 FREE = {
     "": {"source"},
     "data": {"root"},
@@ -380,20 +409,30 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@cache
+def _try(cls: type[nn.Module], scale: int, args: str) -> None:
+    """Make a net of arguments (JSON), once, where it allocates nothing. Raises what its class does."""
+    with torch.device("meta"):
+        _make(cls, scale, json.loads(args))
+
+
+def _make(cls: type[nn.Module], scale: int, args: dict[str, Any]) -> nn.Module:
+    # bound first, for a TypeError that does not name __init__
+    inspect.signature(cls).bind(scale=scale, **args)
+    return cls(scale=scale, **args)
+
+
 def construct(recipe: Recipe, stage: Stage) -> nn.Module:
     """The bare net of a stage as its class makes it; ``build.build`` makes the one that is trained.
 
     Raises TypeError or ValueError for arguments that the net does not take.
     """
-    cls, args = NETS[recipe.net.name], {**recipe.net.args, **stage.args}
-    # bound first, for a TypeError that does not name __init__
-    inspect.signature(cls).bind(scale=recipe.scale, **args)
-    return cls(scale=recipe.scale, **args)
+    return _make(NETS[recipe.net.name], recipe.scale, {**recipe.net.args, **stage.args})
 
 
 def names() -> list[str]:
     """Names of the packaged recipes."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+    return sorted(packaged_recipes())
 
 
 def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -447,21 +486,26 @@ def _read(recipe: str | Path, folder: Path) -> tuple[Path, dict[str, Any]]:
         # old names of nets were names of recipes too
         stem = str(recipe).removesuffix("-cpu")
         recipe = alias(stem) + str(recipe)[len(stem) :]
-        path = RECIPES / f"{recipe}.toml"
-        if Path(recipe).name != str(recipe) or not path.is_file():
+        if (found := packaged_recipe(recipe)) is None:
             raise RecipeError(f"{recipe}: no such recipe file; packaged recipes: {', '.join(names())}")
+        path = found
     try:
         return path, tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: {error}") from error
 
 
+def _packaged(path: Path) -> bool:
+    found = packaged_recipe(path.stem)
+    return found is not None and found == path.resolve()
+
+
 def _merged(path: Path) -> tuple[dict[str, Any], Path]:
     """A recipe file with all that it extends; and the file whose ``source`` it has: the first on the
-    way that has one of its own or comes with bitsr."""
+    way that has one of its own or is packaged."""
     path, table = _read(path, Path())
     file, seen = path, {path}
-    origin: Path | None = path if "source" in table or path.parent.resolve() == RECIPES else None
+    origin: Path | None = path if "source" in table or _packaged(path) else None
     while "extends" in table:
         parent = table.pop("extends")
         if not isinstance(parent, str):
@@ -470,7 +514,7 @@ def _merged(path: Path) -> tuple[dict[str, Any], Path]:
         if file in seen:
             raise RecipeError(f"{path}: extends: {parent!r} leads back to itself")
         seen.add(file)
-        if origin is None and ("source" in below or file.parent.resolve() == RECIPES):
+        if origin is None and ("source" in below or _packaged(file)):
             origin = file
         table = _merge(below, table)
     return table, origin or path

@@ -12,6 +12,8 @@ import pyvips
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
+from ..photo.fork import use_libvips
+
 VERSION = 1
 """Raise it when the same key gives another image: it is part of the cache key."""
 SIDE = 480
@@ -98,8 +100,12 @@ def _shapes(rng: Generator, paper: Colour, ink: Colour, n: int) -> pyvips.Image:
 
 
 def render(key: Sequence[int]) -> Pixels:
-    """An image (480, 480, 3) uint8: a page of text, a drawing, or a screen of both. key: whole numbers; the same key
-    gives the same image."""
+    """An image (480, 480, 3) uint8: a page of text, a drawing, or a screen of both.
+
+    key: whole numbers; the same key gives the same image. Raises PhotoError in a forked child that
+    libvips cannot work in.
+    """
+    use_libvips()
     rng = default_rng(list(key))
     paper, ink = _colours(rng)
     kind = rng.random()

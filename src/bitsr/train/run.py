@@ -119,8 +119,13 @@ def _interruptible() -> Iterator[Callable[[], int]]:
             signal.signal(number, handler)
 
 
-def _resume(folder: Path, recipe: Recipe, resume: bool | None) -> dict[str, Any] | None:
-    """The checkpoint to go on from, or None for a fresh run. resume: None is "if there is one"."""
+def _resume(
+    folder: Path, recipe: Recipe, resume: bool | None, prolong: bool, say: data.Say
+) -> dict[str, Any] | None:
+    """The checkpoint to go on from, or None for a fresh run. resume: None is "if there is one".
+
+    prolong: whether the recipe may have more iterations than the run had.
+    """
     last = folder / "last.pt"
     if not last.exists():
         if resume:
@@ -134,9 +139,23 @@ def _resume(folder: Path, recipe: Recipe, resume: bool | None) -> dict[str, Any]
     # parsed: a setting that is younger than the run has its default
     ran = legacy.parse(state["recipe"], str(last))
     old, new = (settings(r.model_dump(mode="json")) for r in (ran, recipe))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            raise TrainError(f"{folder}: the run has {key} = {old.get(key)!r}, the recipe {new.get(key)!r}")
+    differ = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    at, length = state["iteration"], "train.iterations"
+    longer = prolong and length in differ and not recipe.train.stages and not ran.train.stages
+    for key in differ:
+        if key == length and longer and new[key] > old[key]:
+            continue
+        hint = "; a run may only be made longer" if key == length and longer else ""
+        raise TrainError(f"{folder}: the run has {key} = {old.get(key)!r}, the recipe {new.get(key)!r}{hint}")
+    if at < recipe.iterations:
+        say(f"{folder}: going on from iteration {at:,}")
+    if length in differ:
+        (before,), (stage,) = ran.stages, recipe.stages
+        rates = ran.rate(before, max(at - 1, 0)), recipe.rate(stage, at)
+        say(
+            f"note: the run was to have {old[length]:,} iterations and now has {new[length]:,}. Schedule and"
+            f" annealing go by the new length: the learning rate was {rates[0]:.3g} and goes on at {rates[1]:.3g}"
+        )
     return state
 
 
@@ -145,22 +164,27 @@ def load_data(
     device: torch.device,
     rank: int = 0,
     world: int = 1,
-    say: Callable[[str], None] = lambda line: None,
+    say: data.Say = data.silent,
 ) -> tuple[Crops, data.Pairs]:
     """Training crops of device number ``rank`` out of ``world``, and validation images, on
     ``device``.
 
-    say(line): called while soft targets are made. Raises DataError, TrainError or OSError.
+    say(line): called as images are decoded and soft targets made, and with what a user should know
+    of the LR images. Raises DataError, TrainError or OSError.
     """
     d, scale = recipe.data, recipe.scale
     root = Path(d.root).expanduser() if d.root else data_folder()
     train, valid = (
-        [pair for found in data.find_pairs(root, folders, role, scale) for pair in found]
-        for role, folders in (("train", d.train), ("valid", d.valid))
+        [pair for found in data.find_pairs(root, folders, role, scale, lr, say) for pair in found]
+        for role, folders, lr in (("train", d.train, d.lr), ("valid", d.valid, d.valid_lr))
     )
+    if d.degrade and any(lr for _, lr in train):
+        say("note: the ready LR images are not used: data.degrade makes them of HR")
+    if any(lr for _, lr in train) and not d.degrade and not all(lr for _, lr in valid):
+        say("note: validation runs on LR images by bicubic, unlike training (data.valid_lr)")
     if both := {hr for hr, _ in train} & {hr for hr, _ in valid}:
         raise data.DataError(f"{min(both)} is both a training and a validation image")
-    load = partial(data.load_pairs, scale=scale, hr_scales=d.hr_scales, rendered=d.rendered)
+    load = partial(data.load_pairs, scale=scale, hr_scales=d.hr_scales, rendered=d.rendered, say=say)
     pairs = load(train, degrade=d.degrade)
     if d.teachers:
         clean = pairs
@@ -170,11 +194,12 @@ def load_data(
         pairs = replace(pairs, soft=soft)
     pairs = pairs.to(device)
     # drawn by another seed than those of training, which is always the same
-    held = data.load_pairs(valid, scale, degrade=min(d.degrade, 1), seed=1).to(device)
+    held = data.load_pairs(valid, scale, degrade=min(d.degrade, 1), seed=1, say=say).to(device)
     if held.sizes.min() < 3:
         raise data.DataError(f"a validation image is below {3 * scale} pixels a side")
-    if d.batch % world:
-        raise TrainError(f"data.batch = {d.batch} does not divide among {world} devices")
+    if d.batch % (world * recipe.train.accumulate):
+        parts = f" of {recipe.train.accumulate} parts each" if recipe.train.accumulate > 1 else ""
+        raise TrainError(f"data.batch = {d.batch} does not divide among {world} devices{parts}")
     share = d.batch // world
     crops = Crops(
         pairs,
@@ -190,6 +215,11 @@ def load_data(
     return crops, held
 
 
+FIRST = 2.0
+"""Seconds after which a stage first tells loss and speed, where its first log row takes longer; the
+next time is after twice as long."""
+
+
 class _Run:
     """What outlives a stage: the files, the validation images, the deadline, and how far the run
     is."""
@@ -202,6 +232,7 @@ class _Run:
         train: data.Pairs,
         valid: data.Pairs,
         state: dict[str, Any] | None,
+        tensorboard: bool,
         report: Report,
         interrupted: Callable[[], int],
     ) -> None:
@@ -217,14 +248,14 @@ class _Run:
         title = f"loss: {recipe.objective}\n{protocol(valid, recipe.data.valid_crop)}"
         if recipe.train.adversarial:
             title += "\nbest.pt: the best PSNR, so an early state; last.pt: the end of the training"
-        self.log = Log(folder, self.iteration, title) if fabric.is_global_zero else None
+        self.log = Log(folder, self.iteration, title, tensorboard) if fabric.is_global_zero else None
 
     def stage(self, trainer: Trainer, number: int, stage: Stage, begin: int) -> bool:
         """Iterate to the end of the stage that starts at iteration ``begin``; False: stopped
         before."""
         t, end = self.recipe.train, begin + stage.iterations
         saved = clock = time.monotonic()
-        timed = 0
+        timed, early, wait = 0, True, FIRST
         while self.iteration < end:
             lr = self.recipe.rate(stage, self.iteration - begin)
             trainer.step(self.iteration, lr, (self.iteration - begin) / stage.iterations)
@@ -238,7 +269,7 @@ class _Run:
                 if trainer.adversary is not None:
                     row["loss_d"] = trainer.adversary.read_loss(self.count)
                 row["it_per_s"] = timed / (time.monotonic() - clock)
-                self.count = timed = 0
+                self.count, timed, early = 0, 0, False
                 if not math.isfinite(row["loss"]):
                     where = f"at iteration {self.iteration}"
                     raise TrainError(f"the loss is {row['loss']} {where}: try a lower train.lr")
@@ -255,6 +286,10 @@ class _Run:
                 if self.iteration % t.checkpoint_every == 0 or last or stop or overdue:
                     self._save(trainer, number)
                     saved = time.monotonic()
+                if early and not row and time.monotonic() - clock > wait:
+                    wait *= 2
+                    loss, speed = trainer.first_loss(self.count), timed / (time.monotonic() - clock)
+                    row = {"lr": lr, "loss": loss, "it_per_s": speed}
                 self.report(self.iteration, row or None)
             if timed == 0:
                 clock = time.monotonic()  # what comes after the loss is read does not count into it/s
@@ -297,6 +332,7 @@ class _Run:
         """Draw the curves and export the best net."""
         if self.log is not None:
             self.log.draw(every=0)
+            self.log.close()
             if (self.folder / "best.pt").exists():
                 best = checkpoint.load(self.folder / "best.pt")
                 checkpoint.export_latent(self.folder / "latent.safetensors", best)
@@ -312,8 +348,10 @@ def train(
     devices: int = 1,
     max_minutes: float | None = None,
     threads: int | None = None,
+    prolong: bool = False,
+    tensorboard: bool = False,
     report: Report | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: data.Say = data.silent,
 ) -> Outcome:
     """Train ``recipe`` in the folder ``run_dir`` and return when it is done, out of time, or
     interrupted.
@@ -323,10 +361,13 @@ def train(
     device: "cpu", "cuda" or "auto" (CUDA if there is one); devices: how many, by DDP (batch norm
     per device).
     max_minutes: wall-clock budget of this call, in place of the recipe's; 0: none.
+    prolong: a run may go on with more iterations than it was begun with; the schedule then goes by
+    the new number.
+    tensorboard: write the curves for TensorBoard too, into ``run_dir``/tensorboard.
     report(iteration, row): called on the first device after every iteration; row as in log.csv, or
-    None.
-    say(line): called before soft targets are made, and each minute that it takes, and with what a
-    user should know of adversarial training.
+    None. Before the first row of the log there may be rows of loss, lr and it_per_s alone.
+    say(line): called as each silent part begins (decoding, resuming, soft targets, compiling), and
+    with what a user should know.
 
     Raises RecipeError, DataError, CheckpointError or TrainError (all BitsrError) or OSError, each
     one line.
@@ -340,25 +381,27 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     minutes = recipe.train.max_minutes if max_minutes is None else max_minutes
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # one of several devices says it for all
+        say = data.silent
     with _Lock(Path(run_dir)) as lock:
-        return _train(
-            recipe, lock, resume, device, devices, minutes, report or (lambda iteration, row: None), say
-        )
+        state = _resume(lock.folder, recipe, resume, prolong, say)  # before anything slow or written
+        report = report or (lambda iteration, row: None)
+        return _train(recipe, lock, state, device, devices, minutes, tensorboard, report, say)
 
 
 def _train(
     recipe: Recipe,
     lock: _Lock,
-    resume: bool | None,
+    state: dict[str, Any] | None,
     device: str,
     devices: int,
     minutes: float,
+    tensorboard: bool,
     report: Report,
-    say: Callable[[str], None],
+    say: data.Say,
 ) -> Outcome:
     start = time.monotonic()
     folder = lock.folder
-    state = _resume(folder, recipe, resume)  # before anything slow or written
 
     if recipe.train.adversarial:
         say(
@@ -392,7 +435,7 @@ def _train(
         weights = checkpoint.load_any(Path(name).expanduser())["net"]
 
     with _interruptible() as interrupted:
-        run = _Run(fabric, recipe, folder, crops.pairs, valid, state, report, interrupted)
+        run = _Run(fabric, recipe, folder, crops.pairs, valid, state, tensorboard, report, interrupted)
         run.deadline = start + 60 * minutes if minutes else math.inf
         end, complete = 0, True
         for number, stage in enumerate(recipe.stages):
@@ -408,6 +451,8 @@ def _train(
                 if state is None and (ties := symmetry(recipe, net)):  # they may come from a net without
                     ties.tie(net)
             trainer = Trainer(fabric, recipe, net, crops)
+            if recipe.train.compiled(trainer.cuda) and run.iteration < end:
+                say("compiling the net: the first iteration takes a while")
             if state is not None and state["stage"] == number:
                 trainer.load(state)
                 run.best, run.count = state["best"], state["count"]

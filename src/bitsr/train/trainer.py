@@ -169,6 +169,25 @@ class Trainer:
 
     def _eager(self) -> None:
         lr, hr = self.crops(self.iteration)
+        parts = self.train.accumulate
+        for number, (low, high) in enumerate(zip(lr.chunk(parts), hr.chunk(parts), strict=True), 1):
+            with self.fabric.no_backward_sync(self.model, enabled=number < parts):
+                self._gradients(low, high)
+        if self.symmetry is not None:
+            gradients = [(name, p.grad) for name, p in self.parameters]
+            self.symmetry.gather(gradients + self.buffers)
+        self.optimiser.step()
+        if self.symmetry is not None:
+            self.symmetry.hold(self.loose)
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average is not None:
+            averages, latents = tuple(self.average.parameters()), tuple(self.net.parameters())
+            weight = 1 - self.train.ema
+            with torch.no_grad():  # else torch 2.13 leaks half a KiB a parameter here
+                torch._foreach_lerp_(averages, latents, weight=weight)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _gradients(self, lr: Tensor, hr: Tensor) -> None:
+        """Add the gradients and the loss of a part of the batch, as its share of the mean."""
         # No cache: each weight is cast once an iteration, and a captured graph must not reuse an
         # old cast.
         bf16 = self.train.precision == "bf16"
@@ -181,20 +200,14 @@ class Trainer:
             with torch.autocast(lr.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
                 self.adversary.learn(sr, hr, self.adam.param_groups[0]["lr"])
                 loss = torch.stack(list(self.adversary.parts(sr, hr, loss).values())).sum()
+        if self.train.accumulate > 1:
+            loss = loss / self.train.accumulate
         self.fabric.backward(loss)
-        if self.symmetry is not None:
-            gradients = [(name, p.grad) for name, p in self.parameters]
-            self.symmetry.gather(gradients + self.buffers)
-        self.optimiser.step()
-        if self.symmetry is not None:
-            self.symmetry.hold(self.loose)
-        self.optimiser.zero_grad(set_to_none=True)
         self.loss_sum.add_(loss.detach())
-        if self.average is not None:
-            averages, latents = tuple(self.average.parameters()), tuple(self.net.parameters())
-            weight = 1 - self.train.ema
-            with torch.no_grad():  # else torch 2.13 leaks half a KiB a parameter here
-                torch._foreach_lerp_(averages, latents, weight=weight)  # pyright: ignore[reportPrivateImportUsage]
+
+    def first_loss(self, count: int) -> float:
+        """Mean loss of the ``count`` iterations so far on this device. Waits for it, clears nothing."""
+        return self.loss_sum.item() / count
 
     def read_loss(self, count: int) -> float:
         """Mean loss of the last ``count`` iterations on all devices; clears the sum. Waits for the

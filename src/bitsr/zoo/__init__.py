@@ -17,6 +17,8 @@ from ..model_file import ModelFile
 ZOO = Path(__file__).parent
 DEFAULTS = ("bitsr-m", "e2fif-srresnet")
 """Where no net is named; the better one first."""
+CHECKPOINTS = (".pt", ".safetensors")
+"""Suffixes of trained nets that are not packed."""
 _OLD = {
     f"house-{old}-x{scale}": f"bitsr-{new}-x{scale}"
     for old, new in (("fast", "s"), ("srresnet", "m"), ("best", "l"))
@@ -57,9 +59,12 @@ def models(folder: str | Path = ZOO) -> list[Model]:
 def find(net: str | Path, folder: str | Path = ZOO) -> Path:
     """The file of a net: the path of a .bsr as it is, or a name in ``folder``, old ones included.
 
-    Raises BitsrError for a name that is not there; whether a path is there is not looked at.
+    Raises BitsrError for a name that is not there and for a checkpoint; whether a path is there is
+    not looked at.
     """
     path = Path(net)
+    if path.suffix in CHECKPOINTS and path.is_file():
+        raise BitsrError(f"{net}: not packed yet; pack it first: bitsr pack {net} -o {path.stem}.bsr")
     if path.suffix == ".bsr" or os.sep in str(net):
         return path
     path = Path(folder) / f"{net}.bsr"

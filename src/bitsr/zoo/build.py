@@ -164,7 +164,7 @@ def build(
         )
         if not outcome.complete:
             return Built(False, outcome.signal)
-    model = pack_checkpoint(results[-1], chain.name, pictures=images, note=say)
+    model = pack_checkpoint(results[-1], chain.name, images=images, note=say)
     evaluation = evaluate(Engine(model, threads=threads), sets, name=chain.name)
     model.metadata |= {"training": str(chain), "evaluation": evaluation.summary()}
     output.mkdir(parents=True, exist_ok=True)
