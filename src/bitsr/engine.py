@@ -84,6 +84,9 @@ class Engine:
         """
         return _rebuild, (type(self), self._data, self.name, *self._asked)
 
+    def __repr__(self) -> str:
+        return f"Engine({self.name!r}, scale={self.scale}, isa={self.isa!r}, threads={self.threads})"
+
     def __del__(self) -> None:
         if handle := getattr(self, "_handle", None):
             _core.model_close(handle)

@@ -14,9 +14,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from . import colour
+from . import colour, samples
 from .engine import Engine
-from .errors import BitsrError
+from .errors import BitsrError, Cancelled
 from .files import naming
 from .symmetry import sum_over_orientations
 from .zoo import ZOO, choose
@@ -63,41 +63,75 @@ class Upscaler:
         self.name: str = engine.name
         self.scale: int = engine.scale
 
-    def __call__(self, image: Any, *, ensemble: bool = False) -> Any:
+    def __repr__(self) -> str:
+        e = self.engine
+        return f"Upscaler({self.name!r}, scale={self.scale}, isa={e.isa!r}, threads={e.threads})"
+
+    def __call__(
+        self,
+        image: Any,
+        *,
+        range: float | None = None,
+        ensemble: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Any:
         """Upscale a PIL image or an array; the result is of the same kind, ``scale`` times the
         size.
 
-        Arrays: (H, W) or (H, W, C) uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and
-        alpha. PIL modes: 1, L, LA, I;16, P, RGB, RGBA, CMYK. Mode 1 gives L, P gives RGB or RGBA,
-        CMYK gives RGB. The ICC profile is kept.
+        Arrays: (H, W), (H, W, C) or a batch (N, H, W, C); C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB
+        and alpha. Samples are uint8, uint16, or floats with ``range``, the value of white (1 or 255,
+        say): these pass as 16-bit integers, and what lies outside [0, range] is clipped.
+        PIL images come out as from the command line: upright after EXIF; a palette or a transparent
+        colour becomes alpha, CMYK becomes sRGB; ICC profile, EXIF, XMP and dpi stay in ``info``. Of an
+        animation the frame it stands at is taken.
         ensemble: mean of the net over 8 flips and rotations (Timofte et al., CVPR 2016), at 8 times
         the work and more memory; of an ``equivariant`` net it is the plain result, at no cost.
-        Raises BitsrError for any other image.
+        progress: called with (SR rows done, SR rows in all). cancel: asked between strips whether to
+        stop, such as ``threading.Event().is_set``.
+        Raises BitsrError for any other image, and Cancelled where ``cancel`` says so.
         """
         # PIL stays optional: an image of its kind can only arrive when it is loaded.
         pil = sys.modules.get("PIL.Image")
         if pil and isinstance(image, pil.Image):
-            out = pil.fromarray(self(_from_pil(image), ensemble=ensemble))
-            if profile := image.info.get("icc_profile") if image.mode != "CMYK" else None:
-                out.info["icc_profile"] = profile
-            return out
+            if range is not None:
+                raise BitsrError("range= is of float arrays, not of PIL images")
+            pixels, info = samples.from_pil(image)
+            return samples.to_pil(self._images(pixels, ensemble, progress, cancel), info)
         if not isinstance(image, np.ndarray):
             raise BitsrError(f"image must be a PIL image or a numpy array, not {type(image).__name__}")
         array = cast("NDArray[Any]", image)
-        if array.dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
-            raise BitsrError(f"samples must be uint8 or uint16, not {array.dtype}")
-        pixels = array[:, :, None] if array.ndim == 2 else array
-        if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] > 4:
-            raise BitsrError(f"image must be (H, W) or (H, W, 1 to 4) and not empty, not {array.shape}")
-        height, width, channels = pixels.shape
-        out = np.empty((self.scale * height, self.scale * width, channels), array.dtype)
-        n = self.strip(width, channels, 8 * array.itemsize)
-        strips = (pixels[i : i + n] for i in range(0, height, n))
+        out = self._images(samples.from_array(array, range), ensemble, progress, cancel)
+        return samples.to_array(out, array, range)
+
+    def _images(
+        self,
+        images: NDArray[Any],
+        ensemble: bool,
+        progress: Callable[[int, int], object] | None,
+        cancel: Callable[[], bool] | None,
+    ) -> NDArray[Any]:
+        """(N, H, W, C) uint8 or uint16 -> (N, scale H, scale W, C)."""
+        number, height, width, channels = images.shape
+        high = self.scale * height
+        out = np.empty((number, high, self.scale * width, channels), images.dtype)
+        rows_out = out.reshape(number * high, self.scale * width, channels)
+        n = self.strip(width, channels, 8 * images.itemsize)
         y = 0
-        for rows in self.rows(strips, height, width, ensemble=ensemble):
-            out[y : y + len(rows)] = rows
-            y += len(rows)
-        return out[:, :, 0] if array.ndim == 2 else out
+
+        def strips(image: NDArray[Any]) -> Iterator[NDArray[Any]]:
+            for i in range(0, height, n):
+                if cancel and cancel():
+                    raise Cancelled("cancelled")
+                yield image[i : i + n]
+
+        for image in images:
+            for rows in self.rows(strips(image), height, width, ensemble=ensemble):
+                rows_out[y : y + len(rows)] = rows
+                y += len(rows)
+                if progress:
+                    progress(y, number * high)
+        return out
 
     def strip(self, width: int, channels: int, depth: int) -> int:
         """LR rows to take at a time, so that their SR pixels stay within the memory budget.
@@ -181,16 +215,6 @@ class _Ensemble:
         drop = max(ready - r, 0) - self.first
         self.rows, self.first = self.rows[drop:], self.first + drop
         return out.astype(np.int16)
-
-
-def _from_pil(image: Any) -> NDArray[Any]:
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    elif image.mode in ("1", "CMYK"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    elif image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-        raise BitsrError(f"PIL mode {image.mode} is not supported; convert to L, LA, I;16, RGB or RGBA first")
-    return np.array(image)
 
 
 def upscale(
