@@ -238,6 +238,16 @@ def _decode(
 
     HR: (H, W) int16; LR: (variants, h, w), one, or one for each of ``keys`` (``degrade``).
     """
+    forms = _forms(pair, scale, hr_scales)
+    return [_aligned(a, b, scale, [[*key, i] for key in keys]) for i, (a, b) in enumerate(forms)]
+
+
+Form = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]
+"""RGB of HR, and of LR where it is ready."""
+
+
+def _forms(pair: tuple[Path, Path | None], scale: int, hr_scales: Sequence[float]) -> list[Form]:
+    """A file as it is, and shrunk to each of ``hr_scales``."""
     hr_path, lr_path = pair
     hr = read_rgb(hr_path)
     lr = None if lr_path is None else read_rgb(lr_path)
@@ -245,26 +255,33 @@ def _decode(
         not -1 < n - m / scale < 1 for n, m in zip(lr.shape[:2], hr.shape[:2], strict=True)
     ):
         raise DataError(f"{lr_path}: {lr.shape[1]}x{lr.shape[0]} is not 1/{scale} of {hr_path.name}")
-    forms: list[tuple[NDArray[np.uint8], NDArray[np.uint8] | None]] = [(hr, lr)]
+    forms: list[Form] = [(hr, lr)]
     forms += [(imresize(hr, share, dtype=np.float32), None) for share in hr_scales]
     if min(n for form, _ in forms for n in form.shape[:2]) < scale:
         raise DataError(f"{hr_path}: too small for scale {scale}")
-    return [_aligned(a, b, scale, [[*key, i] for key in keys]) for i, (a, b) in enumerate(forms)]
+    return forms
 
 
 def _aligned(
     hr: NDArray[np.uint8], lr: NDArray[np.uint8] | None, scale: int, keys: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor]:
     """Y of HR, cropped to a multiple of the scale, and of LR, made of it where there is none."""
-    h, w = (n // scale for n in hr.shape[:2])
-    if lr is not None:
-        h, w = min(h, lr.shape[0]), min(w, lr.shape[1])
-    hr = hr[: h * scale, : w * scale]
+    hr, lr = _fitting(hr, lr, scale)
     if keys:
         lrs = [degraded(hr, scale, key) for key in keys]
     else:
-        lrs = [lr[:h, :w] if lr is not None else imresize(hr, 1 / scale, dtype=np.float32)]
+        lrs = [lr if lr is not None else imresize(hr, 1 / scale, dtype=np.float32)]
     return steps(rgb_to_y(hr)), torch.stack([steps(rgb_to_y(x)) for x in lrs])
+
+
+def _fitting(
+    hr: NDArray[np.uint8], lr: NDArray[np.uint8] | None, scale: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """HR cropped to a multiple of the scale, and LR to that of HR."""
+    h, w = (n // scale for n in hr.shape[:2])
+    if lr is not None:
+        h, w = min(h, lr.shape[0]), min(w, lr.shape[1])
+    return hr[: h * scale, : w * scale], None if lr is None else lr[:h, :w]
 
 
 @dataclass(frozen=True)
@@ -367,6 +384,27 @@ def load_pairs(
 
     t = cached(f"pairs-x{scale}-{key}", {"hr", "lr", "sizes"}, decode, cache)
     return Pairs(t["hr"], t["lr"], t["sizes"], scale, key=key)
+
+
+def lr_images(
+    files: Files, scale: int, hr_scales: Sequence[float] = (), rendered: int = 0
+) -> Callable[[int], NDArray[np.uint8]]:
+    """RGB (h, w, 3) of the clean LR images of ``load_pairs`` with the same arguments, by their number.
+
+    For teachers that see colour: pairs hold luma alone. Each call decodes its file.
+    """
+    each_has = 1 + len(hr_scales)
+
+    def image(index: int) -> NDArray[np.uint8]:
+        file, form = divmod(index, each_has)
+        if file < len(files):
+            hr, lr = _forms(files[file], scale, hr_scales)[form]
+        else:
+            hr, lr = drawn.render([index - each_has * len(files)]), None
+        hr, lr = _fitting(hr, lr, scale)
+        return lr if lr is not None else imresize(hr, 1 / scale, dtype=np.float32)
+
+    return image
 
 
 def each(work: Callable[[Any], Any], items: Sequence[Any], threads: int | None) -> list[Any]:

@@ -115,8 +115,9 @@ class Data(_Section):
     """Crops drawn for each place of a batch. The one with the most detail is kept."""
     teachers: list[str] = []
     """Nets whose mean output is the soft target of the loss in place of HR (distillation). Names or
-    .bsr files of packed nets, which the engine runs, or checkpoints (.pt, .safetensors), which
-    torch runs. They always see the clean LR image."""
+    .bsr files of packed nets, which the engine runs; checkpoints (.pt, .safetensors) and published
+    weights of SMFANet (.safetensors), which torch runs; or ONNX files on Y in [0, 255] or RGB in
+    [0, 1] (.onnx). They always see the clean LR image."""
     hr_weight: float = Field(default=0.0, ge=0, le=1)
     """With teachers: weight of HR in the target, against 1 - hr_weight of the soft target."""
     valid_crop: NonNegativeInt = 0

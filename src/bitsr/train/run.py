@@ -189,8 +189,10 @@ def load_data(
     if d.teachers:
         clean = pairs
         if d.degrade:  # teachers know clean images alone
-            clean = load([(hr, None) for hr, _ in train])
-        soft = soft_targets(clean, d.teachers, say=say, device=device)
+            train = [(hr, None) for hr, _ in train]
+            clean = load(train)
+        rgb = data.lr_images(train, scale, d.hr_scales, d.rendered)
+        soft = soft_targets(clean, d.teachers, say=say, device=device, rgb=rgb)
         pairs = replace(pairs, soft=soft)
     pairs = pairs.to(device)
     # drawn by another seed than those of training, which is always the same
