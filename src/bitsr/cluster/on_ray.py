@@ -1,0 +1,150 @@
+"""A batch on a cluster, by Ray Data: a pool of actors with a net each, fed with blocks of tasks.
+
+What travels through Ray is tasks and rows, both small. Images go from the store to an actor and
+back, so no memory of Ray's depends on their sizes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from ..errors import BitsrError
+from .plan import Task
+from .worker import Row, Worker, failed
+
+LOCAL = "local"
+"""As an address: a cluster of this machine, for this run."""
+_RETRIES = 3
+"""How often Ray tries a block again whose actor is killed."""
+_LEAST_BYTES, _MOST_BYTES, _MOST_TASKS = 1 << 18, 1 << 22, 64
+"""Of a block. At a few microseconds a pixel the least is about a second of work, so that what Ray
+does for a block counts little; the most is about a minute, which is what a killed run makes again."""
+_BLOCKS = 64
+"""Wanted for each actor, so that all of them end at about the same time."""
+
+
+def work(tasks: Sequence[Task], worker: Worker, address: str, workers: int = 0) -> Generator[Row]:
+    """A row a task, in the order of completion, from a cluster.
+
+    address: of a cluster, as ``ray.init`` takes it, or ``LOCAL``. workers: actors, 0 a CPU of the
+    cluster each. An actor, a worker or a node that is killed is replaced, and its block tried
+    again. What is missing after that is tried once more alone, so that an image that kills its
+    actor fails by itself.
+
+    Raises ImportError without Ray, and BitsrError where the cluster cannot be used.
+    """
+    if not tasks:
+        return
+    try:
+        import ray.data
+    except ImportError as error:
+        raise ImportError(f"{error}; --ray wants: pip install 'bitsr[ray]'") from None
+    with _connected(address, workers):
+        actors = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        missing = {task.name: task for task in tasks}
+        try:
+            for blocks in (_blocks(tasks, actors), None):
+                blocks = blocks or [[task] for task in missing.values()]
+                for row in _rows(blocks, worker, min(actors, len(blocks))):
+                    if missing.pop(row.name, None):
+                        yield row
+                if not missing:
+                    return
+        except ray.exceptions.RayError as error:
+            raise BitsrError(f"Ray: {str(error).strip().splitlines()[-1]}") from None
+        for task in missing.values():
+            yield failed(task, f"{task.input}: its workers ended at work on it")
+
+
+def _blocks(tasks: Sequence[Task], actors: int) -> list[list[Task]]:
+    """Tasks in blocks of about equal bytes: a large image is a block, small ones share one."""
+    total = sum(task.size for task in tasks)
+    limit = min(max(total // (actors * _BLOCKS), _LEAST_BYTES), _MOST_BYTES)
+    most = max(1, min(_MOST_TASKS, len(tasks) // (actors * 4)))
+    blocks: list[list[Task]] = []
+    filled = limit
+    for task in tasks:
+        if filled + task.size > limit or len(blocks[-1]) >= most:
+            blocks.append([])
+            filled = 0
+        blocks[-1].append(task)
+        filled += task.size
+    return blocks
+
+
+class _Actor:
+    """A worker as Ray Data calls it: a batch of one task in, a batch of one row out."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        (task,) = batch["json"]
+        return {"json": [json.dumps(asdict(self._worker(Task(**json.loads(task)))))]}
+
+
+def _rows(blocks: list[list[Task]], worker: Worker, actors: int) -> Iterator[Row]:
+    """The rows of the blocks that Ray brings back."""
+    import pyarrow
+    import ray.data
+
+    # JSON, for its one type does not depend on what a block holds, and any file name goes through.
+    tables = [pyarrow.table({"json": [json.dumps(asdict(task)) for task in block]}) for block in blocks]
+    results = ray.data.from_arrow(tables).map_batches(
+        _Actor,
+        fn_constructor_args=(worker,),
+        batch_size=1,
+        batch_format="numpy",
+        num_cpus=1,
+        # One block at a time, so that none waits behind a large image.
+        compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
+        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": _RETRIES},
+    )
+    for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for text in table["json"].to_pylist():
+            yield Row(**json.loads(text))
+
+
+@contextmanager
+def _connected(address: str, workers: int) -> Generator[None]:
+    """Within the block, a connection to a cluster that says nothing of its own; one that is there
+    is used."""
+    import ray
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.max_errored_blocks = -1  # they are missing, which is seen
+    if ray.is_initialized():
+        yield
+        return
+    quiet = not os.environ.get("BITSR_DEBUG")
+    if quiet:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        context.enable_progress_bars = False
+    here: dict[str, Any] = {"num_cpus": workers or None, "include_dashboard": False}
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM,)}
+    try:
+        ray.init(
+            address,
+            logging_level=logging.ERROR if quiet else logging.INFO,
+            log_to_driver=not quiet,
+            **(here if address == LOCAL else {}),
+        )
+    except Exception as error:
+        raise BitsrError(f"no Ray cluster at {address}: {' '.join(str(error).split())}") from None
+    finally:
+        for number, handler in signals.items():  # Ray takes them for itself
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()
