@@ -1,7 +1,7 @@
 """A batch on a cluster, by Ray Data: a pool of actors with a net each, fed with blocks of tasks.
 
-What travels through Ray is tasks and rows, both small. Images go from the store to an actor and
-back, so no memory of Ray's depends on their sizes.
+What travels through Ray is tasks and rows, both small. Images go from the store to an actor's
+process and back, so no memory of Ray's depends on their sizes.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import logging
 import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ..errors import BitsrError
 from .plan import Task
-from .worker import Row, Worker, failed
+from .pool import Isolated
+from .worker import Row, Worker
 
 LOCAL = "local"
 """As an address: a cluster of this machine, for this run."""
-_RETRIES = 3
-"""How often Ray tries a block again whose actor is killed."""
 _LEAST_BYTES, _MOST_BYTES, _MOST_TASKS = 1 << 18, 1 << 22, 64
 """Of a block. At a few microseconds a pixel the least is about a second of work, so that what Ray
 does for a block counts little; the most is about a minute, which is what a killed run makes again."""
@@ -34,9 +34,8 @@ def work(tasks: Sequence[Task], worker: Worker, address: str, workers: int = 0) 
     """A row a task, in the order of completion, from a cluster.
 
     address: of a cluster, as ``ray.init`` takes it, or ``LOCAL``. workers: actors, 0 a CPU of the
-    cluster each. An actor, a worker or a node that is killed is replaced, and its block tried
-    again. What is missing after that is tried once more alone, so that an image that kills its
-    actor fails by itself.
+    cluster each. An actor or a node that is killed is replaced, and its block tried again without
+    limit, as is Ray Data's way. An image that kills processes does not end its actor (``Isolated``).
 
     Raises ImportError without Ray, and BitsrError where the cluster cannot be used.
     """
@@ -48,19 +47,11 @@ def work(tasks: Sequence[Task], worker: Worker, address: str, workers: int = 0) 
         raise ImportError(f"{error}; --ray wants: pip install 'bitsr[ray]'") from None
     with _connected(address, workers):
         actors = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        missing = {task.name: task for task in tasks}
+        blocks = _blocks(tasks, actors)
         try:
-            for blocks in (_blocks(tasks, actors), None):
-                blocks = blocks or [[task] for task in missing.values()]
-                for row in _rows(blocks, worker, min(actors, len(blocks))):
-                    if missing.pop(row.name, None):
-                        yield row
-                if not missing:
-                    return
+            yield from _rows(blocks, worker, min(actors, len(blocks)))
         except ray.exceptions.RayError as error:
             raise BitsrError(f"Ray: {str(error).strip().splitlines()[-1]}") from None
-        for task in missing.values():
-            yield failed(task, f"{task.input}: its workers ended at work on it")
 
 
 def _blocks(tasks: Sequence[Task], actors: int) -> list[list[Task]]:
@@ -80,24 +71,26 @@ def _blocks(tasks: Sequence[Task], actors: int) -> list[list[Task]]:
 
 
 class _Actor:
-    """A worker as Ray Data calls it: a batch of one task in, a batch of one row out."""
+    """A worker as Ray Data calls it: a batch of one block of tasks in, a batch of their rows out.
+
+    Both are JSON: one type for every column, and any file name goes through.
+    """
 
     def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+        self._worker = Isolated(worker)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        (task,) = batch["json"]
-        return {"json": [json.dumps(asdict(self._worker(Task(**json.loads(task)))))]}
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        (block,) = batch["block"]
+        rows = [self._worker(Task(**task)) for task in json.loads(block)]
+        return {"row": [json.dumps(asdict(row)) for row in rows]}
 
 
 def _rows(blocks: list[list[Task]], worker: Worker, actors: int) -> Iterator[Row]:
-    """The rows of the blocks that Ray brings back."""
-    import pyarrow
+    """The rows of the blocks, as Ray brings them back."""
     import ray.data
 
-    # JSON, for its one type does not depend on what a block holds, and any file name goes through.
-    tables = [pyarrow.table({"json": [json.dumps(asdict(task)) for task in block]}) for block in blocks]
-    results = ray.data.from_arrow(tables).map_batches(
+    items = [{"block": json.dumps([asdict(task) for task in block])} for block in blocks]
+    results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Actor,
         fn_constructor_args=(worker,),
         batch_size=1,
@@ -105,11 +98,10 @@ def _rows(blocks: list[list[Task]], worker: Worker, actors: int) -> Iterator[Row
         num_cpus=1,
         # One block at a time, so that none waits behind a large image.
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
-        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": _RETRIES},
     )
     for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for text in table["json"].to_pylist():
-            yield Row(**json.loads(text))
+        for row in table["row"].to_pylist():
+            yield Row(**json.loads(row))
 
 
 @contextmanager
@@ -119,8 +111,6 @@ def _connected(address: str, workers: int) -> Generator[None]:
     import ray
     from ray.data import DataContext
 
-    context = DataContext.get_current()
-    context.max_errored_blocks = -1  # they are missing, which is seen
     if ray.is_initialized():
         yield
         return
@@ -129,22 +119,35 @@ def _connected(address: str, workers: int) -> Generator[None]:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        context.enable_progress_bars = False
+        DataContext.get_current().enable_progress_bars = False
     here: dict[str, Any] = {"num_cpus": workers or None, "include_dashboard": False}
-    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM,)}
+    before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            address,
-            logging_level=logging.ERROR if quiet else logging.INFO,
-            log_to_driver=not quiet,
-            **(here if address == LOCAL else {}),
-        )
+        with _no_stderr() if quiet else nullcontext():
+            ray.init(
+                address,
+                logging_level=logging.ERROR,
+                log_to_driver=not quiet,
+                **(here if address == LOCAL else {}),
+            )
     except Exception as error:
         raise BitsrError(f"no Ray cluster at {address}: {' '.join(str(error).split())}") from None
     finally:
-        for number, handler in signals.items():  # Ray takes them for itself
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)  # Ray takes it for itself
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _no_stderr() -> Generator[None]:
+    """Within the block, what is written to file 2 goes nowhere: Ray's core says what it logs."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
