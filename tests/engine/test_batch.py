@@ -99,7 +99,9 @@ def test_the_bytes_are_those_of_upscale(source, expected, command, tmp_path):
     code, lines = command(source, tmp_path / "out", "-j", "2", "--report", tmp_path / "report.jsonl")
     assert code == 0 and lines[-1].startswith("6 images, ")
     assert files(tmp_path / "out") == expected
-    rows = {row["output"]: row for row in map(json.loads, (tmp_path / "report.jsonl").read_text().splitlines())}
+    rows = {
+        row["output"]: row for row in map(json.loads, (tmp_path / "report.jsonl").read_text().splitlines())
+    }
     assert set(rows) == {str(tmp_path / "out" / name) for name in expected}
     for name, data in expected.items():
         row = rows[str(tmp_path / "out" / name)]
@@ -185,7 +187,9 @@ def test_patterns_lists_and_single_images(source, expected, serial, tmp_path):
         "none.png": "failed",
     }
     assert files(tmp_path / "3")["sub/a.png"] == expected["sub/a.png"]
-    assert set(serial(source, tmp_path / "4", format="jpeg")) >= {"a.jpg", "b.jpg", "b.gif.jpg"} - {"b.gif.jpg"}
+    assert set(serial(source, tmp_path / "4", format="jpeg")) >= {"a.jpg", "b.jpg", "b.gif.jpg"} - {
+        "b.gif.jpg"
+    }
 
 
 def test_earlier_results_are_no_input(source, expected, serial):
@@ -287,18 +291,18 @@ def test_s3(source, expected, command, tmp_path, monkeypatch):
         import s3fs
 
         store = s3fs.S3FileSystem(endpoint_url=f"http://{host}:{port}", skip_instance_cache=True)
-        store.mkdir("b")
+        store.mkdir("bucket")
         for name, data in files(source).items():
-            store.pipe_file(f"b/in/{name}", data)
+            store.pipe_file(f"bucket/in/{name}", data)
         for end in ("6 were done", None):
-            code, lines = command("s3://b/in/", "s3://b/out", "-j", "1")
+            code, lines = command("s3://bucket/in/", "s3://bucket/out", "-j", "1")
             assert code == 0, lines
             if end is None:
                 assert lines[-1].endswith("6 were done")
         store.invalidate_cache()
-        assert {name: store.cat_file(f"b/out/{name}") for name in expected} == expected
-        store.pipe_file("b/in/a.png", files(source)["sub/a.png"])
-        code, lines = command("s3://b/in/", "s3://b/out")
+        assert {name: store.cat_file(f"bucket/out/{name}") for name in expected} == expected
+        store.pipe_file("bucket/in/a.png", files(source)["sub/a.png"])
+        code, lines = command("s3://bucket/in/", "s3://bucket/out")
         assert lines[-1].startswith("1 image, ") and lines[-1].endswith("5 were done")
     finally:
         server.stop()

@@ -42,7 +42,9 @@ def cluster():
 
 
 def outputs(folder):
-    found = (path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] != FOLDER)
+    found = (
+        path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] != FOLDER
+    )
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 

@@ -21,7 +21,8 @@ def batch(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SRC", help="Folder with its sub-folders, 'pattern', image, or text file of paths; or URL."
+            metavar="SRC",
+            help="Folder with its sub-folders, 'pattern', image, or text file of paths; or URL.",
         ),
     ],
     output: Annotated[str, typer.Argument(metavar="DST", help="Folder, or URL of one.")],

@@ -4,8 +4,9 @@
 done. The work on one image is a ``Worker`` in both cases, so the bytes are the same.
 """
 
+from . import on_ray, pool
 from .plan import Plan, Task, plan
 from .run import KEPT, run
 from .worker import Options, Row, Worker
 
-__all__ = ["KEPT", "Options", "Plan", "Row", "Task", "Worker", "plan", "run"]
+__all__ = ["KEPT", "Options", "Plan", "Row", "Task", "Worker", "on_ray", "plan", "pool", "run"]

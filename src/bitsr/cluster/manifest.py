@@ -37,9 +37,7 @@ class Manifest:
         Raises BitsrError where a file holds something else.
         """
         found: dict[str, tuple[str, Row]] = {}
-        self._files = sorted(
-            file.path for file in self._store.glob(f"{escaped(self._folder)}/done-*.jsonl")
-        )
+        self._files = sorted(file.path for file in self._store.glob(f"{escaped(self._folder)}/done-*.jsonl"))
         known = {field.name for field in fields(Row)}
         for path in self._files:
             for line in self._store.read(path).splitlines():

@@ -114,6 +114,7 @@ def _connected(address: str, workers: int) -> Generator[None]:
     if ray.is_initialized():
         yield
         return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to its makers
     quiet = not os.environ.get("BITSR_DEBUG")
     if quiet:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

@@ -95,8 +95,9 @@ class Local:
 
     def glob(self, pattern: str) -> Iterator[File]:
         """The files that a pattern means; ``**`` is any number of folders. Raises OSError."""
-        for path in sorted(glob.iglob(pattern, recursive=True)):
-            yield from self._files(Path(path).as_posix())
+        root = fixed_part(pattern)
+        for path in sorted(Path(root).glob(pattern[len(root) :].lstrip("/"))):
+            yield from self._files(path.as_posix())
 
     def _files(self, path: str) -> Iterator[File]:
         # A name may vanish after it was listed, and a link may lead nowhere.
