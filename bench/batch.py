@@ -31,16 +31,19 @@ def _images(folder: Path, count: int, width: int, height: int) -> None:
         (folder / f"{i}.png").write_bytes(data)
 
 
-def _timed(rows: Iterator[Row]) -> tuple[float, float]:
-    """Seconds until the first row is there, and from then on for each row that comes later."""
-    times = [time.perf_counter()]
+def _timed(rows: Iterator[Row]) -> tuple[float, float, float]:
+    """Seconds until the first row is there; from then on, seconds for each row that comes later, and
+    seconds of this process's CPU time."""
+    start = time.perf_counter()
+    times: list[tuple[float, float]] = []
     for row in rows:
         if row.error:
             raise RuntimeError(row.error)
-        times.append(time.perf_counter())
+        times.append((time.perf_counter(), time.process_time()))
+    (first, used), (last, used_last) = times[0], times[-1]
     # Ray brings the rows of a block at once: the first block does not count.
-    later = sum(t - times[1] > 0.01 for t in times)
-    return times[1] - times[0], (times[-1] - times[1]) / max(later, 1)
+    later = max(1, sum(t - first > 0.01 for t, _ in times))
+    return first - start, (last - first) / later, (used_last - used) / later
 
 
 def _resident(pid: int) -> float:
@@ -105,33 +108,28 @@ def report(
             random_packed(4, 64, 1).write(net)
         tasks = plan(str(folder / "in"), str(folder / "out")).tasks
         worker = Worker(load(net, threads=1), Options(), str(folder / "out"))
-        ways: dict[str, tuple[int, Callable[[], Iterator[Row]]]] = {
-            "one process": (1, lambda: (worker(task) for task in tasks))
+        ways: dict[str, Callable[[], Iterator[Row]]] = {
+            "one process": lambda: (worker(task) for task in tasks)
         }
         for n in workers:
-            ways[f"batch -j {n}"] = n, partial(pool.work, tasks, worker, n)
+            ways[f"batch -j {n}"] = partial(pool.work, tasks, worker, n)
         if importlib.util.find_spec("ray"):
             for n in workers:
-                ways[f"batch --ray, {n}"] = n, partial(on_ray.work, tasks, worker, on_ray.LOCAL, n)
-        seen: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+                ways[f"batch --ray local -j {n}"] = partial(on_ray.work, tasks, worker, on_ray.LOCAL, n)
+        seen: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
         for _ in range(rounds):
-            for way, (_, rows) in ways.items():
+            for way, rows in ways.items():
                 seen[way].append(_timed(rows()))
-        alone = statistics.median(later for _, later in seen["one process"])
         lines += [f"- load average before {before}, after {machine.load()}", ""]
-        lines += [
-            "| way | seconds to the first image | images/s | SR MP/s | speed | ms a worker adds an image |"
-        ]
+        lines += ["| way | s to the first image | images/s | SR MP/s | speed | CPU ms here an image |"]
         lines += ["|---|---:|---:|---:|---:|---:|"]
-        for way, (n, _) in ways.items():
-            first = statistics.median(first for first, _ in seen[way])
-            later = statistics.median(later for _, later in seen[way])
-            speed = statistics.median(
-                a / b for (_, a), (_, b) in zip(seen["one process"], seen[way], strict=True)
-            )
+        for way in ways:
+            first, later, used = (statistics.median(column) for column in zip(*seen[way], strict=True))
+            pairs = zip(seen["one process"], seen[way], strict=True)
+            speed = statistics.median(a / b for (_, a, _), (_, b, _) in pairs)
             lines.append(
                 f"| {way} | {first:.1f} | {1 / later:.1f} | {16e-6 * size[0] * size[1] / later:.2f} |"
-                f" {speed:.2f} | {1e3 * (n * later - alone):.1f} |"
+                f" {speed:.2f} | {1e3 * used:.1f} |"
             )
         lines += ["", _growth(worker, tasks, growth), _bookkeeping(folder)]
     return "\n".join(lines) + "\n"

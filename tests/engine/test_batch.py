@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +175,8 @@ def test_patterns_lists_and_single_images(source, expected, serial, tmp_path):
     assert set(serial(f"{source}/**/*.png", tmp_path / "1")) == {"a.png", "sub/a.png"}
     assert set(serial(source / "a.png", tmp_path / "2")) == {"a.png"}
     assert files(tmp_path / "2") == {"a.png": expected["a.png"]}
+    image(source / "f[1].png")
+    assert set(serial(source / "f[1].png", tmp_path / "2b")) == {"f[1].png"}
     names = source / "names"
     names.write_text(f"sub/a.png\n\n{source}/a.png\nfile://{source}/b.jpg\nnone.png\n")
     whole = source.as_posix().lstrip("/")
@@ -187,9 +188,8 @@ def test_patterns_lists_and_single_images(source, expected, serial, tmp_path):
         "none.png": "failed",
     }
     assert files(tmp_path / "3")["sub/a.png"] == expected["sub/a.png"]
-    assert set(serial(source, tmp_path / "4", format="jpeg")) >= {"a.jpg", "b.jpg", "b.gif.jpg"} - {
-        "b.gif.jpg"
-    }
+    made = set(serial(source / "sub", tmp_path / "4", format="jpeg"))
+    assert made == {"a.jpg", "deep/e.jpg"} == set(files(tmp_path / "4"))
 
 
 def test_earlier_results_are_no_input(source, expected, serial):
@@ -391,4 +391,4 @@ def test_a_command_that_is_killed_goes_on(net_file, tmp_path, number):
         lr, sr = (pyvips.Image.new_from_buffer(d, "").numpy() for d in ((source / name).read_bytes(), data))
         assert np.array_equal(up(lr), sr)
     assert all(found[name] == data for name, data in made.items())
-    assert {replace(row, seconds=0) for _, row in Manifest(str(out), "").load().values()}.__len__() == 30
+    assert set(Manifest(str(out), "").load()) == set(found)

@@ -6,6 +6,7 @@ process and back, so no memory of Ray's depends on their sizes.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -41,17 +42,23 @@ def work(tasks: Sequence[Task], worker: Worker, address: str, workers: int = 0) 
     """
     if not tasks:
         return
-    try:
-        import ray.data
-    except ImportError as error:
-        raise ImportError(f"{error}; --ray wants: pip install 'bitsr[ray]'") from None
-    with _connected(address, workers):
+    ray = _ray()
+    with _connected(ray, address, workers):
         actors = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         blocks = _blocks(tasks, actors)
         try:
-            yield from _rows(blocks, worker, min(actors, len(blocks)))
+            yield from _rows(ray, blocks, worker, min(actors, len(blocks)))
         except ray.exceptions.RayError as error:
             raise BitsrError(f"Ray: {str(error).strip().splitlines()[-1]}") from None
+
+
+def _ray() -> Any:
+    """Ray with its part Data."""
+    try:
+        importlib.import_module("ray.data")
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise ImportError(f"{error}; --ray wants: pip install 'bitsr[ray]'") from None
 
 
 def _blocks(tasks: Sequence[Task], actors: int) -> list[list[Task]]:
@@ -85,10 +92,8 @@ class _Actor:
         return {"row": [json.dumps(asdict(row)) for row in rows]}
 
 
-def _rows(blocks: list[list[Task]], worker: Worker, actors: int) -> Iterator[Row]:
+def _rows(ray: Any, blocks: list[list[Task]], worker: Worker, actors: int) -> Iterator[Row]:
     """The rows of the blocks, as Ray brings them back."""
-    import ray.data
-
     items = [{"block": json.dumps([asdict(task) for task in block])} for block in blocks]
     results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Actor,
@@ -105,12 +110,9 @@ def _rows(blocks: list[list[Task]], worker: Worker, actors: int) -> Iterator[Row
 
 
 @contextmanager
-def _connected(address: str, workers: int) -> Generator[None]:
+def _connected(ray: Any, address: str, workers: int) -> Generator[None]:
     """Within the block, a connection to a cluster that says nothing of its own; one that is there
     is used."""
-    import ray
-    from ray.data import DataContext
-
     if ray.is_initialized():
         yield
         return
@@ -120,7 +122,7 @@ def _connected(address: str, workers: int) -> Generator[None]:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        DataContext.get_current().enable_progress_bars = False
+        ray.data.DataContext.get_current().enable_progress_bars = False
     here: dict[str, Any] = {"num_cpus": workers or None, "include_dashboard": False}
     before = signal.getsignal(signal.SIGTERM)
     try:

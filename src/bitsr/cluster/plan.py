@@ -94,7 +94,7 @@ def _inputs(source: str, output: str) -> tuple[dict[str, File], str | None]:
     at = store(source)
     if at.is_folder(source):
         root, files = source, at.find(source)
-    elif is_pattern(source):
+    elif is_pattern(source) and not at.is_file(source):
         root, files = fixed_part(source), at.glob(source)
     elif photo.format_of(source) or PurePosixPath(source).suffix.lower() in photo.SUFFIXES:
         return {PurePosixPath(source).name: at.stat(source)}, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -43,11 +44,11 @@ class Report:
             raise BitsrError(f"{path}: a report is a .jsonl or a .parquet")
         if self._path.suffix == ".parquet":
             try:
-                import pyarrow
-                import pyarrow.parquet
+                importlib.import_module("pyarrow.parquet")
+                self._arrow: Any = importlib.import_module("pyarrow")
             except ImportError as error:
                 raise ImportError(f"{error}; a Parquet report wants: pip install 'bitsr[ray]'") from None
-            self._arrow, self._schema = pyarrow, pyarrow.schema(list(_TYPES.items()))
+            self._schema = self._arrow.schema(list(_TYPES.items()))
 
     def __enter__(self) -> Report:
         self._new = NewFile(self._path).__enter__()

@@ -6,6 +6,7 @@ A place is an absolute path or a URL, always with forward slashes. Both stores h
 from __future__ import annotations
 
 import glob
+import importlib
 import os
 import re
 import secrets
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..errors import BitsrError
 from ..files import NewFile, mode_of
@@ -82,6 +83,10 @@ class Local:
     def is_folder(self, path: str) -> bool:
         """Whether a folder is there."""
         return Path(path).is_dir()
+
+    def is_file(self, path: str) -> bool:
+        """Whether a file is there."""
+        return Path(path).is_file()
 
     def find(self, folder: str) -> Iterator[File]:
         """Every file below a folder; links to folders are not followed. Raises OSError."""
@@ -156,9 +161,7 @@ class Remote:
 
     def __init__(self, protocol: str) -> None:
         try:
-            import fsspec
-
-            self._fs: Any = fsspec.filesystem(protocol)
+            self._fs: Any = cast(Any, importlib.import_module("fsspec")).filesystem(protocol)
         except ImportError as error:
             extra = _EXTRAS.get(protocol, "ray")
             raise ImportError(f"{protocol}://: {error}; try: pip install 'bitsr[{extra}]'") from None
@@ -174,6 +177,10 @@ class Remote:
         """Whether a folder, or an object whose name begins with it, is there. Raises OSError."""
         self._fs.invalidate_cache()
         return self._fs.isdir(path)
+
+    def is_file(self, path: str) -> bool:
+        """Whether an object of that name is there. Raises OSError."""
+        return self._fs.isfile(path)
 
     def find(self, folder: str) -> Iterator[File]:
         """Every object below a folder. Raises OSError."""
