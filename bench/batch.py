@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import statistics
 import tempfile
 import time
@@ -95,6 +96,7 @@ def report(
     """Markdown: each way to work through the images, all of a round in turn; medians over the
     rounds."""
     before = machine.load()
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray takes 15, the others none)
     lines = [
         f"# {count} images of {size[0]}x{size[1]}, x4, {rounds} rounds",
         "",

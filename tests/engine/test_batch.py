@@ -215,7 +215,10 @@ def test_what_cannot_be_meant_is_refused_before_work(source, command, tmp_path, 
         out.mkdir()
         (out / "sub").symlink_to(source / "sub")
         (source / "a.gif").unlink()
-        cases = [((source, out), "the output would overwrite an input")]
+        image(out / "d.png")
+        (source / "d.png").symlink_to(out / "d.png")
+        text = "the output would overwrite an input"
+        cases = [((source, out), text), ((f"{source}/d*.png", out), text)]
     before = files(source)
     for args, text in cases:
         code, lines = command(*args)

@@ -33,6 +33,7 @@ IMAGES = 500
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of one CPU each, on this machine."""
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (else the lowest priority)
     made = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}, connect=False
     )
@@ -109,8 +110,8 @@ def test_nothing_is_lost_or_made_twice(cluster, net_file, tmp_path):
     nodes.add_node(num_cpus=1)
     made_by(first, out, IMAGES // 3)
     first.kill()  # the command
-    first.communicate()
-    assert not report.exists()
+    _, text = first.communicate()
+    assert not text and not report.exists()  # Ray says nothing of what was killed
     before = outputs(out)
     second_run = start(*command)
     _, text = second_run.communicate()
@@ -146,5 +147,5 @@ def test_blocks_hold_every_image_once_and_large_ones_alone():
         assert [task for block in blocks for task in block] == tasks
         for block in blocks:
             assert len(block) == 1 or sum(task.size for task in block) <= 4 << 20
-            assert 1 <= len(block) <= 64
+            assert 1 <= len(block) <= 16
     assert _blocks(tasks[:1], 1) == [tasks[:1]]

@@ -24,7 +24,7 @@ from .worker import Row, Worker
 
 LOCAL = "local"
 """As an address: a cluster of this machine, for this run."""
-_LEAST_BYTES, _MOST_BYTES, _MOST_TASKS = 1 << 18, 1 << 22, 64
+_LEAST_BYTES, _MOST_BYTES, _MOST_TASKS = 1 << 18, 1 << 22, 16
 """Of a block. At a few microseconds a pixel the least is about a second of work, so that what Ray
 does for a block counts little; the most is about a minute, which is what a killed run makes again."""
 _BLOCKS = 64

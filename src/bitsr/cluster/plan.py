@@ -134,8 +134,8 @@ def _listed(source: str) -> dict[str, File]:
 
 
 def _check(tasks: Iterable[Task]) -> None:
-    """Raise BitsrError where two tasks have one output, or an output is an input, also by way of a
-    linked folder."""
+    """Raise BitsrError where two tasks have one output, or an output is an input, also by way of
+    links."""
 
     @cache
     def resolved(folder: str) -> str:
@@ -147,6 +147,8 @@ def _check(tasks: Iterable[Task]) -> None:
 
     tasks = list(tasks)
     inputs = {real(task.input) for task in tasks}
+    links = (Path(task.input) for task in tasks if "://" not in task.input)
+    inputs.update(path.resolve().as_posix() for path in links if path.is_symlink())
     taken: dict[str, Task] = {}
     for task in tasks:
         output = real(task.output)

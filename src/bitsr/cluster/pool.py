@@ -76,14 +76,20 @@ class Isolated:
                 assert pipe
                 pipe.close()
 
-    def close(self) -> None:
-        """End the process. An image at work is left, and its call returns; any thread may ask."""
+    def stop(self) -> None:
+        """Tell the process to end. An image at work is left, and its call returns; any thread may
+        ask."""
         self._closed = True
         if process := self._process:
             process.terminate()
 
-    def __del__(self) -> None:
-        self.close()
+    def close(self) -> None:
+        """End the process, and wait until it has."""
+        self.stop()
+        if process := self._process:
+            process.wait()
+
+    __del__ = stop
 
 
 def serve() -> None:
@@ -138,5 +144,7 @@ def work(tasks: Sequence[Task], worker: Worker, workers: int = 0) -> Generator[R
                     del busy[done]
                     yield done.result()
         finally:
+            for isolated in every:
+                isolated.stop()
             for isolated in every:
                 isolated.close()
