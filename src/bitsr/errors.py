@@ -24,3 +24,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory{f': {error}' if str(error) else ''}"
     return str(error) or type(error).__name__
+
+
+class Cancelled(Exception):
+    """The caller's ``cancel`` said to stop. No fault, so no BitsrError; no file is left behind."""

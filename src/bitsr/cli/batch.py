@@ -43,6 +43,9 @@ def batch(
     ensemble: Annotated[
         bool, typer.Option("-x", "--ensemble", help="Mean of 8 flips and rotations: 8 times the work.")
     ] = False,
+    rgb: Annotated[
+        bool, typer.Option("--rgb", help="The net on red, green and blue: 3 times the work.")
+    ] = False,
     first: Annotated[
         bool, typer.Option("--first", help="Of several frames or pages, the first alone.")
     ] = False,
@@ -84,7 +87,7 @@ def batch(
         say(f"note: {todo.note}")
     worker = Worker(
         upscaler,
-        Options(quality=quality, ensemble=ensemble, first=first, allow_damaged=allow_damaged),
+        Options(quality, ensemble, rgb, first, allow_damaged),
         todo.output,
     )
     work = partial(on_ray.work, address=ray, workers=workers) if ray else partial(pool.work, workers=workers)

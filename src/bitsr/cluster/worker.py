@@ -21,6 +21,7 @@ class Options:
 
     quality: int = 95
     ensemble: bool = False
+    rgb: bool = False
     first: bool = False
     allow_damaged: bool = False
 
