@@ -1,4 +1,4 @@
-"""``python -m bench [race|kernel|sizes|colour|memory|crops|pareto|train]``: see bench/README.md."""
+"""``python -m bench [race|kernel|sizes|colour|memory|batch|crops|pareto|train]``: see bench/README.md."""
 
 from __future__ import annotations
 
@@ -66,6 +66,12 @@ def memory(args: argparse.Namespace) -> None:
     print(report(args.photo, args.scale, args.net, args.formats))
 
 
+def batch(args: argparse.Namespace) -> None:
+    from .batch import report
+
+    print(report(args.images, args.lr, args.net, args.rounds, args.workers, args.growth))
+
+
 def crops(args: argparse.Namespace) -> None:
     from .crops import page
 
@@ -124,6 +130,14 @@ def main() -> None:
     p.add_argument("--net", help="a .bsr file of that scale in place of random weights")
     p.add_argument("--formats", nargs="+", default=["jpg", "png"], metavar="EXT")
     p.set_defaults(run=memory)
+    p = commands.add_parser("batch", help="many small images: processes and Ray beside one process")
+    p.add_argument("--images", type=int, default=200)
+    p.add_argument("--lr", type=size, default=(96, 96), metavar="WxH", help="size of an image (96x96)")
+    p.add_argument("--net", help="a net of x4 in place of a random one of one block")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    p.add_argument("--growth", type=int, default=5000, help="images over which memory is watched")
+    p.set_defaults(run=batch)
     p = commands.add_parser("crops", help="a page of crops: bicubic, nets, ground truth")
     p.add_argument("nets", nargs="+", metavar="NET", help="names or .bsr files of one scale")
     p.add_argument("--sets", nargs="+", default=["Set5", "Set14"], metavar="SET")

@@ -3,6 +3,7 @@ bitsr.h."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from functools import cached_property
 from math import inf
@@ -78,6 +79,11 @@ class Engine:
         """Whether the net flips and rotates with its image, bit for bit
         (``ModelFile.equivariant``)."""
         return equivariant(*header(self._data))
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the model file, in hexadecimal digits."""
+        return hashlib.sha256(self._data).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles and copies are made anew from the model's bytes: a handle is this process's own.

@@ -17,5 +17,14 @@ class BitsrError(ValueError):
     """A fault of the input, not of bitsr; the message is one line."""
 
 
+def reason(error: BaseException) -> str:
+    """An error in one line; the system's errors as "FILE: what happened"."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return f"out of memory{f': {error}' if str(error) else ''}"
+    return str(error) or type(error).__name__
+
+
 class Cancelled(Exception):
     """The caller's ``cancel`` said to stop. No fault, so no BitsrError; no file is left behind."""

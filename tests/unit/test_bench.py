@@ -178,6 +178,16 @@ def test_memory():
         measure([sys.executable, "-c", "import sys; print('sorry', file=sys.stderr); sys.exit(3)"])
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
+def test_batch(monkeypatch):
+    from bench import batch
+
+    monkeypatch.setattr(batch, "_TASKS", 100)
+    monkeypatch.setattr(batch.importlib.util, "find_spec", lambda name: None)  # Ray takes too long
+    text = batch.report(12, (8, 8), None, 1, [2], 10)
+    assert "| one process |" in text and "| batch -j 2 |" in text and "MiB after 2 images" in text
+
+
 def test_an_unknown_size_is_one_line():
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--lr", "big"], cwd=ROOT, capture_output=True, text=True

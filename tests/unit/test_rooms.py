@@ -25,10 +25,11 @@ NEVER = {
     "train": {"pack", "cli"},
     "pack": {"cli"},
     "eval": {"cli"},
+    "cluster": {"eval", "nets", "train", "pack", "cli"},
     "engine": {"nets", "train", "eval", "cli"},
 }
 """What these must not, at any depth of their own modules."""
-ABOVE = ("eval", "layers", "methods", "nets", "train", "pack", "cli")
+ABOVE = ("cluster", "eval", "layers", "methods", "nets", "train", "pack", "cli")
 """The rooms above what upscaling is made of, which no module of that may import at its top."""
 BUILD = {"zoo.build", "__main__"}
 """What belongs to no room and drives them."""

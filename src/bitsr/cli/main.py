@@ -18,6 +18,7 @@ import typer
 
 from ..errors import BitsrError
 from . import measure, reason, say, train
+from .batch import batch
 from .streams import steady
 from .upscale import upscale
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
-    *(upscale, measure.models, measure.recipes, measure.info),
+    *(upscale, batch, measure.models, measure.recipes, measure.info),
     *(train.train, train.pack, train.export),
     *(measure.evaluate, measure.shrink, measure.degrade, measure.table, measure.bench),
 ):

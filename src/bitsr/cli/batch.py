@@ -1,0 +1,123 @@
+"""``bitsr batch``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import BitsrError
+from . import say
+
+_LINES = 20
+"""Failures that are printed; the report has all."""
+
+
+def batch(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="Folder with its sub-folders, 'pattern', image, or text file of paths; or URL.",
+        ),
+    ],
+    output: Annotated[str, typer.Argument(metavar="DST", help="Folder, or URL of one.")],
+    scale: Annotated[
+        int | None, typer.Option("-s", "--scale", help="2, 3 or 4; default that of -n, or 4.")
+    ] = None,
+    net: Annotated[
+        str | None,
+        typer.Option("-n", "--net", help="Name of a net (see `bitsr models`), .bsr file, or auto."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("-m", "--models", help="Folder of .bsr files where -n is looked up.")
+    ] = None,
+    format: Annotated[str, typer.Option("-f", "--format", help="auto, png, jpg, webp, tif or gif.")] = "auto",
+    quality: Annotated[
+        int, typer.Option("-q", "--quality", min=1, max=100, help="Of JPEG and WebP, 1 to 100.")
+    ] = 95,
+    ensemble: Annotated[
+        bool, typer.Option("-x", "--ensemble", help="Mean of 8 flips and rotations: 8 times the work.")
+    ] = False,
+    rgb: Annotated[
+        bool, typer.Option("--rgb", help="The net on red, green and blue: 3 times the work.")
+    ] = False,
+    first: Annotated[
+        bool, typer.Option("--first", help="Of several frames or pages, the first alone.")
+    ] = False,
+    allow_damaged: Annotated[
+        bool, typer.Option("--allow-damaged", help="Take damaged images as far as they can be decoded.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option("-j", "--workers", min=0, help="Images at a time, a CPU each; 0 is every CPU.")
+    ] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Run on the Ray cluster there, such as auto or host:6379; local starts one here.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="File of a line an image: .jsonl or .parquet.")
+    ] = None,
+) -> None:
+    """Upscale very many images, on this machine or on a Ray cluster; a second run goes on where the
+    first one ended."""
+    import time
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ..auto import choose
+    from ..cluster import KEPT, Options, Worker, on_ray, plan, pool, run
+    from ..cluster.report import Report
+    from ..zoo import ZOO
+
+    if folder is not None and not folder.is_dir():
+        raise BitsrError(f"{folder}: no such folder; -n names a net, -m a folder of nets")
+    upscaler = choose(net, scale, folder=folder or ZOO, threads=1)
+    file = Report(report) if report else None
+    todo = plan(source, output, format=format)
+    if todo.note:
+        say(f"note: {todo.note}")
+    worker = Worker(
+        upscaler,
+        Options(quality, ensemble, rgb, first, allow_damaged),
+        todo.output,
+    )
+    work = partial(on_ray.work, address=ray, workers=workers) if ray else partial(pool.work, workers=workers)
+    count = {"made": 0, KEPT: 0, "failed": 0}
+    pixels, start = 0, time.perf_counter()
+    # The bar goes by bytes, for images differ in size.
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with ExitStack() as stack:
+        if file:
+            stack.enter_context(file)
+        bar = stack.enter_context(Progress(*columns, transient=True, disable=not sys.stderr.isatty()))
+        task = bar.add_task("", total=sum(task.size for task in todo.tasks))
+        for status, row in stack.enter_context(closing(run(todo, worker, work))):
+            count[status] += 1
+            if file:
+                file.add(row, status)
+            if row.error and count["failed"] <= _LINES:
+                bar.stop()  # its line would be written over
+                say(row.error)
+                bar.start()
+            if status == "made":
+                pixels += row.width * row.height
+            bar.update(task, advance=row.size, description=f"{sum(count.values())}/{len(todo.tasks)} images")
+    seconds = time.perf_counter() - start
+    if (more := count["failed"] - _LINES) > 0:
+        say(f"and {more} more" + ("" if report else "; --report FILE lists them"))
+    images = "1 image" if count["made"] == 1 else f"{count['made']} images"
+    parts = [f"{images}, {pixels / 1e6:.1f} MP in {seconds:.1f} s, {pixels / 1e6 / seconds:.1f} MP/s"]
+    parts += [f"{count[KEPT]} were done"] * bool(count[KEPT])
+    parts += [f"{count['failed']} failed"] * bool(count["failed"])
+    print("; ".join(parts), file=sys.stderr)
+    if count["failed"]:
+        raise typer.Exit(1)

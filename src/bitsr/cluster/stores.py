@@ -1,0 +1,248 @@
+"""Where images lie: folders of this machine, and stores that fsspec opens by a URL (S3, GCS, ...).
+
+A place is an absolute path or a URL, always with forward slashes. Both stores have the same methods.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import os
+import re
+import secrets
+import stat
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from ..errors import BitsrError
+from ..files import NewFile, mode_of
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_ONE_PUT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
+"""Stores in which an object appears whole, by one request. Others get a temporary name first."""
+_TAGS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
+"""What the stores call an object's checksum or its time of change, the surest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a store. size: bytes. tag: changes with the content, where the store tells."""
+
+    path: str
+    size: int
+    tag: str
+
+
+def is_pattern(place: str) -> bool:
+    """Whether a place has wildcards: ``*``, ``?`` or ``[``."""
+    return glob.has_magic(place)
+
+
+def place(text: str) -> str:
+    """The place that a path or a URL names; file:// is a path. Links in a path are resolved, but
+    not those below a wildcard. Raises as ``store``."""
+    text = re.sub(r"^file://(localhost)?(?=/)", "", text)
+    if match := _URL.match(text):
+        return _remote(match[1]).normal(text)
+    path = Path(text).expanduser()
+    if not is_pattern(text) or path.exists():
+        return path.resolve().as_posix()
+    fixed = fixed_part(path.as_posix())
+    return f"{place(fixed)}/{path.as_posix()[len(fixed) :].lstrip('/')}"
+
+
+def fixed_part(pattern: str) -> str:
+    """The folders of a pattern before its first wildcard; the current folder where there are
+    none."""
+    parts = pattern.split("/")
+    first = next((i for i, part in enumerate(parts) if is_pattern(part)), len(parts))
+    return "/".join(parts[:first]) or ("/" if pattern.startswith("/") else ".")
+
+
+def escaped(path: str) -> str:
+    """A place in which no character is a wildcard."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in path)
+
+
+def store(place: str) -> Local | Remote:
+    """The store that a place is in. Raises ImportError, in one line, where its package is
+    missing."""
+    match = _URL.match(place)
+    return _remote(match[1]) if match else _LOCAL
+
+
+class Local:
+    """Folders of this machine, or of a file system that all workers share."""
+
+    def is_folder(self, path: str) -> bool:
+        """Whether a folder is there."""
+        return Path(path).is_dir()
+
+    def is_file(self, path: str) -> bool:
+        """Whether a file is there."""
+        return Path(path).is_file()
+
+    def find(self, folder: str) -> Iterator[File]:
+        """Every file below a folder; links to folders are not followed. Raises OSError."""
+
+        def refuse(error: OSError) -> None:
+            raise error
+
+        for root, _, names in os.walk(folder, onerror=refuse):
+            for name in names:
+                yield from self._files(Path(root, name).as_posix())
+
+    def glob(self, pattern: str) -> Iterator[File]:
+        """The files that a pattern means; ``**`` is any number of folders. Raises OSError."""
+        root = fixed_part(pattern)
+        for path in sorted(Path(root).glob(pattern[len(root) :].lstrip("/"))):
+            yield from self._files(path.as_posix())
+
+    def _files(self, path: str) -> Iterator[File]:
+        # A name may vanish after it was listed, and a link may lead nowhere.
+        with suppress(FileNotFoundError):
+            if stat.S_ISREG(Path(path).stat().st_mode):
+                yield self.stat(path)
+
+    def stat(self, path: str) -> File:
+        """A file's size and tag. Raises OSError."""
+        known = Path(path).stat()
+        return File(path, known.st_size, str(known.st_mtime_ns))
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file. Raises OSError."""
+        return Path(path).read_bytes()
+
+    def write(self, path: str, data: bytes) -> None:
+        """Make or replace a small file at once, with its folder. Raises OSError."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with NewFile(path) as new:
+            new.file.write(data)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if it is there. Raises OSError."""
+        Path(path).unlink(missing_ok=True)
+
+    @contextmanager
+    def fetched(self, path: str) -> Generator[Path]:
+        """A file as one of this machine, within the block. Raises OSError."""
+        yield Path(path)
+
+    @contextmanager
+    def created(self, path: str, parts: str) -> Generator[Path]:
+        """A name to write a file to, which takes the place of ``path`` at the end of the block, or
+        never.
+
+        parts: folder of files that are not finished, on the same file system. Raises OSError, and
+        BitsrError where ``path`` is no regular file.
+        """
+        final, part = Path(path), Path(parts) / secrets.token_hex(8)
+        mode = mode_of(final)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            if mode is not None:
+                part.chmod(mode)
+            part.replace(final)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+class Remote:
+    """A store of fsspec. Its settings and credentials come from its own files and variables."""
+
+    def __init__(self, protocol: str) -> None:
+        try:
+            self._fs: Any = cast(Any, importlib.import_module("fsspec")).filesystem(protocol)
+        except ImportError as error:
+            extra = _EXTRAS.get(protocol, "ray")
+            raise ImportError(f"{protocol}://: {error}; try: pip install 'bitsr[{extra}]'") from None
+        except ValueError as error:
+            raise BitsrError(f"{protocol}://: {error}") from None
+        self._one_put = protocol in _ONE_PUT
+
+    def normal(self, path: str) -> str:
+        """The one spelling of a place in which this store lists its objects."""
+        return self._fs.unstrip_protocol(self._fs._strip_protocol(path)).rstrip("/")
+
+    def is_folder(self, path: str) -> bool:
+        """Whether a folder, or an object whose name begins with it, is there. Raises OSError."""
+        self._fs.invalidate_cache()
+        return self._fs.isdir(path)
+
+    def is_file(self, path: str) -> bool:
+        """Whether an object of that name is there. Raises OSError."""
+        return self._fs.isfile(path)
+
+    def find(self, folder: str) -> Iterator[File]:
+        """Every object below a folder. Raises OSError."""
+        self._fs.invalidate_cache()
+        found = self._fs.find(folder, detail=True)
+        return (self._file(path, info) for path, info in found.items())
+
+    def glob(self, pattern: str) -> Iterator[File]:
+        """The objects that a pattern means; ``**`` is any number of folders. Raises OSError."""
+        self._fs.invalidate_cache()
+        found = self._fs.glob(pattern, detail=True)
+        return (self._file(path, info) for path, info in found.items() if info.get("type") != "directory")
+
+    def _file(self, path: str, info: dict[str, Any]) -> File:
+        tag = next((str(info[key]) for key in _TAGS if info.get(key)), "")
+        return File(self._fs.unstrip_protocol(path), info.get("size") or 0, tag)
+
+    def stat(self, path: str) -> File:
+        """An object's size and tag. Raises OSError."""
+        return self._file(path, self._fs.info(path))
+
+    def read(self, path: str) -> bytes:
+        """The bytes of an object. Raises OSError."""
+        return self._fs.cat_file(path)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Make or replace a small object at once. Raises OSError."""
+        with self.created(path, path.rpartition("/")[0]) as part:
+            part.write_bytes(data)
+
+    def remove(self, path: str) -> None:
+        """Remove an object, if it is there. Raises OSError."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(path)
+
+    @contextmanager
+    def fetched(self, path: str) -> Generator[Path]:
+        """An object as a file of this machine, within the block. Raises OSError."""
+        with tempfile.TemporaryDirectory(prefix="bitsr-") as folder:
+            local = Path(folder) / "input"
+            self._fs.get_file(path, str(local))
+            yield local
+
+    @contextmanager
+    def created(self, path: str, parts: str) -> Generator[Path]:
+        """A name to write a file to, which becomes the object at the end of the block, or never.
+
+        By one request where the store makes objects whole; else it is sent to a name in ``parts``
+        and moved. Raises OSError.
+        """
+        with tempfile.TemporaryDirectory(prefix="bitsr-") as folder:
+            local = Path(folder) / "output"
+            yield local
+            if self._one_put:
+                self._fs.put_file(str(local), path)
+                return
+            part = f"{parts}/{secrets.token_hex(8)}"
+            self._fs.makedirs(parts, exist_ok=True)
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.put_file(str(local), part)
+            self._fs.mv(part, path)
+
+
+_LOCAL = Local()
+_remote = cache(Remote)
