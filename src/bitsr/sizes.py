@@ -17,7 +17,7 @@ _SIDE = 2**31 - 1
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a result: a scale, or sides in pixels. None of them is scale 4.
+    """The size of a result: a scale, or sides in pixels, or nothing for the scale of the nets.
 
     scale: a number from 1 to LARGEST. width, height: of the result; with both the image fits into
     them. longest: the longer side of the result. Proportions are kept.
@@ -47,9 +47,10 @@ class Size:
         """Whether the sides are given, so that the scale differs from image to image."""
         return any(side is not None for side in (self.width, self.height, self.longest))
 
-    @property
-    def label(self) -> str:
-        """What outputs are called by: "x1.5", "1920w", "1080h", "1920x1080", "max4000"."""
+    def label(self, default: float) -> str:
+        """What outputs are called by: "x1.5", "1920w", "1080h", "1920x1080", "max4000".
+
+        default: the scale where none is asked for."""
         if self.longest is not None:
             return f"max{self.longest}"
         if self.width is not None and self.height is not None:
@@ -58,13 +59,16 @@ class Size:
             return f"{self.width}w"
         if self.height is not None:
             return f"{self.height}h"
-        return f"x{self.scale or 4:g}"
+        return f"x{self.scale or default:g}"
 
-    def of(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the result of an image. Raises BitsrError where that is too large."""
+    def of(self, height: int, width: int, default: float = 4) -> tuple[int, int]:
+        """(height, width) of the result of an image; default: the scale where nothing is asked for.
+
+        Raises BitsrError where that is too large.
+        """
         if not self.fixed:
-            # A scale such as 1.1 is meant in decimals, not in the float beside it.
-            out = _times(height, self.scale or 4), _times(width, self.scale or 4)
+            scale = self.scale or default
+            out = _times(height, scale), _times(width, scale)
         elif self.longest is not None:
             longer = max(height, width)
             out = _part(height, self.longest, longer), _part(width, self.longest, longer)
@@ -86,6 +90,7 @@ class Size:
 
 
 def _times(n: int, scale: float) -> int:
+    # A scale such as 1.1 is meant in decimals, not as the float beside it.
     return max(1, int(round(n * scale, 6) + 0.5))
 
 

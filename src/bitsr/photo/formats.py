@@ -35,9 +35,11 @@ FORMATS = {
     "webp": ((".webp",), 16383, 8),
     "tif": ((".tif", ".tiff"), 2**31 - 1, 16),
     "gif": ((".gif",), 65535, 8),
+    "avif": ((".avif",), 16384, 16),
+    "jxl": ((".jxl",), 2**30 - 1, 8),
 }
-#: Output formats that hold several frames or pages.
-ANIMATED = frozenset({"webp", "gif", "tif"})
+#: Output formats that hold several frames; TIFF's are pages, which have no times.
+ANIMATED = frozenset({"png", "webp", "gif", "tif"})
 _BY_PILLOW = frozenset(
     [
         ".bmp",
@@ -97,8 +99,7 @@ def _if_installed(suffixes: frozenset[str], *packages: str) -> frozenset[str]:
 
 #: Suffixes by which a folder's images are known, and those of images that are not read here.
 SUFFIXES = frozenset(
-    {suffix for suffixes, _, _ in FORMATS.values() for suffix in suffixes}
-    | {".avif"}
+    {suffix for name, (suffixes, _, _) in FORMATS.items() if name != "jxl" for suffix in suffixes}
     | _if_installed(_BY_PILLOW, "pillow")
     | _if_installed(_BY_HEIF, "pillow-heif")
     | _if_installed(_BY_JXL, "pillow", "pillow-jxl-plugin")
