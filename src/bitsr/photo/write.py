@@ -17,7 +17,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from ..files import NewFile
+from ..files import NewFile, naming
 from . import exif, others, png
 from .apng import Joiner
 from .fork import use_libvips
@@ -187,7 +187,12 @@ class Writer:
                 # Names of their own, so that the callbacks outlive the encoding.
                 source, target = pyvips.SourceCustom(), self._target(file)
                 source.on_read(take)  # pyright: ignore[reportArgumentType] (any bytes-like is fine)
-                _SAVE[self.format](self._image(source), target, self.encoding)
+                image = self._image(source)
+                if self.format == "jxl":
+                    with naming(self.path):
+                        file(_jpeg_xl(image, self.encoding))
+                else:
+                    _SAVE[self.format](image, target, self.encoding)
                 while take(1 << 20):  # what no decoder has asked for
                     pass
             if self._joiner:
@@ -460,18 +465,12 @@ def _save_avif(image: pyvips.Image, target: pyvips.Target, encoding: Encoding) -
     )
 
 
-def _save_jxl(image: pyvips.Image, target: pyvips.Target, encoding: Encoding) -> None:
+def _jpeg_xl(image: pyvips.Image, encoding: Encoding) -> bytes:
+    names = ("exif-data", "xmp-data", "icc-profile-data")
+    metadata = {name: image.get(name) for name in names if image.get_typeof(name)}
     pixels = np.frombuffer(image.write_to_memory(), np.uint8)
-    metadata = {
-        name: image.get(name)
-        for name in ("exif-data", "xmp-data", "icc-profile-data")
-        if image.get_typeof(name)
-    }
-    data = others.encode_jpeg_xl(
-        pixels.reshape(image.height, image.width, image.bands), encoding.quality, encoding.lossless, metadata
-    )
-    target.write(data)
-    target.end()
+    shape = image.height, image.width, image.bands
+    return others.encode_jpeg_xl(pixels.reshape(shape), encoding.quality, encoding.lossless, metadata)
 
 
 _SAVE = {
@@ -481,5 +480,4 @@ _SAVE = {
     "tif": _save_tif,
     "gif": _save_gif,
     "avif": _save_avif,
-    "jxl": _save_jxl,
 }
