@@ -197,7 +197,9 @@ class _Plan:
             if inside == input.resolve() or inside not in path.resolve().parents
         )
         if not files:
-            text = f"{input}: no images in this folder" + ("" if self.recursive else " (-r takes sub-folders)")
+            text = f"{input}: no images in this folder" + (
+                "" if self.recursive else " (-r takes sub-folders)"
+            )
             unread = _passed_over(input, output, self.recursive)
             raise BitsrError(f"{text}; {unread}" if unread else text)
         return [
@@ -383,8 +385,8 @@ class _Image:
     def open(self, nets: Chooser, settings: Settings, note: Callable[[str], object]) -> Opened:
         job = self.job
         self.opened = Opened(
-            # Not sys.stdin, which has read ahead for text.
-            open(0, "rb", closefd=False) if job.stdin else job.input,
+            # Not sys.stdin, which may have read ahead for text.
+            self._held.enter_context(open(0, "rb", closefd=False)) if job.stdin else job.input,
             None if job.stdout else job.output,
             job.format,
             nets,

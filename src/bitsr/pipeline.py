@@ -218,9 +218,7 @@ class Opened:
         stream.flush()
 
 
-def upscale(
-    image: Opened, progress: Callable[[int, int], object] | None = None
-) -> None:
+def upscale(image: Opened, progress: Callable[[int, int], object] | None = None) -> None:
     """Enlarge an image that is open, and write it. progress: called with (rows done, rows in all)."""
     with image.writer() as writer:
         done, rows_in_all = 0, image.frames * image.target[0]

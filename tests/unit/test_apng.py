@@ -174,7 +174,12 @@ def test_animations_go_to_png(tmp_path, source):
     frames = [Image.fromarray(np.full((20, 24, 3), (60 * i, 200 - 60 * i, 40), np.uint8)) for i in range(3)]
     more = {"lossless": True} if source == "webp" else {}
     frames[0].save(
-        tmp_path / f"a.{source}", save_all=True, append_images=frames[1:], duration=[70, 150, 30], loop=2, **more
+        tmp_path / f"a.{source}",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[70, 150, 30],
+        loop=2,
+        **more,
     )
     opened = photo.read(tmp_path / f"a.{source}", frames=True)
     kept = {"frames": 3, "delays": opened.delays, "loop": opened.loop}

@@ -64,7 +64,8 @@ def upscale(
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace outputs that are there (default).", rich_help_panel=_FILES)
+        bool,
+        typer.Option("--overwrite", help="Replace outputs that are there (default).", rich_help_panel=_FILES),
     ] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave outputs that are there.", rich_help_panel=_FILES)
@@ -105,7 +106,9 @@ def upscale(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("-m", "--models", help="Folder of .bsr files where -n is looked up.", rich_help_panel=_NET),
+        typer.Option(
+            "-m", "--models", help="Folder of .bsr files where -n is looked up.", rich_help_panel=_NET
+        ),
     ] = None,
     ensemble: Annotated[
         bool,
@@ -170,7 +173,9 @@ def upscale(
     ] = False,
     dpi: Annotated[
         float | None,
-        typer.Option("--dpi", help="Resolution to note in the file; changes no pixel.", rich_help_panel=_FORMAT),
+        typer.Option(
+            "--dpi", help="Resolution to note in the file; changes no pixel.", rich_help_panel=_FORMAT
+        ),
     ] = None,
     preserve: Annotated[
         bool,

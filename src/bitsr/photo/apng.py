@@ -94,7 +94,13 @@ class Animation:
         header = struct.pack(">II", frame.width, frame.height) + self._header[8:]
         parts = [part if isinstance(part, bytes) else self._data[slice(*part)] for part in frame.data]
         file = b"".join(
-            [SIGNATURE, chunk(b"IHDR", header), *self._shared, chunk(b"IDAT", b"".join(parts)), chunk(b"IEND", b"")]
+            [
+                SIGNATURE,
+                chunk(b"IHDR", header),
+                *self._shared,
+                chunk(b"IDAT", b"".join(parts)),
+                chunk(b"IEND", b""),
+            ]
         )
         fail_on: Any = "none" if self._lenient else "error"
         try:

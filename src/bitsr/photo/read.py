@@ -94,7 +94,6 @@ class Photo:
                 raise PhotoError(reason(error)) from None
             yield np.frombuffer(data, dtype).reshape(m, self.width, self.channels)
 
-
     def _animated(self, n: int, frame: int | None) -> Iterator[NDArray[Any]]:
         assert self._animation
         if frame in (None, 0):

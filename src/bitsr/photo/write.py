@@ -73,8 +73,9 @@ class Writer:
         self.shape, self.depth = (height, width, channels), min(depth, bits)
         self.metadata, self.resolution = metadata or {}, resolution
         self.frames, self.delays, self.loop = frames, list(delays), loop
-        # The encoder pulls and we push: it runs in a thread of its own, a few bands behind, so memory stays bounded, encoding overlaps with upscaling, and the main thread stays open
-        # to Ctrl-C.
+        # The encoder pulls and we push: it runs in a thread of its own, a few bands behind, so
+        # memory stays bounded, encoding overlaps with upscaling, and the main thread stays open to
+        # Ctrl-C.
         self._bands: queue.Queue[bytes | None] = queue.Queue(maxsize=ahead)
         self._thread = threading.Thread(target=self._encode, name="bitsr-writer")
         self._error: BaseException | None = None
