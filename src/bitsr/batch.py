@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 
@@ -384,9 +384,12 @@ class _Image:
 
     def open(self, nets: Chooser, settings: Settings, note: Callable[[str], object]) -> Opened:
         job = self.job
+        source: Path | BinaryIO = job.input
+        if job.stdin:  # not sys.stdin, which may have read ahead for text
+            stdin = open(0, "rb", closefd=False)  # noqa: SIM115 (the next line)
+            source = self._held.enter_context(stdin)
         self.opened = Opened(
-            # Not sys.stdin, which may have read ahead for text.
-            self._held.enter_context(open(0, "rb", closefd=False)) if job.stdin else job.input,
+            source,
             None if job.stdout else job.output,
             job.format,
             nets,
