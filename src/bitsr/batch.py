@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -312,7 +312,7 @@ def run(
     begin: Callable[[Job], object] = lambda job: None,
     progress: Callable[[int, int], object] = lambda done, total: None,
     note: Callable[[Job, str], object] = lambda job, text: None,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Upscale the jobs, and yield in their order how each ended; a failure does not stop the rest.
 
     While the net is at work on one image, the next ones are decoded, and those before it are encoded

@@ -194,6 +194,7 @@ class Opened:
         """What writes the result, of all frames one below the other. Raises as it does."""
         image, settings = self._photo, self.settings
         lossless = image.lossless if settings.lossless is None else settings.lossless
+        dpmm = settings.dpi and settings.dpi / 25.4
         return photo.Writer(
             self.output,
             self.format,
@@ -202,7 +203,7 @@ class Opened:
             image.channels,
             image.depth,
             metadata=self._metadata,
-            resolution=image.resolution if settings.dpi is None else (settings.dpi / 25.4,) * 2,
+            resolution=(dpmm, dpmm) if dpmm else image.resolution,
             encoding=settings.encoding.but(lossless=lossless),
             frames=self.frames,
             delays=image.delays,

@@ -12,6 +12,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -375,8 +376,9 @@ def test_an_error_of_the_caller_ends_a_run(net_file, tmp_path, where):
     def fail(*_):
         raise RuntimeError("of the caller")
 
+    more: Any = {where: fail}
     with pytest.raises(RuntimeError, match="of the caller"):
-        list(batch.run([job], bitsr.load(net_file, threads=1), **{where: fail}))
+        list(batch.run([job], bitsr.load(net_file, threads=1), **more))
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
