@@ -109,7 +109,7 @@ def faults(path: Path, image: photo.Photo | None = None) -> str:
     if lossy_webp(head):
         return "lossy WebP"
     if image is None or not image.hold():
-        image = photo.read(path, allow_damaged=bool(image and image.damaged))
+        image = photo.read(path, allow_damaged=bool(image and image.lenient))
     every = max(1, image.height // image.frames // (_STRIP * _STRIPS))
     strips = [
         colour.luma(np.ascontiguousarray(rows)).astype(np.float32) / 128 + 127.5

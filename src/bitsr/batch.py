@@ -577,7 +577,7 @@ class _Work:
                 raise
             self.written.put((image, None, self._failed(image, error)))
         else:
-            made = self._made(image, seconds=start, net_seconds=busy - image.waited)
+            made = self._made(image, start, busy - image.waited)  # seconds: when it began, for now
             self.written.put((image, writer, made))
 
     def _received(self, image: _Image) -> Iterator[NDArray[Any]]:
@@ -618,7 +618,7 @@ class _Work:
         return Result(image.job, error=error, notes=tuple(image.notes))
 
     @staticmethod
-    def _made(image: _Image, **more: float) -> Result:
+    def _made(image: _Image, seconds: float = 0.0, net_seconds: float = 0.0) -> Result:
         opened = image.opened
         height, width = opened.target
         return Result(
@@ -628,6 +628,7 @@ class _Work:
             net=", ".join(net.name for net in opened.nets),
             why=opened.why,
             source=(opened.height, opened.width),
+            seconds=seconds,
+            net_seconds=net_seconds,
             notes=tuple(image.notes),
-            **more,
         )

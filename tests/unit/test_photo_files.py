@@ -423,6 +423,13 @@ def test_float_samples_that_mean_no_colour_are_refused(tmp_path, bad):
         photo.read(tmp_path / "x.tif")
 
 
+@pytest.mark.parametrize("head", [b"\x76\x2f\x31\x01\2\0\0\0", b"#?RADIANCE\n", b"#?RGBE\n"])
+def test_linear_light_is_refused(tmp_path, head):
+    (tmp_path / "x.exr").write_bytes(head + bytes(100))
+    with pytest.raises(photo.PhotoError, match="holds linear light: tone-map it to a 16-bit TIFF or PNG"):
+        photo.read(tmp_path / "x.exr")
+
+
 def test_32_bit_samples(tmp_path):
     x = np.random.default_rng(0).integers(0, 2**32, (20, 30), dtype=np.uint32)
     pyvips.Image.new_from_array(x).tiffsave(str(tmp_path / "x.tif"))

@@ -27,6 +27,10 @@ class Decoded:
     frames: int = 1
 
 
+#: Kinds whose samples are linear light without an upper bound, which no net has learned.
+LINEAR = ("EXR", "Radiance HDR")
+
+
 def kind_of(head: bytes) -> str | None:
     """What a file is that needs another library, by its first 32 bytes."""
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
@@ -44,6 +48,9 @@ def kind_of(head: bytes) -> str | None:
         (b"\0\0\1\0", "ICO"),
         (b"DDS ", "DDS"),
         (b"qoif", "QOI"),
+        (b"\x76\x2f\x31\x01", "EXR"),
+        (b"#?RADIANCE", "Radiance HDR"),
+        (b"#?RGBE", "Radiance HDR"),
     ):
         if head.startswith(start):
             return kind

@@ -60,6 +60,16 @@ class Photo:
     _animation: Animation | None = field(default=None, repr=False)
     _images: Iterator[NDArray[Any]] = field(default_factory=lambda: iter(()), repr=False)
 
+    def animate(self, animation: Animation) -> None:
+        """Become the image of all the frames of an animated PNG."""
+        self._animation, self.frames = animation, animation.frames
+        self.height, self.channels, self.depth = (
+            animation.frames * animation.height,
+            animation.channels,
+            animation.depth,
+        )
+        self.delays, self.loop = animation.delays, animation.loop
+
     def hold(self) -> bool:
         """Take the pixels into memory, so that rows can be read more than once; False where they
         are more than HELD bytes. Raises PhotoError where the file is damaged."""
@@ -179,6 +189,8 @@ class _Opening:
         if head.startswith(png.SIGNATURE):
             return self._png()
         kind = others.kind_of(head)
+        if kind in others.LINEAR:
+            raise PhotoError(f"{kind} holds linear light: tone-map it to a 16-bit TIFF or PNG first")
         if kind == "HEIC":
             return self._decoded(others.heif(self.path))
         if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -253,15 +265,8 @@ class _Opening:
         if chunks.frames > 1 and self.frames and self.turned:
             photo.notes.append(f"first of {chunks.frames} frames taken, for it is to be turned")
         elif chunks.frames > 1 and self.frames:
-            self._animate(photo)
+            photo.animate(Animation(self.data, self.lenient))
         return photo
-
-    def _animate(self, photo: Photo) -> None:
-        """Make a PNG's photo one of all its frames."""
-        animation = Animation(self.data, self.lenient)
-        photo.frames, photo.height = animation.frames, animation.frames * animation.height
-        photo.channels, photo.depth = animation.channels, animation.depth
-        photo.delays, photo.loop, photo._animation = animation.delays, animation.loop, animation
 
     def _hidden(self, hidden: list[tuple[int, int]]) -> mmap.mmap | bytearray:
         if isinstance(self.data, mmap.mmap):

@@ -468,7 +468,7 @@ def _save_avif(image: pyvips.Image, target: pyvips.Target, encoding: Encoding) -
 
 def _jpeg_xl(image: pyvips.Image, encoding: Encoding) -> bytes:
     names = ("exif-data", "xmp-data", "icc-profile-data")
-    metadata = {name: image.get(name) for name in names if image.get_typeof(name)}
+    metadata: dict[str, Any] = {name: image.get(name) for name in names if image.get_typeof(name)}
     pixels = np.frombuffer(image.write_to_memory(), np.uint8)
     shape = image.height, image.width, image.bands
     return others.encode_jpeg_xl(pixels.reshape(shape), encoding.quality, encoding.lossless, metadata)
