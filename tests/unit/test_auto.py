@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def test_the_pixels_that_were_looked_at_are_not_decoded_again(nets: Path, tmp_pa
 def test_too_large_to_be_held(nets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noisy = smooth() + np.random.default_rng(0).normal(0, 8, (160, 192))
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "a.png")
-    monkeypatch.setattr("bitsr.photo.read.HELD", 1000)
+    monkeypatch.setattr(sys.modules["bitsr.photo.read"], "HELD", 1000)  # the name is a function's too
     opened = photo.read(tmp_path / "a.png")
     chain, why = Chooser(4, folder=nets).pick(tmp_path / "a.png", image=opened)
     assert chain[0].name == "bitsr-photo-m-x4" and why.startswith("noise")
