@@ -135,13 +135,16 @@ def format_of(path: str | Path) -> str | None:
     return next((name for name, (suffixes, _, _) in FORMATS.items() if suffix in suffixes), None)
 
 
+_UNTELLING = ("unable to call", "unable to fetch", "unable to copy")
+
+
 def reason(error: pyvips.Error) -> str:
     """What libvips found, in one line: it reports a stack of causes, often the same one many
     times."""
     lines = [line.strip() for line in error.detail.splitlines() if line.strip()]
     # That a loader was called and failed says nothing: what its library said stands before, if it
     # said anything.
-    telling = [line for line in [error.message, *lines] if not line.startswith("unable to call")]
+    telling = [line for line in [error.message, *lines] if not line.startswith(_UNTELLING)]
     text = telling[-1] if telling else "damaged or cut short"
     for line in lines:
         if "unix error" in line:
