@@ -38,17 +38,19 @@ class Settings:
 
     size: of the result; where it says nothing, the scale of the nets. tile: LR rows of a strip, 0
     for the memory budget; no byte depends on it. ensemble: mean over 8 flips and rotations, at 8
-    times the work. first: of several frames or pages take the first alone. allow_damaged: take a
-    damaged file as far as it can be decoded. encoding: what encoders are told, but for ``lossless``:
-    of WebP, AVIF and JPEG XL, None for what the input is. metadata: whether EXIF, XMP, IPTC and
-    texts are kept; what describes colours always is. dpi: the resolution to be noted, None for that
-    of the input. preserve: whether the output gets the input's modification time and permissions.
+    times the work. rgb: the nets on red, green and blue, at 3 times the work. first: of several
+    frames or pages take the first alone. allow_damaged: take a damaged file as far as it can be
+    decoded. encoding: what encoders are told, but for ``lossless``: of WebP, AVIF and JPEG XL, None
+    for what the input is. metadata: whether EXIF, XMP, IPTC and texts are kept; what describes
+    colours always is. dpi: the resolution to be noted, None for that of the input. preserve:
+    whether the output gets the input's modification time and permissions.
     Raises BitsrError for numbers that cannot be.
     """
 
     size: Size = field(default_factory=Size)
     tile: int = 0
     ensemble: bool = False
+    rgb: bool = False
     first: bool = False
     allow_damaged: bool = False
     encoding: photo.Encoding = field(default_factory=photo.Encoding)
@@ -186,7 +188,8 @@ class Opened:
         height, width = self.height, self.width
         rows = iter(strips)
         for net in self.nets:
-            rows = net.rows(rows, height, width, ensemble=self.settings.ensemble)
+            settings = self.settings
+            rows = net.rows(rows, height, width, ensemble=settings.ensemble, rgb=settings.rgb)
             height, width = net.scale * height, net.scale * width
         return reduced(rows, (height, width), self.target)
 

@@ -119,6 +119,10 @@ def upscale(
             rich_help_panel=_NET,
         ),
     ] = False,
+    rgb: Annotated[
+        bool,
+        typer.Option("--rgb", help="The net on red, green and blue: 3 times the work.", rich_help_panel=_NET),
+    ] = False,
     format: Annotated[
         str,
         typer.Option(
@@ -252,6 +256,7 @@ def upscale(
         size=Size(scale, width, height, max_side),
         tile=tile,
         ensemble=ensemble,
+        rgb=rgb,
         first=first,
         allow_damaged=allow_damaged,
         encoding=photo.Encoding(quality, compression, progressive=progressive),

@@ -323,7 +323,7 @@ class _Opening:
             if name not in metadata and (value := _get(image, name, None)):
                 metadata[name] = value
         original = image
-        image = self._samples(_to_rgb(image))
+        image = self._samples(to_rgb(image))
         if image.interpretation != original.interpretation and str(original.interpretation) not in _PLAIN:
             model = str(original.interpretation)
             notes.append(f"{'Lab' if model.startswith('lab') else model.upper()} converted to sRGB")
@@ -339,7 +339,7 @@ class _Opening:
         if profile and profile[16:20] not in (b"", wanted):
             del metadata["icc-profile-data"]
             notes.append("ICC profile of another colour model dropped")
-        _tidy(metadata, notes)
+        tidy(metadata, notes)
         self.turned = orientation not in (0, 1)
         if self.turned:
             # Rotation reads columns: the one case that is held whole.
@@ -395,7 +395,7 @@ _PLAIN = frozenset({"b-w", "srgb", "rgb", "grey16", "rgb16", "multiband", "scrgb
 """Interpretations whose change is no conversion of colours."""
 
 
-def _tidy(metadata: dict[str, bytes | str], notes: list[str]) -> None:
+def tidy(metadata: dict[str, bytes | str], notes: list[str]) -> None:
     """Metadata in one form whatever the file, without what is no longer true of an upright image."""
     block = metadata.pop("exif-data", None)
     if isinstance(block, bytes):
@@ -495,7 +495,7 @@ def _unpacked(data: _Data, facts: dict[int, list[int]], bits: int) -> NDArray[np
     return out.reshape(height, width, channels)
 
 
-def _to_rgb(image: pyvips.Image) -> pyvips.Image:
+def to_rgb(image: pyvips.Image) -> pyvips.Image:
     """sRGB of a CMYK, Lab or other device-independent image; any other as it is."""
     if image.interpretation == "cmyk":
         depth = 16 if image.format == "ushort" else 8
