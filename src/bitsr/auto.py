@@ -153,13 +153,20 @@ class Chooser:
             self._clean[one.scale] = one
         self.scale = scale or (4 if 4 in self._clean else max(self._clean))
         if scale:
-            self.chain((100, 100), Size(scale=scale).of(100, 100))  # what is wrong with it shows here
+            self._first(restore=False)  # what is wrong with a scale or its net shows here
 
     @property
-    def default(self) -> Upscaler:
-        """The net that has ``scale``, or else the largest, for images of no faults."""
-        largest = max(self._clean)
-        return self._load(self._clean, int(self.scale) if self.scale in self._clean else largest)
+    def clean(self) -> Upscaler:
+        """The net of an image without faults, at ``scale``; of several the first."""
+        return self._first(restore=False)
+
+    @property
+    def photo(self) -> Upscaler | None:
+        """The net of an image with faults, or None where there is no other."""
+        return self._first(restore=True) if self._photo else None
+
+    def _first(self, *, restore: bool) -> Upscaler:
+        return self.chain((100, 100), Size(scale=self.scale).of(100, 100), restore=restore)[0]
 
     def _load(self, nets: dict[int, Upscaler | Path], scale: int) -> Upscaler:
         net = nets[scale]

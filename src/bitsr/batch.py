@@ -306,6 +306,12 @@ def run(
     upscaler: Upscaler | Chooser,
     *,
     settings: Settings | None = None,
+    quality: int = 95,
+    tile: int = 0,
+    ensemble: bool = False,
+    rgb: bool = False,
+    first: bool = False,
+    allow_damaged: bool = False,
     existing: str = OVERWRITE,
     savers: int | None = None,
     dry: bool = False,
@@ -318,6 +324,7 @@ def run(
     While the net is at work on one image, the next ones are decoded, and those before it are encoded
     and written, by threads of their own; the bytes are those of one image after the other. Memory
     is bounded: a few strips of rows wait between two threads.
+    settings: how it is done; without them quality to allow_damaged, as in ``upscaler.upscale``.
     existing: OVERWRITE, SKIP or FAIL. savers: outputs in work at a time; default by the number of
     CPUs, 2 to 4. dry: open the images and choose their nets, but make nothing. begin: called when
     the net begins with a job. progress: called with (rows done, rows in all) of that job. note:
@@ -328,7 +335,15 @@ def run(
     """
     nets = upscaler if isinstance(upscaler, Chooser) else Chooser(net=upscaler)
     savers = savers or min(4, max(2, (os.cpu_count() or 1) // 2))
-    work = _Work(list(jobs), nets, settings or Settings(), existing, savers, dry)
+    settings = settings or Settings(
+        encoding=photo.Encoding(quality),
+        tile=tile,
+        ensemble=ensemble,
+        rgb=rgb,
+        first=first,
+        allow_damaged=allow_damaged,
+    )
+    work = _Work(list(jobs), nets, settings, existing, savers, dry)
     try:
         work.start()
         yield from work.results(begin, progress, note)

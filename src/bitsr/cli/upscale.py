@@ -273,10 +273,10 @@ def upscale(
         more = f", and {len(there) - 1} more" if len(there) > 1 else ""
         raise BitsrError(f"{there[0].output}: is there{more}")
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    report = _Report(console, len(jobs), nets.default.name, verbose=verbose, as_json=as_json, dry=dry_run)
+    report = _Report(console, len(jobs), nets.clean.name, verbose=verbose, as_json=as_json, dry=dry_run)
     with _at_once(), report:
         if verbose:
-            default = nets.default
+            default = nets.clean
             engine = default.engine
             console.print(f"{default.name}, x{default.scale}, {engine.isa}, {engine.threads} threads")
         for path in inputs:
