@@ -384,6 +384,8 @@ def lost(metadata: dict[str, bytes | str], format: str) -> list[str]:
     for name, text in (("exif-data", "EXIF"), ("iptc-data", "IPTC")):
         if format == "jpg" and len(metadata.get(name, b"")) > 65400:
             out.append(f"{text} dropped: it is too large for JPEG")
+    if format in ("avif", "jxl") and metadata.get("iptc-data"):
+        out.append(f"IPTC dropped: {format} has no place for it")
     kept = metadata.get("png-chunks")
     if format == "png" or not isinstance(kept, bytes):
         return out
