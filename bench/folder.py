@@ -30,7 +30,8 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def report(count: int, net: str, formats: list[str], threads: int, rounds: int) -> str:
     """Markdown: seconds of ``count`` JPEGs by the net alone, from pixels in memory; by files one
-    after the other; and by a run whose threads overlap. Medians over rounds, and of their ratios."""
+    after the other; and by a run whose threads overlap, with the share of its time in which the net
+    was at work. Medians over rounds, and of their ratios."""
     upscaler = bitsr.load(net, threads=threads)
     lines = [
         f"# {count} JPEGs of 0.3 to 1.9 megapixels, {net}, {threads} threads of the net",
@@ -38,8 +39,9 @@ def report(count: int, net: str, formats: list[str], threads: int, rounds: int) 
         *(f"- {line}" for line in machine.describe()),
         f"- load average before {machine.load()}",
         "",
-        "| output | net alone | one after the other | overlapped | overlapped / net | one by one / net |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| output | net alone | one after the other | overlapped | overlapped / net | one by one / net "
+        "| net at work |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -58,11 +60,16 @@ def report(count: int, net: str, formats: list[str], threads: int, rounds: int) 
                 for job in batch.plan(folder / "in", folder / "one", upscaler.scale, format=format):
                     bitsr.upscale(job.input, job.output, net=upscaler)
 
-            def overlapped(format: str = format) -> None:
+            at_work: list[float] = []
+
+            def overlapped(format: str = format, at_work: list[float] = at_work) -> None:
                 jobs = batch.plan(folder / "in", folder / "run", upscaler.scale, format=format)
+                start, busy = time.perf_counter(), 0.0
                 for result in batch.run(jobs, Chooser(net=upscaler)):
                     if result.error:
                         raise RuntimeError(f"{result.job.input}: {result.error}")
+                    busy += result.net_seconds
+                at_work.append(busy / (time.perf_counter() - start))
 
             times = np.array(
                 [[_seconds(work) for work in (alone, one_by_one, overlapped)] for _ in range(rounds)]
@@ -73,7 +80,8 @@ def report(count: int, net: str, formats: list[str], threads: int, rounds: int) 
             net_s, one_s, run_s = (statistics.median(times[:, i]) for i in range(3))
             ratios = [statistics.median(times[:, i] / times[:, 0]) for i in (2, 1)]
             lines.append(
-                f"| {format} | {net_s:.1f} s | {one_s:.1f} s | {run_s:.1f} s | {ratios[0]:.2f} | {ratios[1]:.2f} |"
+                f"| {format} | {net_s:.1f} s | {one_s:.1f} s | {run_s:.1f} s | {ratios[0]:.2f} "
+                f"| {ratios[1]:.2f} | {statistics.median(at_work):.0%} |"
             )
     lines += ["", f"libvips {'.'.join(str(pyvips.version(i)) for i in range(3))}"]
     return "\n".join(lines) + "\n"
