@@ -1,4 +1,4 @@
-"""``python -m bench [race|kernel|sizes|colour|memory|batch|crops|pareto|train]``: see bench/README.md."""
+"""``python -m bench [race|kernel|sizes|colour|memory|folder|batch|crops|pareto|train]``: see bench/README.md."""
 
 from __future__ import annotations
 
@@ -72,6 +72,12 @@ def batch(args: argparse.Namespace) -> None:
     print(report(args.images, args.lr, args.net, args.rounds, args.workers, args.growth))
 
 
+def folder(args: argparse.Namespace) -> None:
+    from .folder import report
+
+    print(report(args.images, args.net, args.formats, args.threads, args.rounds))
+
+
 def crops(args: argparse.Namespace) -> None:
     from .crops import page
 
@@ -138,6 +144,13 @@ def main() -> None:
     p.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     p.add_argument("--growth", type=int, default=5000, help="images over which memory is watched")
     p.set_defaults(run=batch)
+    p = commands.add_parser("folder", help="a folder of images against the time of the net alone")
+    p.add_argument("--images", type=int, default=200, help="how many (200)")
+    p.add_argument("--net", default="bitsr-m-x2", metavar="NET", help="name or .bsr file (bitsr-m-x2)")
+    p.add_argument("--formats", nargs="+", default=["jpg", "png"], metavar="EXT")
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--rounds", type=int, default=3)
+    p.set_defaults(run=folder)
     p = commands.add_parser("crops", help="a page of crops: bicubic, nets, ground truth")
     p.add_argument("nets", nargs="+", metavar="NET", help="names or .bsr files of one scale")
     p.add_argument("--sets", nargs="+", default=["Set5", "Set14"], metavar="SET")

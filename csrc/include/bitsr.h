@@ -110,6 +110,18 @@ BITSR_API int bitsr_merge(const void* lr, int depth, int channels, int h, int w,
                           int rows, int scale, int smooth, const int16_t* luma, int y, int n,
                           void* out, char* err, size_t err_cap);
 
+/* ---- Smaller images (core/reduce.cpp) */
+
+/* Rows of an image made smaller: n_y rows of n_x pixels, each a weighted sum of pixels of `rows`,
+ * which has count rows of w interleaved pixels (depth and channels as above). Result i of an axis
+ * is the sum over k < taps of weights[i * taps + k] times sample at[i * taps + k]; a weight of
+ * 2^14 is 1, those of a result add up to it, and their magnitudes to at most 2^15. Colours are
+ * weighted by alpha. Exact, then rounded once, half up. 0, or -1 on error. */
+BITSR_API int bitsr_reduce(const void* rows, int depth, int channels, int w, int count, int taps_y,
+                           const int32_t* at_y, const int32_t* weights_y, int n_y, int taps_x,
+                           const int32_t* at_x, const int32_t* weights_x, int n_x, void* out,
+                           char* err, size_t err_cap);
+
 /* ---- Images (core/jpeg_check.cpp) */
 
 /* Whether the n bytes of a JPEG hold all of its pixels: 1 yes, 0 no, with one line in err, -1 where

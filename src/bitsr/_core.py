@@ -62,6 +62,9 @@ def _declare(lib: ctypes.CDLL, signatures: Mapping[str, tuple[object, Iterable[o
 
 # ---- Upscaling: csrc/include/bitsr.h ----
 
+Weights = tuple[NDArray[np.int32], NDArray[np.int32]]
+"""Of one axis: samples and weights, both (n, taps)."""
+
 _UPSCALING: dict[str, tuple[object, Iterable[object]]] = {
     "isa": (c_char_p, [c_int]),
     "model_open": (c_void_p, [c_char_p, c_size_t, c_char_p, c_char_p, c_size_t]),
@@ -76,6 +79,10 @@ _UPSCALING: dict[str, tuple[object, Iterable[object]]] = {
     "stream_close": (None, [c_void_p]),
     "luma": (c_int, [c_void_p, c_int, c_int, c_size_t, c_void_p]),
     "merge": (c_int, [c_void_p, *[c_int] * 8, c_void_p, c_int, c_int, c_void_p, c_char_p, c_size_t]),
+    "reduce": (
+        c_int,
+        [c_void_p, *[c_int] * 4, *[c_int, c_void_p, c_void_p, c_int] * 2, c_void_p, c_char_p, c_size_t],
+    ),
     "jpeg_check": (c_int, [c_void_p, c_size_t, c_char_p, c_size_t]),
     "no_log": (None, [c_char_p, c_int, c_char_p, c_void_p]),
 }
@@ -192,6 +199,23 @@ def merge(
         *(sr_luma.ctypes.data, y, len(sr_luma), out.ctypes.data, err, _ERR),
     )
     if code < 0:
+        raise _line(err)
+
+
+def reduce(rows: NDArray, down: Weights, across: Weights, out: NDArray) -> None:
+    """Pixels (rows, W, C) made smaller to out (n, w, C) by the weights of each axis. All contiguous.
+
+    Raises CoreError.
+    """
+    err = ctypes.create_string_buffer(_ERR)
+    count, width, channels = rows.shape
+    axes = [
+        value
+        for at, weights in (down, across)
+        for value in (at.shape[1], at.ctypes.data, weights.ctypes.data, len(at))
+    ]
+    shape = (rows.ctypes.data, 8 * rows.itemsize, channels, width, count)
+    if core().bitsr_reduce(*shape, *axes, out.ctypes.data, err, _ERR) < 0:
         raise _line(err)
 
 

@@ -6,14 +6,18 @@ removes them, and a little fine detail with them.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import colour, photo
+from .errors import BitsrError
+from .sizes import Size, passes
 from .upscaler import Upscaler, load
 from .zoo import ZOO
+from .zoo import choose as find_default
 
 BEST_JPEG = 90
 """JPEGs of this quality or less are restored. Photo nets gain from there on (docs/photos.md)."""
@@ -90,11 +94,12 @@ def noise_level(luma: NDArray[np.floating]) -> float:
     return float(np.median(np.sqrt(np.square(rough[flat]).mean((1, 2)))))
 
 
-def faults(path: Path, *, allow_damaged: bool = False) -> str:
+def faults(path: Path, image: photo.Photo | None = None) -> str:
     """What speaks for a photo net, in a few words ("JPEG of quality 74"); "" where nothing does.
 
-    Reads the file's header, and where that does not tell, all its rows. allow_damaged: as in
-    ``photo.read``. Raises as that does.
+    path: the file. image: itself as it was opened, which is then held (``Photo.hold``) where its
+    pixels are looked at, so that its rows can still be read; without it, or where it is too large
+    to hold, the file is opened anew and read. Raises as ``photo.read``.
     """
     with path.open("rb") as file:
         head = file.read(1 << 18)
@@ -103,11 +108,12 @@ def faults(path: Path, *, allow_damaged: bool = False) -> str:
         return f"JPEG of quality {quality}"
     if lossy_webp(head):
         return "lossy WebP"
-    image = photo.read(path, allow_damaged=allow_damaged)
-    every = max(1, image.height // (_STRIP * _STRIPS))
+    if image is None or not image.hold():
+        image = photo.read(path, allow_damaged=bool(image and image.lenient))
+    every = max(1, image.height // image.frames // (_STRIP * _STRIPS))
     strips = [
         colour.luma(np.ascontiguousarray(rows)).astype(np.float32) / 128 + 127.5
-        for i, rows in enumerate(image.rows(_STRIP))
+        for i, rows in enumerate(image.rows(_STRIP, 0))
         if i % every == 0
     ]
     noise = float(np.median([noise_level(strip) for strip in strips]))
@@ -115,39 +121,111 @@ def faults(path: Path, *, allow_damaged: bool = False) -> str:
 
 
 class Chooser:
-    """The default net of a scale, and for images that want it the photo net of that scale.
+    """Nets, of which an image gets those that reach the size it is to have.
 
-    scale, folder, threads: as in ``upscaler.load``. Where the folder has no photo net of the scale,
-    the default net is always taken.
+    scale: what they enlarge by where no size is asked for, a number from 1 on; None is 4, or that
+    of ``net``. net: an Upscaler, the name of a net, or of several without their scale ("bitsr-l"),
+    or the path of a .bsr file; None the default nets, and with ``restore`` for images that want it
+    (``faults``) the photo net, where the folder has one. folder, threads: as in ``upscaler.load``,
+    and so is what is raised.
     """
 
     def __init__(
-        self, scale: int | None = None, *, folder: str | Path = ZOO, threads: int | None = None
+        self,
+        scale: float | None = None,
+        *,
+        net: str | Path | Upscaler | None = None,
+        restore: bool = True,
+        folder: str | Path = ZOO,
+        threads: int | None = None,
     ) -> None:
-        self.clean = load(None, scale, folder=folder, threads=threads)
-        self.scale = self.clean.scale
-        path = Path(folder) / f"{PHOTO}-x{self.scale}.bsr"
-        self.photo = load(path, threads=threads) if path.is_file() else None
+        self._threads = threads
+        self._photo: dict[int, Upscaler | Path] = {}
+        self._clean: dict[int, Upscaler | Path] = {}
+        if net is None:
+            self._clean.update(_default_nets(folder))
+            if restore:
+                self._photo.update(_by_scale(PHOTO, folder))
+        elif not isinstance(net, Upscaler) and (several := _by_scale(str(net), folder)):
+            self._clean.update(several)
+        else:
+            one = net if isinstance(net, Upscaler) else load(net, folder=folder, threads=threads)
+            self._clean[one.scale] = one
+        self.scale = scale or (4 if 4 in self._clean else max(self._clean))
+        if scale:
+            self._first(restore=False)  # what is wrong with a scale or its net shows here
 
-    def pick(self, path: str | Path, *, allow_damaged: bool = False) -> tuple[Upscaler, str]:
-        """The net for an image file, and why: ``faults``, or "" for the default net.
+    @property
+    def clean(self) -> Upscaler:
+        """The net of an image without faults, at ``scale``; of several the first."""
+        return self._first(restore=False)
 
-        Pipes get the default net, since they can be read once. Raises as ``photo.read``.
+    @property
+    def photo(self) -> Upscaler | None:
+        """The net of an image with faults, or None where there is no other."""
+        return self._first(restore=True) if self._photo else None
+
+    def _first(self, *, restore: bool) -> Upscaler:
+        return self.chain((100, 100), Size(scale=self.scale).of(100, 100), restore=restore)[0]
+
+    def _load(self, nets: dict[int, Upscaler | Path], scale: int) -> Upscaler:
+        net = nets[scale]
+        if not isinstance(net, Upscaler):
+            net = nets[scale] = load(net, threads=self._threads)
+        return net
+
+    def chain(
+        self, size: tuple[int, int], target: tuple[int, int], *, restore: bool = False
+    ) -> list[Upscaler]:
+        """The nets that one after the other make an image of ``size``, (height, width), at least as
+        large as ``target``; with restore the first of them is a photo net, where there is one.
+
+        Raises BitsrError where they would be too many, and as ``load``.
         """
-        path = Path(path)
-        if self.photo is None or not path.is_file():
-            return self.clean, ""
-        why = faults(path, allow_damaged=allow_damaged)
-        return (self.photo, why) if why else (self.clean, "")
+        first = self._photo if restore and self._photo else self._clean
+        scales = passes(size, target, first, self._clean)
+        return [self._load(first if i == 0 else self._clean, scale) for i, scale in enumerate(scales)]
+
+    def pick(
+        self,
+        path: str | Path,
+        target: tuple[int, int] | None = None,
+        image: photo.Photo | None = None,
+    ) -> tuple[list[Upscaler], str]:
+        """The nets for an image file, and why a photo net is one of them (``faults``), or "".
+
+        target: (height, width) that they must reach, by default ``scale`` times the image. image: as
+        in ``faults``. Raises as ``photo.read`` and ``chain``.
+        """
+        image = image or photo.read(path)
+        size = image.height // image.frames, image.width
+        why = faults(Path(path), image) if self._photo else ""
+        return self.chain(size, target or Size(scale=self.scale).of(*size), restore=bool(why)), why
+
+
+def _by_scale(net: str, folder: str | Path) -> dict[int, Path]:
+    paths = {scale: Path(folder) / f"{net}-x{scale}.bsr" for scale in (2, 3, 4)}
+    return {scale: path for scale, path in paths.items() if path.is_file()}
+
+
+def _default_nets(folder: str | Path) -> dict[int, Path]:
+    found: dict[int, Path] = {}
+    for scale in (2, 3, 4):
+        with suppress(BitsrError):
+            found[scale] = find_default(None, scale, folder)
+    return found or {4: find_default(None, None, folder)}  # whose error says what there is
 
 
 def choose(
-    net: str | Path | None, scale: int | None, *, folder: str | Path = ZOO, threads: int | None = None
-) -> Upscaler | Chooser:
-    """What a command line's -n means: a net by name or file, or for None and "auto" a ``Chooser``.
+    net: str | Path | None,
+    scale: float | None = None,
+    *,
+    folder: str | Path = ZOO,
+    threads: int | None = None,
+) -> Chooser:
+    """What a command line's -n and -s mean: a ``Chooser``, for None and "auto" of the default nets and
+    the photo nets.
 
-    Raises as ``upscaler.load``.
+    Raises as that does.
     """
-    if net is None or net == AUTO:
-        return Chooser(scale, folder=folder, threads=threads)
-    return load(net, scale, folder=folder, threads=threads)
+    return Chooser(scale, net=None if net == AUTO else net, folder=folder, threads=threads)

@@ -1,16 +1,31 @@
-"""Many images: what to read and what to write, expanded before any work begins, and the work."""
+"""Many images: what to read and what to write, planned before any work begins, and the work."""
 
 from __future__ import annotations
 
+import os
+import queue
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from numpy.typing import NDArray
 
 from . import photo
 from .auto import Chooser
 from .errors import BitsrError
-from .upscaler import Upscaler, upscale
+from .files import Claim, mode_of, naming
+from .pipeline import Opened, Settings
+from .upscaler import Upscaler
+
+STANDARD = "-"
+"""As an input or output: standard input or output."""
+_STRIPS_AHEAD = 8
+"""That are decoded before the net takes them."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +33,16 @@ class Job:
     """One image: input file, output file, output format (a key of photo.FORMATS).
 
     folder: whether the output's directory is ours to make; that of an output named as a file must
-    exist.
+    exist. stdin, stdout: whether it is read from standard input or written to standard output;
+    ``input`` or ``output`` is then a name for people.
     """
 
     input: Path
     output: Path
     format: str
     folder: bool = False
+    stdin: bool = False
+    stdout: bool = False
 
     def make_folder(self) -> None:
         """Make the output's directory where that is ours to do. Raises OSError."""
@@ -32,175 +50,206 @@ class Job:
             self.output.parent.mkdir(parents=True, exist_ok=True)
 
 
-def plan(
-    input: str | Path, output: str | Path | None, scale: int, *, format: str = "auto", recursive: bool = False
-) -> list[Job]:
-    """The jobs that a command line asks for, in the order of their names.
+_Input = str | Path
 
-    input: a file, or a folder, of which every file with an image's suffix is taken (with recursive,
-    those of its sub-folders too, mirrored in the output). output: a file, or a folder; default
-    NAME_x4.EXT or NAME_x4/ beside the input. format: "auto" keeps the input's where it can be
-    written, else PNG. Raises OSError for an input that is not there and BitsrError for what cannot
-    be meant, such as an output that is an input, or one output of two inputs.
+
+def plan(
+    input: _Input | Sequence[_Input],
+    output: str | Path | None,
+    scale: float = 4,
+    *,
+    format: str = "auto",
+    recursive: bool = False,
+    suffix: str | None = None,
+    label: str | None = None,
+) -> list[Job]:
+    """The jobs that a command line asks for, in the order of the inputs, of a folder by name.
+
+    input: a file, a folder, of which every file with an image's suffix is taken (with recursive,
+    those of its sub-folders too, mirrored in the output), "-" for standard input, or several of
+    them. output: a file, a folder, or "-" for standard output; default NAME_x4.EXT or NAME_x4/
+    beside each input. format: "auto" keeps the input's where it can be written, else PNG. suffix:
+    what names of outputs get before their last dot; default none in a folder, else "_" and label.
+    label: default "x" and scale. Raises OSError for an input that is not there and BitsrError for
+    what cannot be meant, such as an output that is an input, or one output of two inputs.
     """
-    folder_wanted = output is not None and str(output).endswith(("/", "\\"))
-    if not str(input) or (output is not None and not str(output)):
+    inputs = [input] if isinstance(input, (str, Path)) else list(input)
+    if not inputs:
+        raise BitsrError("no input")
+    if not all(map(str, inputs)) or (output is not None and not str(output)):
         raise BitsrError("an input or output of no name; the current folder is .")
-    input, output = Path(input), None if output is None else Path(output)
     if format != "auto" and format not in photo.FORMATS:
         format = photo.format_of(f"x.{format}") or format  # jpeg, tiff
     if format != "auto" and format not in photo.FORMATS:
         raise BitsrError(f"no output format {format}; there are auto, {', '.join(photo.FORMATS)}")
+    if suffix is not None and Path(f"x{suffix}").name != f"x{suffix}":
+        raise BitsrError(f"a suffix is a part of a name, not {suffix!r}")
+    return _Plan(inputs, output, format, recursive, suffix, label or f"x{scale:g}").jobs()
 
-    def target(path: Path) -> tuple[str, str]:
+
+@dataclass
+class _Draft:
+    """An input on its way to a job: the folder and the stem of its output, or all of it."""
+
+    input: Path
+    folder: Path
+    stem: str
+    format: str
+    ext: str
+    make: bool
+    named: Path | None = None
+    stdin: bool = False
+    stdout: bool = False
+
+
+@dataclass
+class _Plan:
+    inputs: list[_Input]
+    output: str | Path | None
+    format: str
+    recursive: bool
+    suffix: str | None
+    label: str
+
+    def jobs(self) -> list[Job]:
+        drafts: list[_Draft] = []
+        for input in self.inputs:
+            if str(input) == STANDARD:
+                drafts.append(self._stdin())
+            elif (path := Path(input)).is_dir():
+                drafts += self._folder(path)
+            else:
+                path.stat()  # the system's own words for what is missing
+                drafts.append(self._file(path))
+        if sum(draft.stdin for draft in drafts) > 1:
+            raise BitsrError("standard input is one image")
+        count = Counter(draft.folder / (draft.stem + draft.ext) for draft in drafts if not draft.named)
+        jobs: list[Job] = []
+        for draft in drafts:
+            out = draft.named or draft.folder / (draft.stem + draft.ext)
+            # a.gif and a.png, both to a.png: a.gif.png and a.png
+            if not draft.named and count[out] > 1 and draft.ext != draft.input.suffix:
+                more = draft.stem.removeprefix(draft.input.stem)
+                out = draft.folder / (draft.input.name + more + draft.ext)
+            jobs.append(Job(draft.input, out, draft.format, draft.make, draft.stdin, draft.stdout))
+        _keep_apart(jobs)
+        _spare_inputs(jobs, [job.input for job in jobs if not job.stdin])
+        return jobs
+
+    def _target(self, path: Path) -> tuple[str, str]:
         """Format and suffix of an input's output."""
         kept = photo.format_of(path)
         # GIF has too few colours for what an image becomes: only where it is asked for.
         kept = None if kept == "gif" else kept
-        if format == "auto":
+        if self.format == "auto":
             return (kept, path.suffix) if kept else ("png", ".png")
-        return format, path.suffix if kept == format else f".{format}"
+        return self.format, path.suffix if kept == self.format else f".{self.format}"
 
-    if input.is_dir():
-        return _folder(input, output, scale, target, recursive)
-    regular = input.is_file()
-    input.stat()  # the system's own words for what is missing
-    kind, suffix = target(input)
-    if output is None and not regular:
-        raise BitsrError(f"{input}: is no file beside which an output could lie; give -o")
+    def _file(self, path: Path, *, stdin: bool = False) -> _Draft:
+        kind, ext = self._target(path)
+        draft = _Draft(path, path.parent, path.stem, kind, ext, False, stdin=stdin)
+        output = self.output
+        if output is None:
+            if stdin or not path.is_file():
+                raise BitsrError(f"{path}: is no file beside which an output could lie; give -o")
+            draft.stem += f"_{self.label}" if self.suffix is None else self.suffix
+        elif str(output) == STANDARD:
+            if len(self.inputs) > 1:
+                raise BitsrError("standard output takes one image")
+            if stdin and self.format == "auto":
+                raise BitsrError("standard input has no name that tells a format: give -f")
+            draft.named, draft.stdout = Path("standard output"), True
+        elif len(self.inputs) > 1 or str(output).endswith(("/", "\\")) or Path(output).is_dir():
+            if Path(output).exists() and not Path(output).is_dir():
+                raise BitsrError(f"{output}: is a file; several inputs want a folder")
+            if stdin:
+                raise BitsrError("standard input has no name to be written by: give -o a file")
+            draft.folder, draft.make = Path(output), True
+            draft.stem += self.suffix or ""
+        else:
+            if self.suffix is not None:
+                raise BitsrError("--suffix is for names that bitsr makes; -o names this one")
+            draft.named = output = Path(output)
+            named = photo.format_of(output)
+            if self.format == "auto" and named is None:
+                raise BitsrError(f"{output}: name it .png, .jpg, .webp or .tif, or give -f")
+            if self.format != "auto" and named not in (None, self.format):
+                raise BitsrError(f"{output}: its suffix says {named}, -f says {self.format}")
+            draft.format = named or self.format
+        return draft
+
+    def _stdin(self) -> _Draft:
+        return self._file(Path("standard input"), stdin=True)
+
+    def _folder(self, input: Path) -> list[_Draft]:
+        if self.output is not None and str(self.output) == STANDARD:
+            raise BitsrError(f"{input}: is a folder; standard output takes one image")
+        output = self._folder_of(input)
+        if output.exists() and not output.is_dir():
+            raise BitsrError(f"{output}: the input is a folder, so the output must be one")
+        inside = output.resolve()
+        files = sorted(
+            path
+            for path in _walk(input, self.recursive)
+            # Dot files: a Mac leaves a ._NAME.jpg beside images it copies. Earlier results are no
+            # input.
+            if path.suffix.lower() in photo.SUFFIXES and not path.name.startswith(".") and path.is_file()
+            if inside == input.resolve() or inside not in path.resolve().parents
+        )
+        if not files:
+            text = f"{input}: no images in this folder" + (
+                "" if self.recursive else " (-r takes sub-folders)"
+            )
+            unread = _passed_over(input, output, self.recursive)
+            raise BitsrError(f"{text}; {unread}" if unread else text)
+        return [
+            _Draft(
+                path,
+                (output / path.relative_to(input)).parent,
+                path.stem + (self.suffix or ""),
+                *self._target(path),
+                make=True,
+            )
+            for path in files
+        ]
+
+    def _folder_of(self, input: Path) -> Path:
+        return _folder_of(input, self.output, self.label, several=len(self.inputs) > 1)
+
+
+def _folder_of(input: Path, output: str | Path | None, label: str, *, several: bool = False) -> Path:
+    """Where the images of a folder go."""
+    whole = input.resolve()
     if output is None:
-        return [Job(input, input.with_name(f"{input.stem}_x{scale}{suffix}"), kind)]
-    if folder_wanted or output.is_dir():
-        job = Job(input, output / (input.stem + suffix), kind, folder=True)
-    else:
-        named = photo.format_of(output)
-        if format == "auto" and named is None:
-            raise BitsrError(f"{output}: name it .png, .jpg, .webp or .tif, or give -f")
-        if format != "auto" and named not in (None, format):
-            raise BitsrError(f"{output}: its suffix says {named}, -f says {format}")
-        job = Job(input, output, named or format)
-    _spare_inputs([job], [input])
-    return [job]
+        return whole.with_name(f"{whole.name}_{label}")
+    return Path(output) / whole.name if several else Path(output)
+
+
+def _walk(folder: Path, recursive: bool) -> Iterable[Path]:
+    return folder.rglob("*") if recursive else folder.iterdir()
 
 
 def passed_over(
-    input: str | Path, output: str | Path | None, scale: int, recursive: bool = False
+    input: _Input,
+    output: str | Path | None,
+    scale: float = 4,
+    recursive: bool = False,
+    *,
+    label: str | None = None,
 ) -> str | None:
     """What ``plan`` passes over of a folder, in one line: images of formats that are not read."""
-    input = Path(input)
-    if not input.is_dir():
+    if str(input) == STANDARD or not Path(input).is_dir():
         return None
-    inside = _folder_of(input, None if output is None else Path(output), scale).resolve()
+    return _passed_over(Path(input), _folder_of(Path(input), output, label or f"x{scale:g}"), recursive)
+
+
+def _passed_over(input: Path, output: Path, recursive: bool) -> str | None:
+    inside = output.resolve()
     return photo.passed_over(
         path
-        for path in (input.rglob("*") if recursive else input.iterdir())
+        for path in _walk(input, recursive)
         if not path.name.startswith(".") and path.is_file() and inside not in path.resolve().parents
     )
-
-
-def _folder_of(input: Path, output: Path | None, scale: int) -> Path:
-    whole = input.resolve()
-    return whole.with_name(f"{whole.name}_x{scale}") if output is None else output
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a job ended: SR size in pixels (0 where it failed), and why it failed; the net that made
-    it, and where a photo net was chosen for it, why (``auto.faults``)."""
-
-    job: Job
-    height: int = 0
-    width: int = 0
-    error: Exception | None = None
-    net: str = ""
-    why: str = ""
-
-
-def run(
-    jobs: Iterable[Job],
-    upscaler: Upscaler | Chooser,
-    *,
-    quality: int = 95,
-    tile: int = 0,
-    ensemble: bool = False,
-    rgb: bool = False,
-    first: bool = False,
-    allow_damaged: bool = False,
-    begin: Callable[[Job], object] = lambda job: None,
-    progress: Callable[[int, int], object] = lambda done, total: None,
-    note: Callable[[Job, str], object] = lambda job, text: None,
-) -> Iterator[Result]:
-    """Upscale the jobs one after another, and yield how each ended; a failure does not stop the
-    rest.
-
-    quality, tile, ensemble, rgb, first, allow_damaged: as in ``upscaler.upscale``. begin: called
-    before each job. progress: called with (SR rows done, SR rows in all) of the job at work. note:
-    called with what a user should know of a job. A failure is an OSError, ValueError or MemoryError; others are raised.
-    """
-    for job in jobs:
-        begin(job)
-        try:
-            job.make_folder()
-            chosen, why = (
-                upscaler.pick(job.input, allow_damaged=allow_damaged)
-                if isinstance(upscaler, Chooser)
-                else (upscaler, "")
-            )
-            height, width = upscale(
-                job.input,
-                job.output,
-                net=chosen,
-                format=job.format,
-                quality=quality,
-                tile=tile,
-                ensemble=ensemble,
-                rgb=rgb,
-                first=first,
-                allow_damaged=allow_damaged,
-                progress=progress,
-                note=lambda text, job=job: note(job, text),
-            )
-        except (OSError, ValueError, MemoryError) as error:
-            yield Result(job, error=error)
-        else:
-            yield Result(job, height, width, net=chosen.name, why=why)
-
-
-def _folder(
-    input: Path,
-    output: Path | None,
-    scale: int,
-    target: Callable[[Path], tuple[str, str]],
-    recursive: bool,
-) -> list[Job]:
-    output = _folder_of(input, output, scale)
-    if output.exists() and not output.is_dir():
-        raise BitsrError(f"{output}: the input is a folder, so the output must be one")
-    inside = output.resolve()
-    files = sorted(
-        path
-        for path in (input.rglob("*") if recursive else input.iterdir())
-        # Dot files: a Mac leaves a ._NAME.jpg beside images it copies. Earlier results are no
-        # input.
-        if path.suffix.lower() in photo.SUFFIXES and not path.name.startswith(".") and path.is_file()
-        if inside == input.resolve() or inside not in path.resolve().parents
-    )
-    if not files:
-        text = f"{input}: no images in this folder" + ("" if recursive else " (-r takes sub-folders)")
-        unread = passed_over(input, output, scale, recursive)
-        raise BitsrError(f"{text}; {unread}" if unread else text)
-    outputs = [(output / path.relative_to(input)).with_suffix(target(path)[1]) for path in files]
-    count = Counter(outputs)
-    jobs: list[Job] = []
-    for path, out in zip(files, outputs, strict=True):
-        if (
-            count[out] > 1 and out.suffix != path.suffix
-        ):  # a.gif and a.png, both to a.png: a.gif.png and a.png
-            out = out.with_name(path.name + out.suffix)
-        jobs.append(Job(path, out, target(path)[0], folder=True))
-    _keep_apart(jobs)
-    _spare_inputs(jobs, files)
-    return jobs
 
 
 def _keep_apart(jobs: list[Job]) -> None:
@@ -215,5 +264,386 @@ def _keep_apart(jobs: list[Job]) -> None:
 def _spare_inputs(jobs: list[Job], inputs: list[Path]) -> None:
     taken = {path.resolve() for path in inputs}
     for job in jobs:
-        if job.output.resolve() in taken:
+        if not job.stdout and job.output.resolve() in taken:
             raise BitsrError(f"{job.output}: the output would overwrite an input")
+
+
+# ---- The work ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a job ended.
+
+    height, width: of the result in pixels, of one frame; 0 where there is none. error: why it
+    failed. net: the nets that made it; why: where a photo net was chosen for it, why
+    (``auto.faults``). source: (height, width) of the input. seconds: from its first rows in the net
+    to the finished file; net_seconds: of these, in which the net was at work. notes: what a user
+    should know. skipped: why it was left alone.
+    """
+
+    job: Job
+    height: int = 0
+    width: int = 0
+    error: Exception | None = None
+    net: str = ""
+    why: str = ""
+    source: tuple[int, int] = (0, 0)
+    seconds: float = 0.0
+    net_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    skipped: str = ""
+
+
+FAILURES = (OSError, ValueError, MemoryError)
+"""Errors that are one image's alone."""
+OVERWRITE, SKIP, FAIL = "overwrite", "skip", "fail"
+"""What becomes of outputs that are there."""
+
+
+def run(
+    jobs: Iterable[Job],
+    upscaler: Upscaler | Chooser,
+    *,
+    settings: Settings | None = None,
+    quality: int = 95,
+    tile: int = 0,
+    ensemble: bool = False,
+    rgb: bool = False,
+    first: bool = False,
+    allow_damaged: bool = False,
+    existing: str = OVERWRITE,
+    savers: int | None = None,
+    dry: bool = False,
+    begin: Callable[[Job], object] = lambda job: None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    note: Callable[[Job, str], object] = lambda job, text: None,
+) -> Generator[Result]:
+    """Upscale the jobs, and yield in their order how each ended; a failure does not stop the rest.
+
+    While the net is at work on one image, the next ones are decoded, and those before it are encoded
+    and written, by threads of their own; the bytes are those of one image after the other. Memory
+    is bounded: a few strips of rows wait between two threads.
+    settings: how it is done; without them quality to allow_damaged, as in ``upscaler.upscale``.
+    existing: OVERWRITE, SKIP or FAIL. savers: outputs in work at a time; default by the number of
+    CPUs, 2 to 4. dry: open the images and choose their nets, but make nothing. begin: called when
+    the net begins with a job. progress: called with (rows done, rows in all) of that job. note:
+    called with what a user should know of a job. All are called in the caller's thread. A failure is
+    one of FAILURES; others are raised. An image that another process is making is skipped.
+    Closing the generator, or an exception in the caller's thread, ends the threads; what they were
+    making is thrown away.
+    """
+    nets = upscaler if isinstance(upscaler, Chooser) else Chooser(net=upscaler)
+    savers = savers or min(4, max(2, (os.cpu_count() or 1) // 2))
+    settings = settings or Settings(
+        encoding=photo.Encoding(quality),
+        tile=tile,
+        ensemble=ensemble,
+        rgb=rgb,
+        first=first,
+        allow_damaged=allow_damaged,
+    )
+    work = _Work(list(jobs), nets, settings, existing, savers, dry)
+    try:
+        work.start()
+        yield from work.results(begin, progress, note)
+    finally:
+        work.end()
+
+
+class _Stopped(BaseException):
+    """Raised in a thread of a run that is to end."""
+
+
+class _Pipe:
+    """A bounded queue between two threads, which both leave when the run stops."""
+
+    def __init__(self, size: int, stop: threading.Event) -> None:
+        self._queue, self._stop = queue.Queue[Any](size), stop
+
+    def put(self, item: Any) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+        raise _Stopped
+
+    def get(self) -> Any:
+        while not self._stop.is_set():
+            try:
+                return self._queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+        raise _Stopped
+
+
+class _Image:
+    """An image between the threads of a run. failed: set by the net's thread, for the reader to leave
+    off. waited: seconds in which the net had no rows."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.notes = job, list[str]()
+        self.failed, self.waited = False, 0.0
+        self._held = ExitStack()
+
+    def claim(self) -> bool:
+        """Whether nobody else is making the output, which is then ours to make. Raises OSError."""
+        claim = Claim(self.job.output)
+        try:
+            free = claim.take()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.job.output)) from None
+        self._held.callback(claim.release)
+        return free
+
+    def open(self, nets: Chooser, settings: Settings, note: Callable[[str], object]) -> Opened:
+        job = self.job
+        source: Path | BinaryIO = job.input
+        if job.stdin:  # not sys.stdin, which may have read ahead for text
+            stdin = open(0, "rb", closefd=False)  # noqa: SIM115 (the next line)
+            source = self._held.enter_context(stdin)
+        self.opened = Opened(
+            source,
+            None if job.stdout else job.output,
+            job.format,
+            nets,
+            settings,
+            note,
+        )
+        self._held.enter_context(self.opened)
+        return self.opened
+
+    def release(self) -> None:
+        """Give back what is held; more than once does no harm."""
+        self._held.close()
+
+
+class _Work:
+    """The threads of a run: ``_read`` -> rows -> ``_enlarge`` -> writers -> ``_finish``."""
+
+    def __init__(
+        self, jobs: list[Job], nets: Chooser, settings: Settings, existing: str, savers: int, dry: bool
+    ) -> None:
+        self.nets, self.settings = nets, settings
+        self.existing, self.dry = existing, dry
+        self.images = [_Image(job) for job in jobs]
+        self.stop = threading.Event()
+        self.rows, self.written = _Pipe(_STRIPS_AHEAD, self.stop), _Pipe(savers, self.stop)
+        self.slots = threading.Semaphore(savers)
+        self.events: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self.writers: set[photo.Writer] = set()
+        # A reader may wait for a pipe for ever: the process does not wait for it.
+        self.threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=f"bitsr{work.__name__}", daemon=daemon)
+            for work, daemon in ((self._read, True), (self._enlarge, False), (self._finish, False))
+        ]
+        self.reader = self.threads[0]
+
+    def start(self) -> None:
+        """Begin. Raises OSError where there is no thread."""
+        try:
+            for thread in self.threads:
+                thread.start()
+        except RuntimeError as error:
+            raise OSError(f"no thread to work in: {error}") from None
+
+    def results(
+        self,
+        begin: Callable[[Job], object],
+        progress: Callable[[int, int], object],
+        note: Callable[[Job, str], object],
+    ) -> Iterator[Result]:
+        """What happens, in the caller's thread."""
+        while True:
+            try:
+                # Not for ever: on Windows that could not be interrupted.
+                kind, value = self.events.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            if kind == "begin":
+                begin(value)
+            elif kind == "progress":
+                progress(*value)
+            elif kind == "note":
+                note(*value)
+            elif kind == "result":
+                yield value
+            elif kind == "error":
+                raise value
+            else:
+                return
+
+    def end(self) -> None:
+        """Stop the threads where they are still at work, and throw away what they were making."""
+        self.stop.set()
+        for writer in list(self.writers):
+            writer.cancel()
+        for thread in self.threads:
+            if thread.ident:
+                thread.join(5 if thread is self.reader else None)
+        for writer in list(self.writers):
+            writer.__exit__(_Stopped, None, None)
+        for image in self.images:
+            image.release()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except _Stopped:
+            pass
+        except BaseException as error:  # of ours: for the caller's thread
+            self.events.put(("error", error))
+            self.stop.set()
+
+    # ---- thread 1: claim, open, decode ----
+
+    def _read(self) -> None:
+        for image in self.images:
+            try:
+                result = self._opened(image)
+            except FAILURES as error:
+                result = self._failed(image, error)
+            if result:
+                self.rows.put(("result", image, result))
+                continue
+            self.rows.put(("open", image, None))
+            error = None
+            try:
+                for frame in range(image.opened.frames):
+                    for strip in image.opened.strips(frame):
+                        if image.failed:
+                            break
+                        self.rows.put(("rows", image, strip))
+            except FAILURES as failure:
+                error = failure
+            self.rows.put(("end", image, error))
+        self.rows.put(None)
+
+    def _opened(self, image: _Image) -> Result | None:
+        """Open an image; its result where that is all there is to do."""
+        job = image.job
+        if not job.stdout:
+            there = mode_of(job.output) is not None
+            if not there and not self.dry:
+                job.make_folder()
+            if (there or self.dry) and (skipped := self._left(there, job)):
+                return Result(job, skipped=skipped)
+            if not self.dry and not image.claim():
+                return Result(job, skipped="another run is making it")
+            # Whoever had it may have made it.
+            if not there and (skipped := self._left(mode_of(job.output) is not None, job)):
+                return Result(job, skipped=skipped)
+
+        def note(text: str) -> None:
+            image.notes.append(text)
+            self.events.put(("note", (job, text)))
+
+        image.open(self.nets, self.settings, note)
+        return self._made(image) if self.dry else None
+
+    def _left(self, there: bool, job: Job) -> str:
+        if there and self.existing == FAIL:
+            raise BitsrError(f"{job.output}: is there")
+        return "its output is there" if there and self.existing == SKIP else ""
+
+    # ---- thread 2: the net ----
+
+    def _enlarge(self) -> None:
+        while (item := self.rows.get()) is not None:
+            kind, image, value = item
+            if kind == "result":
+                self.written.put((image, None, value))
+            elif kind == "open":
+                self._enlarge_one(image)
+            # else the rest of an image that failed here
+        self.written.put(None)
+
+    def _enlarge_one(self, image: _Image) -> None:
+        opened = image.opened
+        while not self.slots.acquire(timeout=0.1):
+            if self.stop.is_set():
+                raise _Stopped
+        self.events.put(("begin", image.job))
+        start, busy, writer = time.perf_counter(), 0.0, None
+        try:
+            writer = opened.writer(ahead=3)
+            writer.__enter__()
+            self.writers.add(writer)
+            done, total = 0, opened.frames * opened.target[0]
+            for _ in range(opened.frames):
+                results = opened.enlarged(self._received(image))
+                while True:
+                    before = time.perf_counter()
+                    rows = next(results, None)
+                    busy += time.perf_counter() - before
+                    if rows is None:
+                        break
+                    writer.write(rows)
+                    done += len(rows)
+                    self.events.put(("progress", (done, total)))
+        except BaseException as error:
+            image.failed = True
+            if writer in self.writers:
+                self.writers.discard(writer)
+                writer.__exit__(type(error), error, error.__traceback__)
+            self.slots.release()
+            if not isinstance(error, FAILURES):
+                raise
+            self.written.put((image, None, self._failed(image, error)))
+        else:
+            made = self._made(image, start, busy - image.waited)  # seconds: when it began, for now
+            self.written.put((image, writer, made))
+
+    def _received(self, image: _Image) -> Iterator[NDArray[Any]]:
+        """The rows of one frame, as they come."""
+        left = image.opened.height
+        while left:
+            before = time.perf_counter()
+            kind, _, value = self.rows.get()
+            image.waited += time.perf_counter() - before
+            if kind != "rows":
+                raise value or BitsrError("damaged or cut short: rows are missing")
+            left -= len(value)
+            yield value
+
+    # ---- thread 3: what is written is completed ----
+
+    def _finish(self) -> None:
+        while (item := self.written.get()) is not None:
+            image, writer, result = item
+            if writer:
+                try:
+                    writer.__exit__(None, None, None)
+                    if image.job.stdout:
+                        with naming("standard output"), open(1, "wb", closefd=False) as stdout:
+                            image.opened.deliver(stdout)
+                    result = replace(result, seconds=time.perf_counter() - result.seconds)
+                except FAILURES as error:
+                    result = self._failed(image, error)
+                finally:
+                    self.writers.discard(writer)
+                    self.slots.release()
+            image.release()
+            self.events.put(("result", result))
+        self.events.put(("end", None))
+
+    @staticmethod
+    def _failed(image: _Image, error: Exception) -> Result:
+        return Result(image.job, error=error, notes=tuple(image.notes))
+
+    @staticmethod
+    def _made(image: _Image, seconds: float = 0.0, net_seconds: float = 0.0) -> Result:
+        opened = image.opened
+        height, width = opened.target
+        return Result(
+            image.job,
+            height,
+            width,
+            net=", ".join(net.name for net in opened.nets),
+            why=opened.why,
+            source=(opened.height, opened.width),
+            seconds=seconds,
+            net_seconds=net_seconds,
+            notes=tuple(image.notes),
+        )

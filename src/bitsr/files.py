@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import errno
+import hashlib
 import io
 import os
 import secrets
@@ -13,6 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BitsrError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 PREFIX = ".bitsr-"
 """Of the names under which files grow: hidden, so that no folder of images counts them, and short,
@@ -30,8 +37,9 @@ _growing: dict[Path, int] = {}
 
 
 @atexit.register
-def _sweep() -> None:
-    """Remove what a second signal has left, which came while the first one was cleaned up after."""
+def sweep() -> None:
+    """Remove what has no end yet: what a second signal leaves, which comes while the first one is
+    cleaned up after."""
     for part, process in list(_growing.items()):
         if process == os.getpid():  # a forked child has the names of its parent
             _remove(part)
@@ -70,6 +78,45 @@ def naming(path: str | os.PathLike[str]) -> Generator[None]:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
 
+class Claim:
+    """The right to make one output, which one process at a time has: by a lock on a hidden file
+    beside it, which ends with the process.
+
+    Where the system has no locks everyone has it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        target = Path(path).resolve()
+        name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
+        self._file, self._number = target.with_name(f"{PREFIX}{name}.lock"), -1
+
+    def take(self) -> bool:
+        """Whether it was free and is now had. Raises OSError where the lock's file cannot be made."""
+        while fcntl is not None:
+            number = os.open(self._file, _NEW & ~os.O_EXCL, 0o666)
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever had it may have removed the file in between.
+                if os.path.samestat(os.fstat(number), self._file.stat()):
+                    self._number, _growing[self._file] = number, os.getpid()
+                    return True
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                os.close(number)
+                # else a file system without locks
+                return error.errno not in (errno.EAGAIN, errno.EACCES)
+            os.close(number)
+        return True
+
+    def release(self) -> None:
+        """Give it back. More than once does no harm."""
+        if self._number >= 0:
+            _remove(self._file)
+            os.close(self._number)
+            self._number = -1
+
+
 class _Raw(io.FileIO):
     """A file that remembers the system's reason for a failed write, which libraries lose."""
 
@@ -91,13 +138,16 @@ class NewFile:
     an exception removes it. So a reader, or a machine that loses power, sees the old file or the new
     one, never a part; two writers of one name do not meet; and no other file is ever opened. A file
     that is replaced hands on its permissions; a symbolic link stays, its target is replaced.
+    like: of a file whose permissions and time of modification the new one gets.
 
     Raises BitsrError where ``path`` is no regular file, and OSError, which names ``path``.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], *, like: os.stat_result | None = None) -> None:
+        self.path, self._like = Path(path), like
         self._mode = mode_of(path)
+        if like is not None:
+            self._mode = stat.S_IMODE(like.st_mode) & 0o777
         self._target = self.path.resolve()
         while True:
             part = self._target.with_name(PREFIX + secrets.token_hex(8))
@@ -131,6 +181,8 @@ class NewFile:
             # Windows knows "read-only" alone, and would then neither rename nor remove the file.
             if self._mode is not None and os.name == "posix":
                 self.part.chmod(self._mode)
+            if self._like is not None:
+                os.utime(self.part, ns=(self._like.st_atime_ns, self._like.st_mtime_ns))
             self.part.replace(self._target)
         except OSError as error:
             self.discard()

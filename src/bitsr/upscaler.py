@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, tee
@@ -19,7 +16,6 @@ from numpy.typing import NDArray
 from . import colour, samples
 from .engine import Engine
 from .errors import BitsrError, Cancelled
-from .files import naming
 from .symmetry import sum_over_orientations
 from .zoo import ZOO, choose
 
@@ -255,104 +251,68 @@ class _Ensemble:
 def upscale(
     input: str | Path,
     output: str | Path,
-    scale: int | None = None,
+    scale: float | None = None,
     net: str | Path | Upscaler | None = None,
     *,
+    width: int | None = None,
+    height: int | None = None,
+    max_side: int | None = None,
     format: str | None = None,
     quality: int = 95,
+    compression: int = 6,
+    lossless: bool | None = None,
+    progressive: bool = False,
     tile: int = 0,
     threads: int | None = None,
     ensemble: bool = False,
     rgb: bool = False,
     first: bool = False,
     allow_damaged: bool = False,
+    metadata: bool = True,
+    dpi: float | None = None,
+    preserve: bool = False,
     progress: Callable[[int, int], object] | None = None,
     note: Callable[[str], object] | None = None,
 ) -> tuple[int, int]:
     """Upscale an image file into another, by strips: memory follows its width, not its height.
 
-    input: a file, or a pipe such as /dev/stdin, which is kept in a temporary file meanwhile.
-    net: as in ``load``, or an Upscaler. scale: as in ``load``. format: "png", "jpg", "webp", "tif"
-    or "gif", default by the output's suffix. quality: 1 to 100, for JPEG and WebP. tile: LR rows of
-    a strip, 0 for the memory budget; no byte depends on it. threads: None or 0 is every CPU this
-    process may use. ensemble: mean over 8 flips and rotations, at 8 times the work. rgb: the net on
-    R, G and B, at 3 times the work. first: of several frames or pages take the first alone; else
-    all go to a format that holds them (GIF, WebP, TIFF). allow_damaged: take a damaged file as far
-    as it can be decoded. progress: called with (SR rows done, SR rows in all). note: called with
-    what a user should know, one line each.
-    Returns (height, width) of the SR image, or of one frame. Raises OSError for files that cannot be
-    read or written
-    and BitsrError for everything else; no partial file stays behind.
+    input: a file, or a pipe such as /dev/stdin, which is kept in a temporary file meanwhile. scale:
+    a number from 1 to 64, default that of the net, or 4; the nets above it are run, and the result
+    is reduced. width, height, max_side: sides of the result in pixels, in place of a scale
+    (``sizes.Size``). net: as in ``load``, several by a name without scale ("bitsr-l"), "auto"
+    (``auto.Chooser``), or an Upscaler. format: "png", "jpg", "webp", "tif", "gif", "avif" or "jxl",
+    default by the output's suffix. quality, compression, lossless, progressive:
+    ``photo.Encoding``; lossless None is what the input is. threads: None or 0 is every CPU this
+    process may use. tile, ensemble, rgb, first, allow_damaged, metadata, dpi, preserve:
+    ``pipeline.Settings``. progress: called with (rows done, rows in all). note: called with what a
+    user should know, one line each.
+    Returns (height, width) of the result, or of one frame. Raises OSError for files that cannot be
+    read or written and BitsrError for everything else; no partial file stays behind.
     """
-    from . import photo
+    from . import photo, pipeline
+    from .auto import AUTO, Chooser
+    from .sizes import Size
 
     input, output = Path(input), Path(output)
-    upscaler = net if isinstance(net, Upscaler) else load(net, scale, threads=threads)
     format = format or photo.format_of(output)
     if format not in photo.FORMATS:
         known = ", ".join(photo.FORMATS)
         raise BitsrError(f"{output.name}: no output format of that name; there are {known}")
-    if tile < 0 or not 1 <= quality <= 100:
-        raise BitsrError("tile must be at least 0 rows" if tile < 0 else "quality must be 1 to 100")
-    kind = input.stat().st_mode
-    if stat.S_ISFIFO(kind):  # kept as a file meanwhile, for decoders go back and forth
-        with tempfile.TemporaryDirectory(prefix="bitsr-") as folder:
-            whole = Path(folder) / "input"
-            with naming(whole), input.open("rb") as pipe, whole.open("wb") as file:
-                shutil.copyfileobj(pipe, file)
-            return upscale(
-                whole,
-                output,
-                net=upscaler,
-                format=format,
-                quality=quality,
-                tile=tile,
-                ensemble=ensemble,
-                rgb=rgb,
-                first=first,
-                allow_damaged=allow_damaged,
-                progress=progress,
-                note=note,
-            )
-    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # of which the system speaks
-        raise BitsrError(f"{input}: is a device; an input is a file or a pipe")
-    image = photo.read(input, frames=not first and format in photo.ANIMATED, allow_damaged=allow_damaged)
-    if output.exists() and output.samefile(input):
-        raise BitsrError("the output would overwrite the input")
-    if note:
-        for text in (*image.notes, *photo.lost(image.metadata, format)):
-            note(text)
-        if ensemble and upscaler.equivariant:
-            note(f"{upscaler.name} is equivariant: the mean of 8 is the result of one")
-        if format == "jpg" and image.channels in (2, 4):
-            note("JPEG has no transparency: laid over white")
-        if format == "gif":
-            note("GIF has 256 colours a frame: WebP keeps all")
-        if image.depth > photo.FORMATS[format][2]:
-            note(f"16 bits reduced to 8: {format} has no more")
-    height, width = upscaler.scale * image.height, upscaler.scale * image.width
-    n = min(tile, _STRIP_ROWS) or upscaler.strip(image.width, image.channels, image.depth)
-    with photo.Writer(
-        output,
-        format,
-        height,
-        width,
-        image.channels,
-        image.depth,
-        metadata=image.metadata,
-        resolution=image.resolution,
-        quality=quality,
-        frames=image.frames,
-        delays=image.delays,
-        loop=image.loop,
-    ) as writer:
-        done = 0
-        high = image.height // image.frames
-        for frame in range(image.frames):
-            strips = image.rows(n, frame)
-            for rows in upscaler.rows(strips, high, image.width, ensemble=ensemble, rgb=rgb):
-                writer.write(rows)
-                done += len(rows)
-                if progress:
-                    progress(done, height)
-    return height // image.frames, width
+    settings = pipeline.Settings(
+        size=Size(scale, width, height, max_side),
+        tile=tile,
+        ensemble=ensemble,
+        rgb=rgb,
+        first=first,
+        allow_damaged=allow_damaged,
+        encoding=photo.Encoding(quality, compression, progressive=progressive),
+        lossless=lossless,
+        metadata=metadata,
+        dpi=dpi,
+        preserve=preserve,
+    )
+    auto = net == AUTO
+    nets = Chooser(scale, net=None if auto else net, restore=auto, threads=threads)
+    with pipeline.Opened(input, output, format, nets, settings, note or (lambda text: None)) as image:
+        pipeline.upscale(image, progress)
+    return image.target

@@ -163,7 +163,7 @@ def test_notes(run, tmp_path):
     frames[0].save("pages.gif", save_all=True, append_images=frames[1:])
     code, err = run("-i", "clear.png", "-o", "flat.jpg")
     assert code == 0 and err[0] == "bitsr: clear.png: note: JPEG has no transparency: laid over white"
-    code, err = run("-i", "pages.gif")
+    code, err = run("-i", "pages.gif", "--first")
     assert code == 0 and err[0] == "bitsr: pages.gif: note: first of 2 pages taken"
 
 
@@ -193,10 +193,34 @@ def test_the_output_and_nothing_else_is_written(run, tmp_path):
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        ("", "Missing option"),
+        ("", "name an image or a folder"),
         ("-i a.png --bogus", "No such option"),
         ("-i a.png -s x", "Invalid value for '-s'"),
-        ("-i a.png -s 2", "random-x4 upscales x4, not x2"),
+        ("-i a.png -s nan", "a scale is from 1 to 64, not nan"),
+        ("-i a.png -s 0.5", "a scale is from 1 to 64, not 0.5"),
+        ("-i a.png -s 65", "a scale is from 1 to 64, not 65"),
+        ("-i a.png --width 0", "a side of an image is from 1 to"),
+        ("-i a.png --max-side -5", "a side of an image is from 1 to"),
+        ("-i a.png --height 99999999999", "a side of an image is from 1 to"),
+        ("-i a.png --width 100 -s 2", "a scale, or a width, height or longest side, not both"),
+        ("-i a.png --width 100 --max-side 50", "the longest side, or width and height, not both"),
+        ("-i a.png --width 600", "9 x 11 pixels to 600 x 733 is more than 64 times as large"),
+        ("-i a.png --compression 10", "Invalid value for '--compression'"),
+        ("-i a.png --dpi 0", "dpi must be 1 to 65535"),
+        ("-i a.png --suffix a/b", "a suffix is a part of a name, not 'a/b'"),
+        ("-i a.png --suffix _x -o b.png", "--suffix is for names that bitsr makes; -o names this one"),
+        ("-i a.png --suffix @", "--suffix wants a value, not an empty one"),
+        ("-i a.png --overwrite --skip-existing", "--overwrite, --skip-existing or --fail-existing"),
+        ("-i a.png -o link.png --fail-existing", "would overwrite"),
+        ("-i text.png a.png -o hard.png", "hard.png: is a file; several inputs want a folder"),
+        ("-i a.png a.png -o out", "a.png and a.png would both be written to out/a.png"),
+        ("-i a.png folder/c.png -o - -f png", "standard output takes one image"),
+        ("-i folder -o - -f png", "folder: is a folder; standard output takes one image"),
+        ("-i a.png -o - --json", "--json and -o - both want standard output"),
+        ("-i - -o -", "standard input has no name that tells a format: give -f"),
+        ("-i - -f png", "standard input: is no file beside which an output could lie; give -o"),
+        ("-i - -o folder", "standard input has no name to be written by: give -o a file"),
+        ("-i - - -o b.png", "standard input"),
         ("-i a.png -t -1", "Invalid value for '-t'"),
         ("-i a.png -q 0", "Invalid value for '-q'"),
         ("-i a.png -j two", "-j wants N or load:proc:save, not 'two'"),
@@ -246,11 +270,11 @@ def test_a_mistake_is_one_line(run, tmp_path, args, text):
     assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("scale", ["1", "5", "99999999999"])
-def test_scales_without_a_net(run, tmp_path, scale):
+def test_a_folder_without_a_default_net(run, tmp_path):
     image(tmp_path / "a.png")
-    code, err = run("-i", "a.png", "-s", scale, net=None)
-    assert code == 1 and len(err) == 1 and f"no net for x{scale} where none is named; there are: " in err[0]
+    (tmp_path / "nets").mkdir()
+    code, err = run("-i", "a.png", "-m", "nets", net=None)
+    assert code == 1 and err == ["bitsr: no net for x4 where none is named; there are: none"]
 
 
 def hostile(whole: bytes):

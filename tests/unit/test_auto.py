@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from random_nets import srresnet
 
+from bitsr import photo
 from bitsr.auto import Chooser, choose, faults, jpeg_quality, lossy_webp, noise_level
 from bitsr.cli.main import main
 
@@ -87,14 +89,36 @@ def test_the_net_follows_the_image(nets: Path, tmp_path: Path) -> None:
     image.save(tmp_path / "clean.png")
     chooser = Chooser(4, folder=nets)
     assert chooser.scale == 4
-    assert [chooser.pick(tmp_path / n)[0].name for n in ("bad.jpg", "clean.png")] == [
+    assert [chooser.pick(tmp_path / n)[0][0].name for n in ("bad.jpg", "clean.png")] == [
         "bitsr-photo-m-x4",
         "bitsr-m-x4",
     ]
+    chain, why = chooser.pick(tmp_path / "bad.jpg", (16 * 160, 16 * 192))
+    assert [net.name for net in chain] == ["bitsr-photo-m-x4", "bitsr-m-x4"] and why == "JPEG of quality 50"
     (nets / "bitsr-photo-m-x4.bsr").unlink()
-    assert Chooser(4, folder=nets).pick(tmp_path / "bad.jpg")[0].name == "bitsr-m-x4"
+    assert Chooser(4, folder=nets).pick(tmp_path / "bad.jpg")[0][0].name == "bitsr-m-x4"
     assert isinstance(choose("auto", 4, folder=nets), Chooser)
     assert choose("bitsr-m-x4", None, folder=nets).scale == 4
+
+
+def test_the_pixels_that_were_looked_at_are_not_decoded_again(nets: Path, tmp_path: Path) -> None:
+    Image.fromarray(smooth().clip(0, 255).astype(np.uint8)).save(tmp_path / "a.png")
+    opened = photo.read(tmp_path / "a.png")
+    Chooser(4, folder=nets).pick(tmp_path / "a.png", image=opened)
+    (tmp_path / "a.png").write_bytes(b"another file")
+    whole = np.concatenate(list(opened.rows(7)))
+    assert (whole[:, :, 0] == smooth().clip(0, 255).astype(np.uint8)).all()
+    assert (np.concatenate(list(opened.rows(50))) == whole).all()
+
+
+def test_too_large_to_be_held(nets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = smooth() + np.random.default_rng(0).normal(0, 8, (160, 192))
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(sys.modules["bitsr.photo.read"], "HELD", 1000)  # the name is a function's too
+    opened = photo.read(tmp_path / "a.png")
+    chain, why = Chooser(4, folder=nets).pick(tmp_path / "a.png", image=opened)
+    assert chain[0].name == "bitsr-photo-m-x4" and why.startswith("noise")
+    assert len(np.concatenate(list(opened.rows(7)))) == 160
 
 
 def test_the_command_chooses_and_says_so(

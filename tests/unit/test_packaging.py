@@ -25,8 +25,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads ELF files")
 
 
 def libraries() -> list[Path]:
-    _core.train()
-    return [_core.core_path(), Path(_core.train()._name)] if _core.train() else [_core.core_path()]
+    train = _core.train()
+    return [_core.core_path(), *([Path(train._name)] if train else [])]
 
 
 def sanitized(path: Path) -> bool:

@@ -208,7 +208,7 @@ def test_files_that_cannot_be_opened(tmp_path):
 def test_16_bit_goes_to_8_by_rounding(tmp_path, suffix):
     x = np.full((16, 16, 3), 0x7FFF, np.uint16)
     x[:, 8:] = 0x80FF
-    write(tmp_path / "x", x, suffix, quality=100)
+    write(tmp_path / "x", x, suffix, encoding=photo.Encoding(quality=100))
     assert np.abs(pixels(tmp_path / "x").astype(int)[0, [0, -1], 0] - [127, 129]).max() <= 1
 
 
@@ -225,7 +225,7 @@ def test_nothing_is_left_behind(tmp_path, stop):
     kinds = {"error": OSError, "interrupt": KeyboardInterrupt, "encoder": photo.PhotoError}
     with (
         pytest.raises(kinds.get(stop, ValueError)),
-        photo.Writer(path, "png", 400, 300, 3, 8, quality=95) as writer,
+        photo.Writer(path, "png", 400, 300, 3, 8) as writer,
     ):
         writer.write(np.zeros((100, 300, 3), np.uint8))
         if stop == "encoder":

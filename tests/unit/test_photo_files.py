@@ -423,6 +423,13 @@ def test_float_samples_that_mean_no_colour_are_refused(tmp_path, bad):
         photo.read(tmp_path / "x.tif")
 
 
+@pytest.mark.parametrize("head", [b"\x76\x2f\x31\x01\2\0\0\0", b"#?RADIANCE\n", b"#?RGBE\n"])
+def test_linear_light_is_refused(tmp_path, head):
+    (tmp_path / "x.exr").write_bytes(head + bytes(100))
+    with pytest.raises(photo.PhotoError, match="holds linear light: tone-map it to a 16-bit TIFF or PNG"):
+        photo.read(tmp_path / "x.exr")
+
+
 def test_32_bit_samples(tmp_path):
     x = np.random.default_rng(0).integers(0, 2**32, (20, 30), dtype=np.uint32)
     pyvips.Image.new_from_array(x).tiffsave(str(tmp_path / "x.tif"))
@@ -511,8 +518,8 @@ def test_frames_are_kept_with_their_times(tmp_path, source, target):
                 assert image.info["duration"] == (i + 1) * 100
 
 
-def test_an_animated_png_says_that_one_frame_is_taken(tmp_path):
+def test_an_animated_png_says_where_one_frame_is_taken(tmp_path):
     frames = [Image.fromarray(ramp() + i) for i in range(3)]
     frames[0].save(tmp_path / "x.png", save_all=True, append_images=frames[1:])
-    assert photo.read(tmp_path / "x.png", frames=True).notes == ["first of 3 frames taken"]
+    assert photo.read(tmp_path / "x.png").notes == ["first of 3 frames taken"]
     np.testing.assert_array_equal(pixels(tmp_path / "x.png"), ramp())

@@ -55,11 +55,13 @@ def _closed_pipe(error: OSError) -> bool:
 @contextlib.contextmanager
 def steady() -> Generator[None]:
     """Within the block, no line on stderr and no closed pipe ends a command."""
-    for number in range(3):  # else the next file that is opened becomes the standard error of libraries
+    # Else the next file that is opened becomes the standard error of libraries. It cannot be written
+    # to: an image that goes to a closed standard output is an error.
+    for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            os.open(os.devnull, os.O_RDONLY)
     before = sys.stdout, sys.stderr
     with contextlib.ExitStack() as stack:
 

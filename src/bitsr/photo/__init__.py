@@ -9,15 +9,17 @@ profile beside them.
 from .formats import ANIMATED, FORMATS, SUFFIXES, PhotoError, format_of, passed_over
 from .read import Photo, read
 from .whole import read_whole
-from .write import Writer, lost
+from .write import Encoding, Writer, colours_of, lost
 
 __all__ = [
     "ANIMATED",
     "FORMATS",
     "SUFFIXES",
+    "Encoding",
     "Photo",
     "PhotoError",
     "Writer",
+    "colours_of",
     "format_of",
     "lost",
     "passed_over",

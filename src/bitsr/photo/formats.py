@@ -35,9 +35,11 @@ FORMATS = {
     "webp": ((".webp",), 16383, 8),
     "tif": ((".tif", ".tiff"), 2**31 - 1, 16),
     "gif": ((".gif",), 65535, 8),
+    "avif": ((".avif",), 16384, 16),
+    "jxl": ((".jxl",), 2**30 - 1, 8),
 }
-#: Output formats that hold several frames or pages.
-ANIMATED = frozenset({"webp", "gif", "tif"})
+#: Output formats that hold several frames; TIFF's are pages, which have no times.
+ANIMATED = frozenset({"png", "webp", "gif", "tif"})
 _BY_PILLOW = frozenset(
     [
         ".bmp",
@@ -97,8 +99,7 @@ def _if_installed(suffixes: frozenset[str], *packages: str) -> frozenset[str]:
 
 #: Suffixes by which a folder's images are known, and those of images that are not read here.
 SUFFIXES = frozenset(
-    {suffix for suffixes, _, _ in FORMATS.values() for suffix in suffixes}
-    | {".avif"}
+    {suffix for name, (suffixes, _, _) in FORMATS.items() if name != "jxl" for suffix in suffixes}
     | _if_installed(_BY_PILLOW, "pillow")
     | _if_installed(_BY_HEIF, "pillow-heif")
     | _if_installed(_BY_JXL, "pillow", "pillow-jxl-plugin")
@@ -134,13 +135,16 @@ def format_of(path: str | Path) -> str | None:
     return next((name for name, (suffixes, _, _) in FORMATS.items() if suffix in suffixes), None)
 
 
+_UNTELLING = ("unable to call", "unable to fetch", "unable to copy")
+
+
 def reason(error: pyvips.Error) -> str:
     """What libvips found, in one line: it reports a stack of causes, often the same one many
     times."""
     lines = [line.strip() for line in error.detail.splitlines() if line.strip()]
     # That a loader was called and failed says nothing: what its library said stands before, if it
     # said anything.
-    telling = [line for line in [error.message, *lines] if not line.startswith("unable to call")]
+    telling = [line for line in [error.message, *lines] if not line.startswith(_UNTELLING)]
     text = telling[-1] if telling else "damaged or cut short"
     for line in lines:
         if "unix error" in line:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ class Decoded:
     frames: int = 1
 
 
+#: Kinds whose samples are linear light without an upper bound, which no net has learned.
+LINEAR = ("EXR", "Radiance HDR")
+
+
 def kind_of(head: bytes) -> str | None:
     """What a file is that needs another library, by its first 32 bytes."""
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
@@ -43,6 +48,9 @@ def kind_of(head: bytes) -> str | None:
         (b"\0\0\1\0", "ICO"),
         (b"DDS ", "DDS"),
         (b"qoif", "QOI"),
+        (b"\x76\x2f\x31\x01", "EXR"),
+        (b"#?RADIANCE", "Radiance HDR"),
+        (b"#?RGBE", "Radiance HDR"),
     ):
         if head.startswith(start):
             return kind
@@ -107,6 +115,30 @@ def pillow(path: Path, kind: str | None, formats: tuple[str, ...] = _PILLOW) -> 
         raise PhotoError(str(error)) from None
     except (OSError, ValueError, SyntaxError, IndexError, EOFError, OverflowError) as error:
         raise PhotoError(f"damaged or cut short ({error})") from None
+
+
+def jpeg_xl() -> Any:
+    """Pillow with its plug-in for JPEG XL. Raises PhotoError where they are not installed."""
+    try:
+        importlib.import_module("pillow_jxl")
+        return importlib.import_module("PIL.Image")
+    except ImportError:
+        raise PhotoError("JPEG XL is written by another library: pip install pillow-jxl-plugin") from None
+
+
+def encode_jpeg_xl(
+    pixels: NDArray[np.uint8], quality: int, lossless: bool, metadata: dict[str, bytes]
+) -> bytes:
+    """The file of an image (H, W, C). metadata: under libvips' names. Raises PhotoError."""
+    image = jpeg_xl().fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    names = {"icc-profile-data": "icc_profile", "exif-data": "exif", "xmp-data": "xmp"}
+    more = {names[name]: value for name, value in metadata.items()}
+    file = io.BytesIO()
+    try:
+        image.save(file, "JXL", quality=quality, lossless=lossless, **more)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PhotoError(f"JPEG XL: {error}") from None
+    return file.getvalue()
 
 
 def _pixels(image: Any) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -38,19 +39,27 @@ class Chunks:
     notes: list[str] = field(default_factory=list[str])
 
 
+def chunks(data: bytes | mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end) of every whole chunk of a PNG file before its end."""
+    at, size = len(SIGNATURE), len(data)
+    while at + 12 <= size:
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if end > size or kind == b"IEND":
+            break
+        yield kind, at, end
+        at = end
+
+
 def walk(data: bytes | mmap.mmap) -> Chunks:
     """Walk through the chunks of a PNG file.
 
     Text is taken out of what the decoder sees, and so is every other ancillary chunk that is
     damaged: neither is a reason to refuse pixels.
     """
-    found, at, size = Chunks(), len(SIGNATURE), len(data)
+    found = Chunks()
     kept: list[bytes] = []
-    while at + 12 <= size:
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
-        if end > size or kind == b"IEND":
-            break
+    for kind, at, end in chunks(data):
         if kind[0] & 0x20:  # ancillary
             body = data[at + 8 : end - 4]
             sound = struct.unpack_from(">I", data, end - 4)[0] == zlib.crc32(body, zlib.crc32(kind))
@@ -63,11 +72,10 @@ def walk(data: bytes | mmap.mmap) -> Chunks:
                 found.xmp = _xmp(kind, body[len(XMP) :])
             elif kind in COLOUR or kind in TEXT:
                 kept.append(data[at:end])
-            elif kind == b"acTL" and length == 8:
+            elif kind == b"acTL" and len(body) == 8:
                 found.frames = max(1, struct.unpack_from(">I", body)[0])
             if not sound or kind in TEXT:
                 found.hidden.append((at, end))
-        at = end
     found.kept = b"".join(kept)
     return found
 
@@ -83,13 +91,13 @@ def hide(data: bytearray | mmap.mmap, hidden: list[tuple[int, int]]) -> None:
 
 def kinds(kept: bytes) -> set[bytes]:
     """The kinds of chunks in ``Chunks.kept``."""
-    out: set[bytes] = set()
-    at = 0
-    while at < len(kept):
-        length, kind = struct.unpack_from(">I4s", kept, at)
-        out.add(kind)
-        at += 12 + length
-    return out
+    return {kind for kind, _, _ in chunks(SIGNATURE + kept)}
+
+
+def only(kept: bytes, wanted: Collection[bytes]) -> bytes:
+    """Of the chunks in ``Chunks.kept`` those of some kinds."""
+    whole = SIGNATURE + kept
+    return b"".join(whole[at:end] for kind, at, end in chunks(whole) if kind in wanted)
 
 
 def iptc_chunk(iptc: bytes) -> bytes:

@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 
 from .. import _core
 from . import exif, others, png
+from .apng import Animation
 from .fork import use_libvips
 from .formats import PhotoError, reason
 
+HELD = 64 << 20
+"""Bytes of pixels that are held in memory at most."""
 _Data = bytes | mmap.mmap
 _METADATA = ("icc-profile-data", "exif-data", "iptc-data", "xmp-data")
 
@@ -34,8 +37,9 @@ class Photo:
     metadata: ICC profile, EXIF, XMP and IPTC under libvips' names, and under "png-chunks" the
     chunks of a PNG that have no other name. EXIF is a TIFF block of an upright image without
     thumbnail, IPTC is bare records. resolution: pixels a mm, (x, y). notes: what a user should know
-    about how the file was taken. frames: of an animation, or pages. delays: milliseconds a frame.
-    loop: how often an animation is shown, 0 for ever.
+    about how the file was taken. frames: of an animation, or pages. delays: milliseconds a frame,
+    none for pages. loop: how often an animation is shown, 0 for ever. lossless: whether the file is
+    a WebP that keeps every pixel. lenient: whether damage is passed over.
     """
 
     height: int
@@ -49,12 +53,45 @@ class Photo:
     frames: int = 1
     delays: list[int] = field(default_factory=list[int])
     loop: int = 0
+    lossless: bool = False
+    lenient: bool = False
     # libvips knows no more than the address of a source's bytes.
     _sources: list[pyvips.Source] = field(default_factory=list[pyvips.Source], repr=False)
+    _animation: Animation | None = field(default=None, repr=False)
+    _images: Iterator[NDArray[Any]] = field(default_factory=lambda: iter(()), repr=False)
+
+    def animate(self, animation: Animation) -> None:
+        """Become the image of all the frames of an animated PNG."""
+        self._animation, self.frames = animation, animation.frames
+        self.height, self.channels, self.depth = (
+            animation.frames * animation.height,
+            animation.channels,
+            animation.depth,
+        )
+        self.delays, self.loop = animation.delays, animation.loop
+
+    def hold(self) -> bool:
+        """Take the pixels into memory, so that rows can be read more than once; False where they
+        are more than HELD bytes. Raises PhotoError where the file is damaged."""
+        size = self.height * self.width * self.channels * self.depth // 8
+        if size > HELD or self._animation:
+            return False
+        try:
+            self._image = self._image.copy_memory()
+        except pyvips.Error as error:
+            raise PhotoError(reason(error)) from None
+        return True
+
+    def close(self) -> None:
+        """Forget the pixels, which are not read again."""
+        self._image, self._animation, self._sources = pyvips.Image.black(1, 1), None, []
 
     def rows(self, n: int, frame: int | None = None) -> Iterator[NDArray[Any]]:
         """Yield (n, W, C) arrays, the last one shorter, of one frame or of all. Raises PhotoError
         where the file is damaged."""
+        if self._animation:
+            yield from self._animated(n, frame)
+            return
         region = pyvips.Region.new(self._image)
         dtype = np.uint8 if self.depth == 8 else np.uint16
         height = self.height if frame is None else self.height // self.frames
@@ -66,6 +103,15 @@ class Photo:
             except pyvips.Error as error:
                 raise PhotoError(reason(error)) from None
             yield np.frombuffer(data, dtype).reshape(m, self.width, self.channels)
+
+    def _animated(self, n: int, frame: int | None) -> Iterator[NDArray[Any]]:
+        assert self._animation
+        if frame in (None, 0):
+            self._images = self._animation.images()
+        for _ in range(self.frames if frame is None else 1):
+            image = next(self._images)
+            for y in range(0, len(image), n):
+                yield image[y : y + n]
 
 
 def read(path: str | Path, *, frames: bool = False, allow_damaged: bool = False) -> Photo:
@@ -134,6 +180,7 @@ class _Opening:
         self.metadata: dict[str, bytes | str] = {}
         self.load: Callable[[], pyvips.Image] = self._load
         self.sources: list[pyvips.Source] = []
+        self.turned = False
 
     def photo(self) -> Photo:
         head = bytes(self.data[:32])
@@ -142,6 +189,8 @@ class _Opening:
         if head.startswith(png.SIGNATURE):
             return self._png()
         kind = others.kind_of(head)
+        if kind in others.LINEAR:
+            raise PhotoError(f"{kind} holds linear light: tone-map it to a 16-bit TIFF or PNG first")
         if kind == "HEIC":
             return self._decoded(others.heif(self.path))
         if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -196,7 +245,7 @@ class _Opening:
     def _png(self) -> Photo:
         chunks = png.walk(self.data)
         self.notes += chunks.notes
-        if chunks.frames > 1:
+        if chunks.frames > 1 and not self.frames:
             self.notes.append(f"first of {chunks.frames} frames taken")
         if chunks.kept:
             self.metadata["png-chunks"] = chunks.kept
@@ -212,7 +261,12 @@ class _Opening:
             return pyvips.Image.pngload_source(source, access="sequential", fail_on=fail_on, unlimited=True)
 
         self.load = load
-        return self._finish(load())
+        photo = self._finish(load())
+        if chunks.frames > 1 and self.frames and self.turned:
+            photo.notes.append(f"first of {chunks.frames} frames taken, for it is to be turned")
+        elif chunks.frames > 1 and self.frames:
+            photo.animate(Animation(self.data, self.lenient))
+        return photo
 
     def _hidden(self, hidden: list[tuple[int, int]]) -> mmap.mmap | bytearray:
         if isinstance(self.data, mmap.mmap):
@@ -286,7 +340,8 @@ class _Opening:
             del metadata["icc-profile-data"]
             notes.append("ICC profile of another colour model dropped")
         tidy(metadata, notes)
-        if orientation not in (0, 1):
+        self.turned = orientation not in (0, 1)
+        if self.turned:
             # Rotation reads columns: the one case that is held whole.
             image = image.copy_memory().autorot()
         return Photo(
@@ -301,6 +356,8 @@ class _Opening:
             frames=frames,
             delays=delays,
             loop=loop,
+            lossless=_lossless_webp(self.data),
+            lenient=self.lenient,
             _sources=self.sources,
         )
 
@@ -364,6 +421,21 @@ def _upright_xmp(xmp: bytes) -> bytes:
         xmp = re.sub(rb"<(" + name + rb")(?:\s[^>]*)?>.*?</\1>", b"", xmp, flags=re.DOTALL)
     xmp = re.sub(rb"""(tiff:Orientation\s*=\s*["'])\d+""", rb"\g<1>1", xmp)
     return re.sub(rb"(<tiff:Orientation>)\d+", rb"\g<1>1", xmp)
+
+
+def _lossless_webp(data: _Data) -> bool:
+    """Whether a file is a WebP with no lossy frame."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return False
+    at, found = 12, False
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from("<4sI", data, at)
+        if kind == b"VP8 ":
+            return False
+        found = found or kind == b"VP8L"
+        # A frame is its own chunks behind 16 bytes.
+        at += 24 if kind == b"ANMF" else 8 + size + size % 2
+    return found
 
 
 def _tiff_facts(data: _Data) -> dict[int, list[int]]:

@@ -119,24 +119,29 @@ def _onnx(path: Path) -> _Teacher:
         raise data.DataError(
             f"{path}: a teacher in ONNX wants onnxruntime (pip install onnxruntime)"
         ) from None
+    side = 16
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        (name,), channels = [i.name for i in session.get_inputs()], session.get_inputs()[0].shape[1]
+        session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        (entry,) = session.get_inputs()
+        channels = entry.shape[1]
         if channels not in (1, 3):
             raise ValueError(f"its input has {channels} channels, not 1 (Y) or 3 (RGB)")
-        side = 16
-        probe = session.run(None, {name: np.zeros((1, channels, side, side), np.float32)})[0]
-        scale, rest = divmod(probe.shape[-1], side)
-        if rest or probe.shape != (1, channels, scale * side, scale * side):
-            raise ValueError(f"its output for {side}x{side} is {probe.shape}")
+
+        def planes(x: NDArray[Any]) -> NDArray[np.float64]:
+            """(C, h, w) -> (C, scale*h, scale*w)"""
+            return session.run(None, {entry.name: x.astype(np.float32)[None]})[0][0].astype(np.float64)
+
+        shape = planes(np.zeros((channels, side, side))).shape
+        scale = shape[-1] // side
+        if shape != (channels, scale * side, scale * side):
+            raise ValueError(f"of ({channels}, {side}, {side}) it makes {shape}")
     except Exception as error:  # onnxruntime has types of its own
         raise data.DataError(f"{path}: no teacher: {str(error).splitlines()[0]}") from error
 
     def run(x: NDArray[Any]) -> NDArray[np.float64]:
         if channels == 1:
-            return session.run(None, {name: x.astype(np.float32)[None, None]})[0][0, 0].astype(np.float64)
-        planes = np.ascontiguousarray(x.transpose(2, 0, 1), np.float32)[None] / 255
-        return rgb_to_y(255 * session.run(None, {name: planes})[0][0].transpose(1, 2, 0))
+            return planes(x[None])[0]
+        return rgb_to_y(255 * planes(x.transpose(2, 0, 1) / 255).transpose(1, 2, 0))
 
     return _Teacher(path.stem, scale, run, rgb=channels == 3)
 
