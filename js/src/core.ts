@@ -40,15 +40,25 @@ export class Core {
   #stream = 0;
   #width = 0;
 
-  constructor(module: WebAssembly.Module, net: Uint8Array) {
+  /** Rejects with BitsrError where the bytes are no sound model. */
+  static async open(module: WebAssembly.Module, net: Uint8Array): Promise<Core> {
     const fail = (text: number): never => {
-      throw new BitsrError(this.#text(text));
+      throw new BitsrError(lineAt(core.memory, text));
     };
-    this.#core = guarded(() => {
-      const core = new WebAssembly.Instance(module, { bitsr: { fail } }).exports as unknown as Exports;
-      core._initialize();
-      return core;
-    });
+    let core: Exports;
+    try {
+      // Not `new WebAssembly.Instance`: browsers refuse it in their main thread.
+      const instance = await WebAssembly.instantiate(module, { bitsr: { fail } });
+      core = instance.exports as unknown as Exports;
+    } catch (error) {
+      throw asBitsrError(error, "the core cannot be started");
+    }
+    return new Core(core, net);
+  }
+
+  private constructor(core: Exports, net: Uint8Array) {
+    this.#core = core;
+    guarded(() => core._initialize());
     this.#err = this.#take(LINE);
     const bytes = this.#put(net);
     this.#model = guarded(() =>
@@ -104,7 +114,7 @@ export class Core {
         pixels, 8, channels, height, this.#width, first, rows, this.scale, values, y, n, to, this.#err, LINE,
       ),
     );
-    if (code < 0) throw new BitsrError(this.#text(this.#err));
+    if (code < 0) throw new BitsrError(lineAt(this.#core.memory, this.#err));
     const out = new Uint8Array(this.#core.memory.buffer, to, luma.length * channels).slice();
     for (const address of [pixels, values, to]) this.#core.free(address);
     return out;
@@ -122,11 +132,12 @@ export class Core {
     new Uint8Array(this.#core.memory.buffer, address, bytes.length).set(bytes);
     return address;
   }
+}
 
-  #text(address: number): string {
-    const bytes = new Uint8Array(this.#core.memory.buffer, address >>> 0, LINE);
-    return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
-  }
+/** The text at an address, which ends within LINE bytes. */
+function lineAt(memory: WebAssembly.Memory, address: number): string {
+  const bytes = new Uint8Array(memory.buffer, address >>> 0, LINE);
+  return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
 }
 
 /** f(), its errors as BitsrErrors: no trap of WebAssembly gets out. */

@@ -71,7 +71,11 @@ export async function load(
   } catch (error) {
     throw asBitsrError(error, "bitsr.wasm cannot be compiled here");
   }
-  return new Upscaler(name, module, bytes, workers);
+  const { scale, radius } = await Core.open(module, bytes);
+  const lanes = new Lanes(Math.max(workers, 1), async () =>
+    workers ? WorkerLane.start(module, bytes) : new HereLane(module, bytes),
+  );
+  return new Upscaler(name, scale, radius, lanes);
 }
 
 async function bytesOf(net: string | URL | Uint8Array | ArrayBuffer): Promise<[string, Uint8Array]> {
@@ -94,14 +98,11 @@ export class Upscaler {
   readonly #lanes: Lanes;
 
   /** @internal */
-  constructor(name: string, module: WebAssembly.Module, net: Uint8Array, workers: number) {
-    const core = new Core(module, net);
+  constructor(name: string, scale: number, radius: number, lanes: Lanes) {
     this.name = name;
-    this.scale = core.scale;
-    this.#radius = core.radius;
-    this.#lanes = new Lanes(Math.max(workers, 1), async () =>
-      workers ? WorkerLane.start(module, net) : new HereLane(module, net),
-    );
+    this.scale = scale;
+    this.#radius = radius;
+    this.#lanes = lanes;
   }
 
   /**

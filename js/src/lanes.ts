@@ -27,7 +27,8 @@ export class HereLane implements Lane {
   ) {}
 
   async begin(width: number, height: number, channels: number): Promise<void> {
-    this.#rows = new Rows(this.module, this.net, width, height, channels);
+    this.#rows = undefined; // its memory may go before the next one takes some
+    this.#rows = await Rows.begin(this.module, this.net, width, height, channels);
   }
   async push(pixels: Uint8Array): Promise<Uint8Array> {
     await new Promise((resolve) => setTimeout(resolve));

@@ -30,7 +30,7 @@ export async function startWorker(): Promise<Port> {
   );
 }
 
-export async function parent(): Promise<Port> {
+export function parent(): Port {
   return portOf(parentPort!, () => {}, () => {});
 }
 

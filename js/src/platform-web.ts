@@ -35,7 +35,7 @@ interface DedicatedWorkerGlobalScope {
   onmessage: ((event: MessageEvent) => void) | null;
 }
 /** In a worker: the thread that started it. */
-export async function parent(): Promise<Port> {
+export function parent(): Port {
   return portOf(globalThis as unknown as DedicatedWorkerGlobalScope, () => {});
 }
 

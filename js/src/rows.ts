@@ -16,15 +16,20 @@ export class Rows {
   #waiting: Int16Array = new Int16Array(0); // SR luma from row `done` on
   #done = 0;
 
-  constructor(
-    module: WebAssembly.Module,
-    net: Uint8Array,
+  static async begin(
+    module: WebAssembly.Module, net: Uint8Array, width: number, height: number, channels: number,
+  ): Promise<Rows> {
+    return new Rows(await Core.open(module, net), width, height, channels);
+  }
+
+  private constructor(
+    core: Core,
     readonly width: number,
     readonly height: number,
     readonly channels: number,
   ) {
-    this.#core = new Core(module, net);
-    this.#core.begin(height, width);
+    this.#core = core;
+    core.begin(height, width);
     if (channels % 2 === 0) this.#filled = new Filled(width, height, channels);
   }
 

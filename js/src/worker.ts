@@ -4,34 +4,28 @@ import { asBitsrError } from "./errors.js";
 import type { Answer, Message } from "./lanes.js";
 import { Rows } from "./rows.js";
 
-const port = await parent();
-let make: (width: number, height: number, channels: number) => Rows;
+const port = parent();
+let loaded: Extract<Message, { kind: "load" }>;
 let rows: Rows | undefined;
 
-function answer(message: Message): Uint8Array | undefined {
-  switch (message.kind) {
-    case "load":
-      make = (width, height, channels) =>
-        new Rows(message.module, message.net, width, height, channels);
-      return undefined;
-    case "begin":
-      rows = undefined; // its memory may go before the next one takes some
-      rows = make(message.width, message.height, message.channels);
-      return new Uint8Array(0);
-    case "push":
-      return rows!.push(message.pixels);
-  }
+async function answer(message: Exclude<Message, { kind: "load" }>): Promise<Uint8Array> {
+  if (message.kind === "push") return rows!.push(message.pixels);
+  rows = undefined; // its memory may go before the next one takes some
+  const { width, height, channels } = message;
+  rows = await Rows.begin(loaded.module, loaded.net, width, height, channels);
+  return new Uint8Array(0);
 }
 
 port.listen(
-  (message: Message) => {
+  async (message: Message) => {
+    if (message.kind === "load") {
+      loaded = message;
+      return;
+    }
     let out: Answer;
     try {
-      const made = answer(message);
-      if (!made) return;
-      out = { rows: made };
+      out = { rows: await answer(message) };
     } catch (error) {
-      rows = undefined;
       out = { error: asBitsrError(error, "a worker failed").message };
     }
     port.post(out, "rows" in out ? [out.rows.buffer] : []);
