@@ -35,7 +35,7 @@ def package():
 
 
 def test_its_own_tests(package):
-    run("node", "--test", "test/")
+    run("node", "--test")
 
 
 def test_what_is_packed(package):
@@ -89,7 +89,7 @@ def test_the_bytes_of_the_command_line(package, tmp_path):
             with Image.open(lr / f"{channels}.png") as png:
                 job(net, np.asarray(png.convert("RGBA")), rgba, 0, 0)
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    run("node", "test/run.mjs", str(tmp_path / "jobs.json"))
+    run("node", "run.mjs", str(tmp_path / "jobs.json"))
     for name, right in expected.items():
         assert (tmp_path / f"{name}.out").read_bytes() == right, jobs[int(name)]
 
