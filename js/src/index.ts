@@ -94,14 +94,15 @@ export class Upscaler {
   readonly name: string;
   /** SR pixels an LR pixel, each way. */
   readonly scale: number;
-  readonly #radius: number;
+  /** LR rows above and below that an SR row depends on; infinite of a net that sees the whole image. */
+  readonly overlap: number;
   readonly #lanes: Lanes;
 
   /** @internal */
   constructor(name: string, scale: number, radius: number, lanes: Lanes) {
     this.name = name;
     this.scale = scale;
-    this.#radius = radius;
+    this.overlap = Math.max(radius, REACH) + FILL;
     this.#lanes = lanes;
   }
 
@@ -116,7 +117,7 @@ export class Upscaler {
     const { signal, onProgress } = options;
     const s = this.scale, row = width * channels, wide = s * s * row;
     const out = blank(image, s, channels);
-    const around = Math.max(this.#radius, REACH) + (channels % 2 ? 0 : FILL);
+    const around = this.overlap;
     const parts = Math.max(1, Math.min(this.#lanes.most, Math.floor(height / (2 * around))));
     const stop = new AbortController();
     let done = 0;
