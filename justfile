@@ -14,7 +14,7 @@ check:
 # What other systems get, built here and run under wine and qemu where they are; minutes at first.
 # Wants `pip install ziglang`.
 cross:
-    pytest tests/slow/test_cross.py
+    BITSR_CROSS=1 pytest tests/slow/test_cross.py
 # The pins of today's newest versions; TORCH stays as it is. Wants `pip install uv`.
 constraints TORCH="2.13.0":
     sed -i '/^[^#]/,$d' constraints.txt
@@ -25,3 +25,5 @@ cards:
     for net in src/bitsr/zoo/*.bsr; do bitsr info --card $net > docs/cards/$(basename $net .bsr).md; done
 bench:
     python -m bench
+wasm:
+    cd js && npm ci && npm run build

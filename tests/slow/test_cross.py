@@ -1,7 +1,7 @@
 """The core built for other systems by the compiler of their wheels, zig (`pip install ziglang`).
 
 Windows runs under wine and aarch64 under qemu, bit for bit; macOS is compiled and linked alone.
-A first build for a system compiles zig's C++ library too, which takes minutes: see `just cross`.
+A first build for a system compiles zig's C++ library too, which takes minutes: `just cross` runs them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from native import ROOT, Jobs, build, need
 
 from bitsr import _core
 
+pytestmark = pytest.mark.skipif(
+    "BITSR_CROSS" not in os.environ, reason="takes minutes: BITSR_CROSS=1, as `just cross` sets"
+)
 WINE = shutil.which("wine64") or shutil.which("wine64", path="/usr/lib/wine") or shutil.which("wine")
 SIZES = (1, 6, 50, 64, 64, 3, 2)  # of a training job
 
