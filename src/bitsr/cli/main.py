@@ -20,6 +20,7 @@ from ..errors import BitsrError
 from . import measure, reason, say, train
 from .streams import steady
 from .upscale import upscale
+from .video import video
 
 app = typer.Typer(
     help="1-bit super-resolution: upscale photos on the CPU; train, pack and measure 1-bit nets.",
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
-    *(upscale, measure.models, measure.info),
+    *(upscale, video, measure.models, measure.info),
     *(train.train, train.pack, train.export),
     *(measure.evaluate, measure.degrade, measure.table, measure.bench),
 ):
