@@ -47,9 +47,7 @@ class Box(NamedTuple):
         return (self.bottom - self.top) * (self.right - self.left)
 
     def of(self, plane: NDArray[Any], scale: int = 1) -> NDArray[Any]:
-        return plane[
-            scale * self.top : scale * self.bottom, scale * self.left : scale * self.right
-        ]
+        return plane[scale * self.top : scale * self.bottom, scale * self.left : scale * self.right]
 
 
 def boxes(changed: NDArray[np.bool_], radius: int) -> list[Box]:

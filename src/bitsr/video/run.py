@@ -29,6 +29,7 @@ _AHEAD = 4
 """Frames that wait between reading and the net, and between the net and writing, at most."""
 _MOST_WORKERS = 8
 """Frames that are upscaled at a time, at most."""
+THREADS_MOST = 1024
 _CUT = Fraction(1)
 """Seconds before the end that a file claims, from which on it counts as cut short."""
 T = TypeVar("T")
@@ -94,8 +95,9 @@ def choose_net(
         if scale not in (None, net.scale):
             raise BitsrError(f"{net.name} upscales x{net.scale}, not x{scale}")
         return net, 1
-    workers = min(threads or _cpus(), _MOST_WORKERS)
-    each = max((threads or _cpus()) // max(workers, 1), 1) if (threads or 1) > 0 else threads
+    threads = threads or _cpus()
+    workers = min(threads, _MOST_WORKERS)
+    each = threads // workers
     if net is None or net == auto.AUTO:
         chooser = auto.Chooser(scale or SCALE, threads=each)
         return (chooser.photo if chooser.photo and not source.lossless else chooser.clean), workers
@@ -103,7 +105,8 @@ def choose_net(
 
 
 def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(every, THREADS_MOST)
 
 
 def _net(upscaler: Upscaler, workers: int, source: Source, reuse: bool) -> FrameNet:
@@ -244,7 +247,7 @@ def upscale(
     """
     say = note or (lambda _: None)
     container = container_of(dst)
-    _check(src, dst, scale, start, end, max_height)
+    _check(src, dst, scale, start, end, max_height, threads)
     kept: Kept | None = None
     if str(dst) != PIPE:
         there = Path(dst).exists()
@@ -256,11 +259,13 @@ def upscale(
             raise BitsrError(f"{dst}: is no regular file")
         if there and resume:
             kept = kept_of(Path(dst))
+            if kept is None:
+                say(f"{dst} has no second key frame yet: begun anew")
         elif there and not overwrite:
-            raise BitsrError(f"{dst}: is there already; --overwrite takes its place, --resume goes on with it")
-    with Source(
-        src, start=start, end=end, deinterlace=deinterlace, strict=strict, note=say
-    ) as source:
+            raise BitsrError(
+                f"{dst}: is there already; --overwrite takes its place, --resume goes on with it"
+            )
+    with Source(src, start=start, end=end, deinterlace=deinterlace, strict=strict, note=say) as source:
         upscaler, workers = choose_net(net, scale, source, threads)
         frames = _net(upscaler, workers, source, reuse)
         (height, width), *_ = frames.sizes
@@ -268,7 +273,9 @@ def upscale(
         sink = Sink(dst, source, height, width, encoding, kept=kept, note=say)
         already = sink.written
         total = source.frames
-        behind = _Behind[tuple[Group, Any]](lambda item: sink.write(item[0].packets, item[1]), sink.finish, _AHEAD)
+        behind = _Behind[tuple[Group, Any]](
+            lambda item: sink.write(item[0].packets, item[1]), sink.finish, _AHEAD
+        )
         begun = time.perf_counter()
         cancelled = False
         done = 0
@@ -314,7 +321,13 @@ def upscale(
 
 
 def _check(
-    src: str | Path, dst: str | Path, scale: int | None, start: float | None, end: float | None, high: int | None
+    src: str | Path,
+    dst: str | Path,
+    scale: int | None,
+    start: float | None,
+    end: float | None,
+    high: int | None,
+    threads: int | None,
 ) -> None:
     if not str(src) or not str(dst):
         raise BitsrError("an input or output of no name")
@@ -322,11 +335,15 @@ def _check(
         raise BitsrError(f"the scale is 2, 3 or 4, not {scale}")
     if (start or 0) < 0 or (end is not None and end <= (start or 0)):
         raise BitsrError("--start is not below 0, and --end after it")
+    if threads is not None and not 0 <= threads <= THREADS_MOST:
+        raise BitsrError(f"threads must be from 1 to {THREADS_MOST}, not {threads}; 0 is every CPU")
     if high is not None and high < 16:
         raise BitsrError(f"--max-height is 16 rows at least, not {high}")
 
 
-def _told(source: Source, cancelled: bool, end: float | None, sink: Sink, say: Callable[[str], object]) -> None:
+def _told(
+    source: Source, cancelled: bool, end: float | None, sink: Sink, say: Callable[[str], object]
+) -> None:
     """Say what was amiss with the source."""
     if source.damaged:
         say(f"damaged: {source.damaged} frames or packets left out")
@@ -356,7 +373,7 @@ def frames(
 
     The next frames are made while one is used; the arrays of each are its own.
     """
-    _check(src, PIPE, scale, start, end, None)
+    _check(src, PIPE, scale, start, end, None, threads)
     with Source(
         src, start=start, end=end, deinterlace=deinterlace, strict=strict, note=note or (lambda _: None)
     ) as source:

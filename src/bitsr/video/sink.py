@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import ceil
+from math import ceil, lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-
 from ..errors import BitsrError
 from ..files import NewFile
-from .pixels import FULL, Layout, Planes, views
+from .pixels import Layout, Planes, views
 from .source import PIPE, Picture, Source, library
 
 if TYPE_CHECKING:
@@ -72,9 +71,14 @@ _ALWAYS = {
     "ffv1": {"level": "3"},
     "libwebp_anim": {"quality": "90"},
 }
+_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
+            "placebo")  # fmt: skip
+"""Of libx264 and libx265, which say more than one line of others."""
 _ANY_SIZE = {"ffv1", "libvpx-vp9", "rawvideo", "gif", "libwebp_anim", "ffvhuff", "huffyuv"}
 """Codecs that take odd sizes with subsampled chroma."""
-_ASPECT_LOST = {"libvpx-vp9", "ffv1"}
+_IMAGES = {"gif": "pal8", "libwebp_anim": "bgra"}
+"""Codecs of images, and the RGB that they get. WebP's own YUV is of one matrix and range alone."""
+_ASPECT_LOST = {"libvpx-vp9", "ffv1", *_IMAGES}
 """Codecs whose streams do not tell the shape of pixels; PyAV cannot tell it to the container."""
 _KEY_SECONDS = 5
 """Between key frames, at most."""
@@ -89,7 +93,15 @@ _CHROMA = {
 }
 """Where an encoder lacks the chroma of a clip, what is taken, the best first."""
 _STREAMS = {"audio": "sound", "subtitle": "subtitles", "attachment": "attachment", "data": "data"}
-_OF_A_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration", "rotate", "vendor_id"}
+_OF_A_FILE = {
+    "encoder",
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
+    "duration",
+    "rotate",
+    "vendor_id",
+}
 """Metadata that tell of the input's encoding, not of what is in it."""
 
 
@@ -119,7 +131,8 @@ class Encoding:
 class Kept:
     """What of an output that was begun is gone on with: ``count`` frames, up to ``until`` seconds.
 
-    first: of the first frame, in seconds. tick: the time base of its video.
+    first: of the first frame, in seconds. tick: the time base of its video. made: its codec, width,
+    height and pixel format.
     """
 
     path: Path
@@ -128,7 +141,7 @@ class Kept:
     first: Fraction
     tick: Fraction
     extradata: bytes
-    size: tuple[int, int, str]
+    made: tuple[str, int, int, str]
 
 
 def kept_of(path: Path) -> Kept | None:
@@ -146,7 +159,8 @@ def kept_of(path: Path) -> Kept | None:
                     if packet.size and packet.pts is not None:
                         packets.append((packet.pts, packet.is_keyframe))
             context = stream.codec_context
-            size = context.width, context.height, (context.pix_fmt or "").replace("yuvj", "yuv")
+            pix_fmt = (context.pix_fmt or "").replace("yuvj", "yuv")
+            made = context.codec.canonical_name, context.width, context.height, pix_fmt
             tick, extradata = stream.time_base, context.extradata or b""
     except (av.error.FFmpegError, IndexError):
         raise BitsrError(f"{path}: cannot be gone on with: no video in it that can be read") from None
@@ -167,7 +181,7 @@ def kept_of(path: Path) -> Kept | None:
         min(pts for pts, _ in packets[:found]) * tick,
         tick,
         extradata,
-        size,
+        made,
     )
 
 
@@ -243,13 +257,15 @@ class Sink:
         return codec
 
     def _pix_fmt(self, encoding: Encoding) -> str:
-        if self.codec.name == "gif":
-            return "pal8"
+        if self.codec.name in _IMAGES:
+            return _IMAGES[self.codec.name]
         formats = self.codec.video_formats
         there = {format.name for format in formats} if formats else None
         if encoding.pix_fmt:
             if there is not None and encoding.pix_fmt not in there:
-                raise BitsrError(f"--pix-fmt {encoding.pix_fmt}: {self.codec.name} has {', '.join(sorted(there))}")
+                raise BitsrError(
+                    f"--pix-fmt {encoding.pix_fmt}: {self.codec.name} has {', '.join(sorted(there))}"
+                )
             try:
                 self._av.VideoFormat(encoding.pix_fmt)
             except ValueError:
@@ -273,10 +289,9 @@ class Sink:
     def _fit(self, encoding: Encoding, pix_fmt: str) -> None:
         """The size that is written: within --max-height, and even where the encoder wants that."""
         format = self._av.VideoFormat(pix_fmt)
-        across = 16 // format.chroma_width(16) if pix_fmt != "pal8" else 1
-        down = 16 // format.chroma_height(16) if pix_fmt != "pal8" else 1
-        if self.codec.name in _ANY_SIZE:
-            across = down = 1
+        across = down = 1
+        if self.codec.name not in _ANY_SIZE:
+            across, down = 16 // format.chroma_width(16), 16 // format.chroma_height(16)
         high, wide = self.height, self.width
         if encoding.max_height and high > encoding.max_height:
             high = max(encoding.max_height // down, 1) * down
@@ -300,6 +315,16 @@ class Sink:
         apple = any(key.startswith("com.apple.quicktime.") for key in source.container.metadata)
         if self.container.format == "mov" and apple:
             options["movflags"] += "+use_metadata_tags"
+        if self.container.format in ("mp4", "mov"):
+            # Starts of streams are told in this unit: one that has the ticks of all.
+            unit = lcm(
+                *(
+                    cast(Fraction, s.time_base).denominator
+                    for s in (source.stream, *source.others)
+                    if s.time_base
+                )
+            )
+            options["movie_timescale"] = str(unit if unit < 1 << 31 else 1000)
         self._output = self.output = cast(
             "OutputContainer",
             av.open(target, "w", format=self.container.format, container_options=options),
@@ -314,7 +339,9 @@ class Sink:
                 self.output.add_stream(cast(Any, self.codec.name), rate=source.rate or 25),
             )
         except ValueError:
-            raise BitsrError(f"{self.container.title} does not hold {self.codec.name}; MKV holds most") from None
+            raise BitsrError(
+                f"{self.container.title} does not hold {self.codec.name}; MKV holds most"
+            ) from None
         context = self.stream.codec_context
         context.width, context.height, context.pix_fmt = self.width, self.height, pix_fmt
         context.time_base = self._base
@@ -325,8 +352,10 @@ class Sink:
         context.color_primaries, context.color_trc = look.primaries, look.transfer
         if look.aspect and look.aspect != 1:
             context.sample_aspect_ratio = look.aspect
-            if self.codec.name in _ASPECT_LOST or self.container.format in ("gif", "webp"):
-                self._note(f"{self.codec.name} does not keep the shape of pixels, {look.aspect}: they become square")
+            if self.codec.name in _ASPECT_LOST:
+                self._note(
+                    f"{self.codec.name} does not keep the shape of pixels, {look.aspect}: they become square"
+                )
         if look.display and look.display != (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30):
             if self.container.still:
                 self._note(f"{self.container.title} keeps no rotation: frames are written as they are stored")
@@ -352,6 +381,8 @@ class Sink:
             asked["crf"] = f"{crf:g}" if isinstance(crf, float) else str(crf)
         if (preset := encoding.preset or _PRESET.get(name)) is not None:
             asked["preset"] = preset
+        if name in ("libx264", "libx265") and asked["preset"] not in _PRESETS:
+            raise BitsrError(f"--preset {preset}: {name} has {', '.join(_PRESETS)}")
         if look.siting:
             options["chroma_sample_location"] = look.siting
         hdr = _hdr_options(name, look.mastering, look.light)
@@ -418,7 +449,8 @@ class Sink:
     def _go_on(self, kept: Kept) -> None:
         """Take the frames that are there. Raises BitsrError where they do not fit what would follow."""
         pix_fmt = (self.stream.codec_context.pix_fmt or "").replace("yuvj", "yuv")
-        fits = kept.size == (self.width, self.height, pix_fmt) and all(
+        same = (self.codec.canonical_name, self.width, self.height, pix_fmt)
+        fits = kept.made == same and all(
             part in kept.extradata for part in _parameter_sets(self.stream.codec_context.extradata or b"")
         )
         if not fits:
@@ -531,53 +563,57 @@ class Sink:
         self._drop()
 
     def _encode(self, frame: VideoFrame | None) -> list[Packet]:
-        context = self.stream.codec_context
-        if self.codec.name == "gif":
-            frames = self._palette(frame)
-        else:
-            frames = [frame if frame is None else self._converted(frame)]
-        return [packet for one in frames for packet in self.stream.encode(one)] if context else []
+        return self.stream.encode(
+            self._image(frame) if self.codec.name in _IMAGES else self._converted(frame)
+        )
 
-    def _converted(self, frame: VideoFrame) -> VideoFrame:
+    def _converted(self, frame: VideoFrame | None) -> VideoFrame | None:
         context = self.stream.codec_context
+        if frame is None:
+            return None
         if frame.format.name == context.pix_fmt and (frame.width, frame.height) == (self.width, self.height):
             return frame
-        range = "JPEG" if self._look.range == FULL else "MPEG"
+        # Matrix and range stay: the same on both sides, whatever they are.
         return frame.reformat(
             width=self.width,
             height=self.height,
             format=context.pix_fmt,
             interpolation="LANCZOS",
-            src_color_range=range,
-            dst_color_range=range,
+            src_colorspace="ITU709",
+            dst_colorspace="ITU709",
+            src_color_range="MPEG",
+            dst_color_range="MPEG",
         )
 
-    def _palette(self, frame: VideoFrame | None) -> list[VideoFrame | None]:
-        """A frame with 256 colours of its own, as GIF wants it."""
+    def _image(self, frame: VideoFrame | None) -> VideoFrame | None:
+        """A frame in RGB, which is what GIF and WebP show, GIF with 256 colours of its own."""
         if frame is None:
-            return [None]
+            return None
         if self._graph is None:
-            graph = self._av.filter.Graph()
+            graph = self._graph = self._av.filter.Graph()
             source = graph.add(
                 "buffer",
                 f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:pixel_aspect=1/1"
                 f":time_base={self._source.time_base}:colorspace={self._look.matrix}:range={self._look.range}",
             )
             scale = graph.add("scale", f"{self.width}:{self.height}:flags=lanczos")
-            split, make = graph.add("split"), graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
-            use, sink = graph.add("paletteuse", "new=1"), graph.add("buffersink")
-            graph.link_nodes(source, scale, split)
-            split.link_to(make, 0, 0)
-            split.link_to(use, 1, 0)
-            make.link_to(use, 0, 1)
-            use.link_to(sink)
+            sink = graph.add("buffersink")
+            if self.codec.name == "gif":
+                split = graph.add("split")
+                make = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+                use = graph.add("paletteuse", "new=1")
+                graph.link_nodes(source, scale, split)
+                split.link_to(make, 0, 0)
+                split.link_to(use, 1, 0)
+                make.link_to(use, 0, 1)
+                use.link_to(sink)
+            else:
+                graph.link_nodes(source, scale, graph.add("format", _IMAGES[self.codec.name]), sink)
             graph.configure()
-            self._graph = graph
-        pts, base = frame.pts, frame.time_base
         self._graph.vpush(frame)
         out = self._graph.vpull()
-        out.pts, out.time_base = pts, base
-        return [out]
+        out.pts, out.time_base = frame.pts, frame.time_base
+        return out
 
     def _mux(self, packets: list[Packet]) -> None:
         for packet in packets:
@@ -607,13 +643,27 @@ class Sink:
         if packet.dts is not None:
             packet.dts += move
         time = packet.dts if packet.dts is not None else packet.pts
-        self._before(None if time is None else time * base) if time is not None else None
+        if time is not None:
+            self._before(time * base)
+            self._check_start(time * base)
         index = packet.stream.index
         packet.stream = copy
         try:
             self.output.mux(packet)
         except ValueError:  # FFmpeg's EINVAL: its time is before that of the packet before
             self._out_of_order[index] = self._out_of_order.get(index, 0) + 1
+
+    def _check_start(self, seconds: Fraction) -> None:
+        """Say once that MKV moves what begins below zero, as sound of MP4 does that is first decoded unheard."""
+        below = self.container.tick == _MS and seconds < 0 and not self._late
+        if below and not self._moved and "matroska" not in self._source.container.format.name:
+            self._moved = True
+            ms = round(-seconds * 1000)
+            self._note(
+                f"{self.container.title} has no times below 0: all streams begin {ms} ms later, in sync"
+            )
+
+    _moved = False
 
     # ---- ends
 
@@ -639,7 +689,9 @@ class Sink:
         plays = f"; it plays to {clock(self.until)}" if self.until and str(self.path) != PIPE else ""
         if isinstance(error, OSError) and error.errno:
             return OSError(error.errno, f"{error.strerror}{plays}", name)
-        return BitsrError(f"{name}: FFmpeg cannot write it: {getattr(error, 'strerror', None) or error}{plays}")
+        return BitsrError(
+            f"{name}: FFmpeg cannot write it: {getattr(error, 'strerror', None) or error}{plays}"
+        )
 
 
 def clock(seconds: Fraction | float) -> str:

@@ -170,7 +170,9 @@ class Source:
             Path(path).stat()  # the system's own word for what is not there
         try:
             # The protocol is named, so that no file name is taken for one.
-            self.container: InputContainer = av.open("pipe:0" if piped else f"file:{path}", metadata_errors="replace")
+            self.container: InputContainer = av.open(
+                "pipe:0" if piped else f"file:{path}", metadata_errors="replace"
+            )
         except av.error.FFmpegError as error:
             raise self._unreadable(error) from None
         try:
@@ -268,7 +270,7 @@ class Source:
     def lossless(self) -> bool:
         """Whether its codec only knows to keep every sample."""
         properties = self.stream.codec_context.codec.properties
-        return not properties & self._av.codec.Properties.LOSSY
+        return not properties & self._av.codec.Properties.LOSSY.value
 
     def groups(self) -> Iterator[Group]:
         """The packets and frames, in order. Once."""
@@ -410,10 +412,15 @@ class Source:
         if not hasattr(self, "layout"):
             self._see(frame)
         source = frame
-        if not is_planar(frame.format, self.layout) or (frame.width, frame.height) != (self.width, self.height):
+        if not is_planar(frame.format, self.layout) or (frame.width, frame.height) != (
+            self.width,
+            self.height,
+        ):
             if not self._changed and (frame.width, frame.height) != (self.width, self.height):
                 self._changed = True
-                self._note(f"frames change to {frame.width}x{frame.height}: resized to {self.width}x{self.height}")
+                self._note(
+                    f"frames change to {frame.width}x{frame.height}: resized to {self.width}x{self.height}"
+                )
             source = self._convert(frame)
         return Picture(views(source, self.layout), pts, duration, source)
 
@@ -423,12 +430,15 @@ class Source:
     def _convert(self, frame: VideoFrame) -> VideoFrame:
         """A frame in our layout and size."""
         rgb = frame.format.is_rgb or frame.format.has_palette
+        # YUV is to keep its matrix and range: the same on both sides, whatever they are.
         return frame.reformat(
             width=self.width,
             height=self.height,
             format=self.layout.name,
-            dst_colorspace="ITU709" if rgb else None,
-            dst_color_range="MPEG" if rgb else None,
+            src_colorspace=None if rgb else "ITU709",
+            dst_colorspace="ITU709",
+            src_color_range=None if rgb else "MPEG",
+            dst_color_range="MPEG",
         )
 
     def _see(self, frame: VideoFrame) -> None:
