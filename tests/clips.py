@@ -119,7 +119,11 @@ def write(
             while audio is not None and Fraction(samples, 48000) < min((times[i] - times[0]) * tick + 1, end):
                 wave = np.sin(np.arange(samples, samples + 1024) / 17, dtype=np.float32) * 0.2
                 chunk = av.AudioFrame.from_ndarray(np.stack((wave, wave)), format="fltp", layout="stereo")
-                chunk.sample_rate, chunk.pts, chunk.time_base = 48000, sound + samples, Fraction(1, 48000)
+                chunk.sample_rate, chunk.pts, chunk.time_base = (
+                    48000,
+                    (sound or 0) + samples,
+                    Fraction(1, 48000),
+                )
                 out.mux(audio.encode(chunk))
                 samples += 1024
             if text is not None and i == 2:

@@ -704,7 +704,8 @@ def test_gif_to_a_clip_and_back(up, tmp_path):
     assert [float(t) for t in times(tmp_path / "b.mp4")] == pytest.approx([0, 0.1, 0.14, 0.34, 0.38])
     for kind in ("gif", "webp"):
         up(tmp_path / "b.mp4", tmp_path / f"c.{kind}", net=REAL, preset=None)
-        with Image.open(tmp_path / f"c.{kind}") as image:
+        with Image.open(tmp_path / f"c.{kind}") as opened:
+                image: Any = opened
             assert image.n_frames == 5 and image.size == (96, 80)
             delays = []
             for i in range(5):

@@ -7,8 +7,10 @@ the net alone with the margin that it needs, and is laid over the frame before.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import inf
 from typing import Any, NamedTuple
@@ -118,6 +120,7 @@ class FrameNet:
         self._engine, self._layout = engine, layout
         self._height, self._width = height, width
         self._workers, self._reuse = workers, reuse
+        self._counting = threading.Lock()
         self._to_net, self._from_net = to_net(layout, full), from_net(layout, full)
         self.scale = s = engine.scale
         self.sizes = layout.sizes(s * height, s * width)
@@ -132,13 +135,16 @@ class FrameNet:
             )
         self.pixels = 0
         """LR pixels that went through the net so far."""
+        self.busy = 0.0
+        """Seconds that workers spent on frames so far, all together."""
 
-    def run(self, frames: Iterator[Any], planes: Callable[[Any], Planes]) -> Iterator[tuple[Any, Planes]]:
+    def run(
+        self, frames: Iterable[Any], planes: Callable[[Any], Planes]
+    ) -> Generator[tuple[Any, Planes], None, None]:
         """Yield each of ``frames`` with its SR planes, in order, while they come.
 
-        planes: gives the LR planes of a frame. Where it raises nothing and gives no planes (an empty
-        tuple), the frame is passed on with none. The SR planes are the same arrays each time: copy
-        what is to stay.
+        planes: gives the LR planes of a frame, or an empty tuple for what is passed on with none. The
+        SR planes are the same arrays each time: copy what is to stay.
         """
         running: deque[tuple[Any, Future[list[Patch]] | None]] = deque()
         current = tuple(np.zeros(size, self._layout.dtype) for size in self.sizes)
@@ -172,6 +178,7 @@ class FrameNet:
 
     def _patches(self, now: Planes, before: Planes | None) -> list[Patch]:
         """What of a frame is new against the one before, enlarged."""
+        begun = time.perf_counter()
         patches = [Patch(0, *part) for part in self._luma(now[0], before[0] if before else None)]
         for i in range(1, len(now)):
             assert self._scaler is not None
@@ -183,6 +190,8 @@ class FrameNet:
                 top = max(int(rows[0]) - REACH, 0)
                 bottom = min(int(rows[-1]) + 1 + REACH, bottom)
             patches.append(Patch(i, self.scale * top, 0, self._scaler(now[i], top, bottom)))
+        with self._counting:
+            self.busy += time.perf_counter() - begun
         return patches
 
     def _luma(
@@ -201,7 +210,8 @@ class FrameNet:
             # Beyond the edges of what the net is given it sees zeros, as it does beyond a frame's.
             inner = part.grown(radius, height, width)
             q = self._engine.run(self._to_net[outer.of(now)])
-            self.pixels += outer.area
+            with self._counting:
+                self.pixels += outer.area
             crop = Box(
                 inner.top - outer.top,
                 inner.bottom - outer.top,

@@ -8,7 +8,7 @@ trained on, so it enters as it stands. Full range is mapped onto that and back.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,8 +88,8 @@ def views(frame: VideoFrame, layout: Layout) -> Planes:
     planes: list[NDArray[Any]] = []
     for plane, (rows, columns) in zip(frame.planes, layout.sizes(frame.height, frame.width), strict=True):
         line = abs(plane.line_size) // layout.dtype.itemsize
-        whole = np.frombuffer(plane, layout.dtype)[: rows * line].reshape(rows, line)
-        planes.append((whole if plane.line_size > 0 else whole[::-1])[:, :columns])  # pyright: ignore[reportArgumentType]
+        whole = np.frombuffer(memoryview(cast(Any, plane)), layout.dtype)[: rows * line].reshape(rows, line)
+        planes.append((whole if plane.line_size > 0 else whole[::-1])[:, :columns])
     return tuple(planes)
 
 

@@ -21,6 +21,7 @@ from ..errors import BitsrError
 from ..upscaler import Upscaler, load
 from .frames import FrameNet
 from .sink import Encoding, Kept, Sink, container_of, kept_of
+from .pixels import Planes
 from .source import PIPE, Group, Source
 
 SCALE = 2
@@ -109,7 +110,7 @@ def _cpus() -> int:
     return min(every, THREADS_MOST)
 
 
-def _net(upscaler: Upscaler, workers: int, source: Source, reuse: bool) -> FrameNet:
+def net_for(upscaler: Upscaler, workers: int, source: Source, reuse: bool) -> FrameNet:
     look = source.look
     return FrameNet(
         upscaler.engine,
@@ -123,11 +124,16 @@ def _net(upscaler: Upscaler, workers: int, source: Source, reuse: bool) -> Frame
     )
 
 
+def planes_of(group: Group) -> Planes:
+    """The planes of a group's frame; none where it has packets alone."""
+    return group.picture.planes if group.picture else ()
+
+
 class _End(Exception):
     """The last item of a queue: nothing, or the error that ended it."""
 
 
-def _ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
+def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """``items``, made in a thread of their own, ``depth`` ahead at most."""
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     stop = threading.Event()
@@ -166,7 +172,7 @@ def _ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
         thread.join()
 
 
-class _Behind(Generic[T]):
+class Behind(Generic[T]):
     """Calls ``work`` with each item in a thread of its own, at most ``depth`` behind."""
 
     def __init__(self, work: Callable[[T], None], finish: Callable[[], None], depth: int) -> None:
@@ -267,19 +273,19 @@ def upscale(
             )
     with Source(src, start=start, end=end, deinterlace=deinterlace, strict=strict, note=say) as source:
         upscaler, workers = choose_net(net, scale, source, threads)
-        frames = _net(upscaler, workers, source, reuse)
+        frames = net_for(upscaler, workers, source, reuse)
         (height, width), *_ = frames.sizes
         encoding = Encoding(codec, crf, preset, pix_fmt, max_height, threads or 0)
         sink = Sink(dst, source, height, width, encoding, kept=kept, note=say)
         already = sink.written
         total = source.frames
-        behind = _Behind[tuple[Group, Any]](
+        behind = Behind[tuple[Group, Any]](
             lambda item: sink.write(item[0].packets, item[1]), sink.finish, _AHEAD
         )
         begun = time.perf_counter()
         cancelled = False
         done = 0
-        reading = _ahead(source.groups(), _AHEAD)
+        reading = ahead(source.groups(), _AHEAD)
 
         def wanted() -> Iterator[Group]:
             nonlocal cancelled
@@ -291,7 +297,7 @@ def upscale(
 
         try:
             with closing(reading):
-                run = frames.run(wanted(), lambda group: group.picture.planes if group.picture else ())
+                run = frames.run(wanted(), planes_of)
                 with closing(run):
                     for group, planes in run:
                         picture = group.picture
@@ -378,10 +384,9 @@ def frames(
         src, start=start, end=end, deinterlace=deinterlace, strict=strict, note=note or (lambda _: None)
     ) as source:
         upscaler, workers = choose_net(net, scale, source, threads)
-        run = _net(upscaler, workers, source, reuse).run(
-            _ahead(source.groups(), _AHEAD), lambda group: group.picture.planes if group.picture else ()
-        )
-        with closing(run):
+        reading = ahead(source.groups(), _AHEAD)
+        run = net_for(upscaler, workers, source, reuse).run(reading, planes_of)
+        with closing(reading), closing(run):
             for group, planes in run:
                 if group.picture is not None:
                     yield Frame(

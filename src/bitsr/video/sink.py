@@ -233,10 +233,11 @@ class Sink:
                 self._go_on(kept)
             self._begun = True
             self.output.start_encoding()
-        except BaseException as error:
+        except av.error.FFmpegError as error:
             self._drop()
-            if isinstance(error, av.error.FFmpegError):
-                raise self._error(error) from None
+            raise self._error(error) from None
+        except BaseException:
+            self._drop()
             raise
 
     # ---- what is chosen before
@@ -401,9 +402,9 @@ class Sink:
                 f"{name} refuses {self.width}x{self.height} {context.pix_fmt}{f', {what}' if what else ''}"
             ) from None
         for key, value in asked.items():
-            if key in context.options:  # what is left was not understood
-                if (encoding.crf if key == "crf" else encoding.preset) is not None:
-                    raise BitsrError(f"--{key} {value}: {name} has no such setting")
+            asked_for = (encoding.crf if key == "crf" else encoding.preset) is not None
+            if asked_for and key in context.options:  # what is left was not understood
+                raise BitsrError(f"--{key} {value}: {name} has no such setting")
 
     def _copy_streams(self) -> dict[int, Stream]:
         """Output streams by the index of the input's; what cannot be held is said in one line."""
