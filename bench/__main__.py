@@ -85,7 +85,7 @@ def video(args: argparse.Namespace) -> None:
     if args.what == "speed":
         print(video.speed(args.lr, args.scales, args.threads, args.frames, args.rounds))
     elif args.what == "reuse":
-        print(video.reuse(args.lr[-1], args.frames, args.rounds))
+        print(video.reuse(args.lr[-1], args.net, args.frames, args.rounds))
     elif args.what == "nets":
         print(video.nets(args.images))
     else:
@@ -154,6 +154,7 @@ def main() -> None:
     p.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     p.add_argument("--frames", type=int, default=50)
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--net", default="bitsr-m-x2", help="for reuse")
     p.add_argument("--images", type=Path, help="folder of clean images, for nets")
     p.set_defaults(run=video)
     arguments = sys.argv[1:]

@@ -222,13 +222,13 @@ def shares(clip: Path, out: Path, name: str, threads: int) -> tuple[list[float],
     return parts, max(1 - net.busy / threads / seconds, 0.0)
 
 
-def reuse(size: tuple[int, int], frames: int, rounds: int) -> str:
-    """Markdown: three kinds of clips with and without what is taken from the frame before."""
+def reuse(size: tuple[int, int], name: str, frames: int, rounds: int) -> str:
+    """Markdown: CPU time of three kinds of clips with and without what is taken from the frame before."""
     lines = [
         "| clip | size | net | pixels through the net | faster by |",
         "|---|---|---|---:|---:|",
     ]
-    engine = load("bitsr-m-x2", threads=1).engine
+    engine = load(name, threads=1).engine
     for kind, make in KINDS.items():
         data = io.BytesIO()
         encode(data, make(frames, *size))
@@ -246,7 +246,7 @@ def reuse(size: tuple[int, int], frames: int, rounds: int) -> str:
                 share = net.pixels / (len(decoded) * size[0] * size[1])
             ratios.append(seconds[0] / seconds[1])
         lines.append(
-            f"| {kind} | {size[0]}x{size[1]} | bitsr-m-x2 | {100 * share:.0f} % | {statistics.median(ratios):.1f}x |"
+            f"| {kind} | {size[0]}x{size[1]} | {name} | {100 * share:.0f} % | {statistics.median(ratios):.1f}x |"
         )
     return "\n".join(lines) + "\n"
 

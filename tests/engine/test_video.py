@@ -705,7 +705,7 @@ def test_gif_to_a_clip_and_back(up, tmp_path):
     for kind in ("gif", "webp"):
         up(tmp_path / "b.mp4", tmp_path / f"c.{kind}", net=REAL, preset=None)
         with Image.open(tmp_path / f"c.{kind}") as opened:
-                image: Any = opened
+            image: Any = opened
             assert image.n_frames == 5 and image.size == (96, 80)
             delays = []
             for i in range(5):

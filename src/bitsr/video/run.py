@@ -20,8 +20,8 @@ from .. import auto
 from ..errors import BitsrError
 from ..upscaler import Upscaler, load
 from .frames import FrameNet
-from .sink import Encoding, Kept, Sink, container_of, kept_of
 from .pixels import Planes
+from .sink import Encoding, Kept, Sink, container_of, kept_of
 from .source import PIPE, Group, Source
 
 SCALE = 2
