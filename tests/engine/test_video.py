@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -539,6 +539,7 @@ def test_a_run_that_was_cancelled_is_gone_on_with(up, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_what_there_is_plays(long, net, tmp_path):
+    resource = pytest.importorskip("resource")
     out = tmp_path / "b.mkv"
     limit = 200_000
     process = command(
@@ -717,6 +718,19 @@ def test_gif_to_a_clip_and_back(up, tmp_path):
         assert delays[:4] == [100, 40, 200, 40]
 
 
+def test_webp_to_a_clip(up, tmp_path):
+    images = [Image.new("RGB", (24, 20), (40 * i, 200 - 40 * i, 90)) for i in range(3)]
+    src = tmp_path / "a.webp"
+    images[0].save(src, save_all=True, append_images=images[1:], duration=[100, 40, 70], lossless=True)
+    up(src, tmp_path / "b.mp4", net=REAL)
+    assert [float(t) for t in times(tmp_path / "b.mp4")] == pytest.approx([0, 0.1, 0.14])
+    got = frames(tmp_path / "b.mp4")[1].to_ndarray(format="rgb24")[20, 20]
+    assert abs(got.astype(int) - (40, 160, 90)).max() < 6
+    images[0].save(tmp_path / "one.webp")
+    with pytest.raises(BitsrError, match="is an image"):
+        up(tmp_path / "one.webp", tmp_path / "c.mp4")
+
+
 def test_frames_one_by_one(net, up, tmp_path):
     src = write(tmp_path / "a.mkv", noise(7, 35, 51, bits=10), format="yuv422p10le", codec="ffv1")
     up(src, tmp_path / "b.mkv", **lossless())
@@ -759,6 +773,19 @@ def test_progress_as_json(net, tmp_path, capfd):
     code = main(["video", str(src), "-o", str(tmp_path / "b.mkv"), "-n", str(net), "--progress", "json"])
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert code == 0 and lines[-1]["done"] and lines[-1]["frame"] == 9
+
+
+def test_an_output_that_cannot_be_opened_stays(up, tmp_path):
+    src = write(tmp_path / "a.mkv", noise(2, 36, 52))
+    with pytest.raises(OSError, match="No such file"):
+        up(src, tmp_path / "nowhere" / "b.mkv")
+    there = tmp_path / "b.mkv"
+    there.write_bytes(b"something else")
+    there.chmod(0o444)
+    if not os.access(there, os.W_OK):  # which root always may
+        with pytest.raises(OSError, match="denied"):
+            up(src, there, overwrite=True)
+        assert there.read_bytes() == b"something else"
 
 
 @pytest.mark.parametrize("text", ["1:70", "-3", "a", "1:2:3:4"])

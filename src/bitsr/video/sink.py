@@ -219,6 +219,7 @@ class Sink:
         self._out_of_order: dict[int, int] = {}
         self._output: OutputContainer | None = None
         self._begun = False
+        self._fresh = str(path) != PIPE and not Path(path).exists()
         self._new: NewFile | None = None
         self._kept, self._head = kept, cast("Iterator[Packet] | None", None)
         self._late = Fraction(0)
@@ -682,7 +683,7 @@ class Sink:
         if self._new is not None:
             self._new.discard()
             self._new = None
-        elif self._begun and not self.until and str(self.path) != PIPE:
+        elif self._begun and self._fresh and not self.until:
             Path(self.path).unlink(missing_ok=True)
 
     def _error(self, error: Exception) -> Exception:

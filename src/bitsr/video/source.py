@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import BitsrError
 from .pixels import FULL, Layout, Planes, is_planar, layout_of, views
+from .webp import as_clip, is_webp
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -168,10 +169,11 @@ class Source:
         self.name = "standard input" if piped else str(path)
         if not piped:
             Path(path).stat()  # the system's own word for what is not there
+        clip = as_clip(Path(path), av) if not piped and is_webp(Path(path)) else None
         try:
             # The protocol is named, so that no file name is taken for one.
             self.container: InputContainer = av.open(
-                "pipe:0" if piped else f"file:{path}", metadata_errors="replace"
+                clip or ("pipe:0" if piped else f"file:{path}"), "r", metadata_errors="replace"
             )
         except av.error.FFmpegError as error:
             raise self._unreadable(error) from None
