@@ -85,7 +85,7 @@ def video(args: argparse.Namespace) -> None:
     if args.what == "speed":
         print(video.speed(args.lr, args.scales, args.threads, args.frames, args.rounds))
     elif args.what == "reuse":
-        print(video.reuse(args.lr[-1], args.net, args.frames, args.rounds))
+        print(video.reuse(args.lr, args.net, args.frames, args.rounds))
     elif args.what == "nets":
         print(video.nets(args.images))
     else:

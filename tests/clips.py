@@ -135,7 +135,9 @@ def write(
             frame = av.VideoFrame(width, height, format)
             fill(frame, luma, chroma)
             frame.pts, frame.time_base = times[i], tick
-            frame.duration = (times[i + 1] if i + 1 < len(times) else times[i] + 3600) - times[i]
+            frame.duration = (
+                times[i + 1] if i + 1 < len(times) else times[i] + int(Fraction(1, 25) / tick)
+            ) - times[i]
             out.mux(video.encode(frame))
         out.mux(video.encode())
         if audio is not None:

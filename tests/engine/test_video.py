@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -179,6 +180,52 @@ def test_what_the_format_cannot_hold_is_named_in_one_line(up, tmp_path):
     assert "MP4" in note and "subtitles 2" in note and "attachment 3" in note and "sound" not in note
     with av.open(str(tmp_path / "b.mp4")) as clip:
         assert [s.type for s in clip.streams] == ["video", "audio"]
+
+
+def copied(src, dst, cover=b""):
+    """The streams of a clip in another container, with a cover."""
+    with av.open(str(src)) as old, av.open(str(dst), "w") as new:
+        copies = {s.index: new.add_stream_from_template(s, opaque=True) for s in old.streams}
+        if cover:
+            stream = new.add_mux_stream("mjpeg", width=16, height=16)
+            stream.disposition = int(av.stream.Disposition.attached_pic)
+            packet = av.Packet(cover)
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, 0, 0, True
+            new.mux(packet)
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                new.mux(packet)
+    return dst
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv"])
+def test_transport_streams_have_their_sound_in_other_containers(up, tmp_path, kind):
+    src = write(tmp_path / "a.mp4", noise(20, 36, 52), sound=0)
+    ts = copied(src, tmp_path / "a.ts")
+    _, notes = up(ts, tmp_path / f"b.{kind}")
+    assert not notes and times(tmp_path / f"b.{kind}") == times(ts)
+    assert [data for _, data in packets(tmp_path / f"b.{kind}", "audio")] == [
+        d for _, d in packets(src, "audio")
+    ]
+    late = [
+        abs(a - b)
+        for (a, _), (b, _) in zip(packets(tmp_path / f"b.{kind}", "audio"), packets(ts, "audio"), strict=True)
+    ]
+    assert max(late) <= Fraction(1, 1000)
+
+
+def test_a_cover_is_kept_or_named(up, tmp_path):
+    image = io.BytesIO()
+    Image.new("RGB", (16, 16), (200, 30, 30)).save(image, "JPEG")
+    src = copied(write(tmp_path / "a.mp4", noise(5, 36, 52)), tmp_path / "c.mp4", image.getvalue())
+    _, notes = up(src, tmp_path / "b.mkv")
+    assert not notes
+    with av.open(str(tmp_path / "b.mkv")) as clip:
+        kinds = [int(s.disposition) & int(av.stream.Disposition.attached_pic) for s in clip.streams]
+        assert len(kinds) == 2 and kinds[1]
+    _, notes = up(src, tmp_path / "b.mp4")
+    assert len(notes) == 1 and "cover" in notes[0]
 
 
 # ---- colour -----------------------------------------------------------------------------------------------

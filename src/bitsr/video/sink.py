@@ -217,6 +217,7 @@ class Sink:
         self.written = 0
         """Frames given to the encoder."""
         self._out_of_order: dict[int, int] = {}
+        self._filters: dict[int, Any] = {}
         self._output: OutputContainer | None = None
         self._begun = False
         self._fresh = str(path) != PIPE and not Path(path).exists()
@@ -409,21 +410,49 @@ class Sink:
 
     def _copy_streams(self) -> dict[int, Stream]:
         """Output streams by the index of the input's; what cannot be held is said in one line."""
+        av, source = self._av, self._source
         copies: dict[int, Stream] = {}
         lost: list[str] = []
-        for stream in self._source.others:
-            name = getattr(stream, "name", None)
+        fragments = self.container.options is _MP4
+        for stream in source.others:
+            cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
+            name = "cover" if cover else getattr(stream, "name", None)
             what = f"{_STREAMS.get(stream.type, stream.type)} {stream.index}{f' ({name})' if name else ''}"
-            if self.container.still or not self._holds(stream):
+            if cover and self.container.format == "matroska" and (data := source.first_data(stream)):
+                kind = "png" if data[:4] == b"\x89PNG" else "jpeg"  # in MKV a cover is a file
+                self.output.add_attachment(f"cover.{kind}", f"image/{kind}", data)
+                continue
+            # In fragments a cover leaves an empty track behind.
+            if self.container.still or (cover and fragments) or not self._holds(stream):
                 lost.append(what)
                 continue
             copy = _add_copy(self.output, stream)
             cast(Any, copy).disposition = int(stream.disposition)
             copy.metadata.update(_told(stream.metadata))
             copies[stream.index] = copy
+            if fragments and stream.type == "audio" and getattr(stream, "name", "") == "aac":
+                self._adts(stream, copy)
         if lost:
             self._note(f"{self.container.title} does not hold, left out: {', '.join(lost)}")
         return copies
+
+    def _adts(self, stream: Stream, copy: Stream) -> None:
+        """AAC of transport streams tells its settings in each packet; fragments want them before the first.
+
+        A header of ADTS (ISO 14496-3, 1.A.3) becomes an AudioSpecificConfig (1.6.2.1).
+        """
+        head = self._source.first_data(stream)[:4]
+        if (
+            cast(Any, stream).codec_context.extradata
+            or len(head) < 4
+            or head[0] != 255
+            or head[1] & 0xF6 != 0xF0
+        ):
+            return
+        kind, rate, channels = (head[2] >> 6) + 1, head[2] >> 2 & 15, (head[2] & 1) << 2 | head[3] >> 6
+        config = kind << 11 | rate << 7 | channels << 3
+        cast(Any, copy).codec_context.extradata = config.to_bytes(2, "big")
+        self._filters[stream.index] = self._av.BitStreamFilterContext("aac_adtstoasc", stream)
 
     def _holds(self, stream: Stream) -> bool:
         """Whether the format takes a stream: tried with that stream alone, in memory."""
@@ -649,9 +678,11 @@ class Sink:
             self._before(time * base)
             self._check_start(time * base)
         index = packet.stream.index
-        packet.stream = copy
+        filter = self._filters.get(index)
         try:
-            self.output.mux(packet)
+            for part in filter.filter(packet) if filter else [packet]:
+                part.time_base, part.stream = base, copy
+                self.output.mux(part)
         except ValueError:  # FFmpeg's EINVAL: its time is before that of the packet before
             self._out_of_order[index] = self._out_of_order.get(index, 0) + 1
 

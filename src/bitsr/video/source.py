@@ -274,6 +274,11 @@ class Source:
         properties = self.stream.codec_context.codec.properties
         return not properties & self._av.codec.Properties.LOSSY.value
 
+    def first_data(self, stream: Stream) -> bytes:
+        """The first packet of another stream, where it comes among the first frames. Before ``groups``."""
+        packets = (packet for group in self._first for packet in group.packets if packet.stream is stream)
+        return next((bytes(cast(Any, packet)) for packet in packets), b"")
+
     def groups(self) -> Iterator[Group]:
         """The packets and frames, in order. Once."""
         while self._first:
