@@ -163,9 +163,10 @@ def plain(clip: Path, out: Path, name: str, threads: int) -> None:
         stream = sink.add_stream("libx264", rate=RATE)
         stream.pix_fmt, stream.options = LAYOUT.name, {"crf": "18", "preset": PRESET}
         stream.codec_context.thread_type, stream.codec_context.thread_count = "FRAME", threads
+        first = source.streams.video[0]
+        stream.width, stream.height = up.scale * first.width, up.scale * first.height
         for frame in source.decode(video=0):
             large = av().VideoFrame.from_ndarray(up(frame.to_ndarray(format="rgb24")), "rgb24")
-            stream.width, stream.height = large.width, large.height
             large.pts, large.time_base = frame.pts, frame.time_base
             sink.mux(stream.encode(large.reformat(format=LAYOUT.name)))
         sink.mux(stream.encode())
@@ -177,8 +178,9 @@ def lanczos(clip: Path, out: Path, scale: int, threads: int) -> None:
         stream = sink.add_stream("libx264", rate=RATE)
         stream.pix_fmt, stream.options = LAYOUT.name, {"crf": "18", "preset": PRESET}
         stream.codec_context.thread_type, stream.codec_context.thread_count = "FRAME", threads
+        first = source.streams.video[0]
+        stream.width, stream.height = scale * first.width, scale * first.height
         for frame in source.decode(video=0):
-            stream.width, stream.height = scale * frame.width, scale * frame.height
             large = frame.reformat(stream.width, stream.height, LAYOUT.name, interpolation="LANCZOS")
             large.pts, large.time_base = frame.pts, frame.time_base
             sink.mux(stream.encode(large))
