@@ -222,7 +222,11 @@ class Sink:
         self._begun = False
         self._fresh = str(path) != PIPE and not Path(path).exists()
         self._new: NewFile | None = None
-        self._kept, self._head = kept, cast("Iterator[Packet] | None", None)
+        self._head: Iterator[Packet] | None = None
+        self._held: Packet | None = None
+        self._last_dts: Fraction | None = None
+        self._moved = False
+        self._graph: Any = None
         self._late = Fraction(0)
         """Seconds that a container has moved everything by."""
         target = "pipe:1" if str(path) == PIPE else f"file:{path}"
@@ -251,9 +255,7 @@ class Sink:
             name = "libvpx-vp9"
         try:
             codec = self._av.Codec(name, "w")
-        except self._av.error.FFmpegError:
-            codec = None
-        except ValueError:
+        except (self._av.error.FFmpegError, ValueError):
             codec = None
         if codec is None or codec.type != "video":
             raise BitsrError(f"--codec {name}: no video encoder of that name in FFmpeg's library")
@@ -374,7 +376,6 @@ class Sink:
         if not self.container.still:
             self.output.metadata.update(_told(source.container.metadata))
             self._copy_chapters()
-        self._graph: Any = None
 
     def _set_options(self, context: Any, encoding: Encoding) -> None:
         av, name, look = self._av, self.codec.name, self._look
@@ -493,7 +494,6 @@ class Sink:
         at = (kept.until - self._late + self._source.shift - kept.tick / 2) / self._source.time_base
         self._source.begin_at(ceil(at))
         self._head = self._old_packets(kept)
-        self._held: Packet | None = None
         self.written = kept.count
 
     def _old_packets(self, kept: Kept) -> Iterator[Packet]:
@@ -534,8 +534,6 @@ class Sink:
             self.output.mux(packet)
             if packet.pts is not None:
                 self.until = max(self.until, packet.pts * base)
-
-    _last_dts: Fraction | None = None
 
     # ---- writing
 
@@ -695,8 +693,6 @@ class Sink:
             self._note(
                 f"{self.container.title} has no times below 0: all streams begin {ms} ms later, in sync"
             )
-
-    _moved = False
 
     # ---- ends
 

@@ -165,6 +165,9 @@ class Source:
         self.interlaced = 0
         """Frames that are interlaced, beyond those that were looked at first."""
         self._deinterlace = deinterlace
+        self._from: int | None = None
+        self._probing, self._changed = True, False
+        self._last = 0
         piped = str(path) == PIPE
         self.name = "standard input" if piped else str(path)
         if not piped:
@@ -230,7 +233,6 @@ class Source:
         self._reader = self._read()
         self._first: list[Group] = []
         pictures = 0
-        self._probing = True
         for group in self._reader:
             self._first.append(group)
             pictures += group.picture is not None
@@ -312,8 +314,6 @@ class Source:
         self._first, self._next = [], None
         self._from = pts
         self._reader = self._read()
-
-    _from: int | None = None
 
     def _packets(self) -> Iterator[Packet]:
         """Packets of all streams; on the way to ``begin_at``, video from the last key frame before."""
@@ -430,9 +430,6 @@ class Source:
                 )
             source = self._convert(frame)
         return Picture(views(source, self.layout), pts, duration, source)
-
-    _changed = False
-    _last = 0
 
     def _convert(self, frame: VideoFrame) -> VideoFrame:
         """A frame in our layout and size."""
