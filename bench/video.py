@@ -23,10 +23,11 @@ from bitsr import colour, video
 from bitsr.engine import Engine
 from bitsr.imresize import imresize
 from bitsr.upscaler import load
+from bitsr.video.formats import Encoding
 from bitsr.video.frames import FrameNet
 from bitsr.video.pixels import Layout, Planes, views
 from bitsr.video.run import Behind, ahead, planes_of
-from bitsr.video.sink import Encoding, Sink
+from bitsr.video.sink import Sink
 from bitsr.video.source import Group, Source
 
 from . import machine

@@ -27,7 +27,7 @@ from bitsr.upscaler import load
 from bitsr.video.chroma import Axis, PlaneScaler
 from bitsr.video.frames import FrameNet, boxes
 from bitsr.video.pixels import Layout, from_net, to_net
-from bitsr.video.sink import kept_of
+from bitsr.video.resume import kept_of
 
 REAL = "bitsr-s-x2"
 """A net that was trained, where what it makes of luma counts."""
@@ -327,7 +327,7 @@ def test_grey_ramp_and_colour_bars_keep_their_values(up, tmp_path, format, look)
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 def test_what_frames_are_meant_to_look_like_is_carried(up, tmp_path, kind, codec):
-    from bitsr.video.source import hdr, siting_of
+    from bitsr.video.look import hdr, siting_of
 
     look = {"color_range": 1, "colorspace": 9, "color_primaries": 9, "color_trc": 16,
             "sample_aspect_ratio": Fraction(4, 3)}  # fmt: skip

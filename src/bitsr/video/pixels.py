@@ -21,7 +21,7 @@ Planes = tuple[NDArray[Any], ...]
 """Luma, and the two planes of chroma unless a frame is grey."""
 FULL = 2
 """FFmpeg's number of full range (AVCOL_RANGE_JPEG); 1 is limited, 0 is not known."""
-_BITS = (8, 9, 10, 12, 14, 16)
+BITS = (8, 9, 10, 12, 14, 16)
 _CHROMA = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (1, 2): "440", (4, 1): "411", (4, 4): "410"}
 """Luma samples a chroma sample, across and down, and what FFmpeg calls them."""
 _SITES = {
@@ -68,7 +68,7 @@ class Layout:
 def layout_of(format: VideoFormat) -> Layout:
     """The planar YUV that holds a pixel format of FFmpeg; RGB goes to 4:4:4, alpha is left out."""
     most = max(c.bits for c in format.components)
-    bits = next((b for b in _BITS if b >= most), 16)
+    bits = next((b for b in BITS if b >= most), 16)
     if len(format.components) < 3 and not format.has_palette:
         return Layout(bits, 0, 0)
     if format.is_rgb or format.has_palette:

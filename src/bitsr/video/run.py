@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from .. import auto
 from ..errors import BitsrError
 from ..upscaler import Upscaler, load
+from .ffmpeg import PIPE
+from .formats import Encoding, container_of
 from .frames import FrameNet
 from .pixels import Planes
-from .sink import Encoding, Kept, Sink, container_of, kept_of
-from .source import PIPE, Group, Source
+from .resume import Kept, kept_of
+from .sink import Sink, clock
+from .source import Group, Source
 
 SCALE = 2
 """Where neither a scale nor a net is named."""
@@ -357,8 +360,6 @@ def _told(
         say(f"{source.interlaced} frames are interlaced: --deinterlace makes whole frames of them")
     claimed = source.seconds
     if not cancelled and end is None and claimed and sink.until + source.shift + _CUT < claimed:
-        from .sink import clock
-
         say(f"cut short: it ends at {clock(sink.until + source.shift)} of {clock(claimed)}")
 
 

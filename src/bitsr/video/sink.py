@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, lcm
 from pathlib import Path
@@ -14,8 +13,27 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import BitsrError
 from ..files import NewFile
+from .ffmpeg import PIPE, library
+from .formats import (
+    ALWAYS,
+    ASPECT_LOST,
+    CRF,
+    FRAGMENTS,
+    IMAGE_FORMATS,
+    KEY_SECONDS,
+    MILLISECOND,
+    PRESET,
+    PRESETS,
+    Encoding,
+    choose_codec,
+    choose_pix_fmt,
+    choose_size,
+    container_of,
+)
+from .look import hdr_options
 from .pixels import Layout, Planes, views
-from .source import PIPE, Picture, Source, library
+from .resume import Kept, old_packets, parameter_sets
+from .source import Picture, Source
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -25,73 +43,6 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
-@dataclass(frozen=True)
-class Container:
-    """An output format: FFmpeg's name, how users call it, its codec for 8 bits and for more, options.
-
-    tick: the time base that it rounds to, None where it keeps a stream's. still: it holds frames alone,
-    and cannot be gone on with.
-    """
-
-    format: str
-    title: str
-    codec: str
-    deep: str
-    options: dict[str, str] = field(default_factory=dict[str, str])
-    tick: Fraction | None = None
-    still: bool = False
-
-
-# Packets go to the file as they come, in fragments or clusters of a second: a run that is killed leaves
-# a file that plays. At its end an MP4 becomes an ordinary one.
-_MP4 = {
-    "movflags": "hybrid_fragmented+delay_moov+frag_keyframe",
-    "frag_duration": "1000000",
-    "flush_packets": "1",
-}
-_MKV = {"cluster_time_limit": "1000", "flush_packets": "1"}
-_MS = Fraction(1, 1000)
-CONTAINERS = {
-    ".mp4": Container("mp4", "MP4", "libx264", "libx265", _MP4),
-    ".m4v": Container("mp4", "MP4", "libx264", "libx265", _MP4),
-    ".mov": Container("mov", "MOV", "libx264", "libx265", _MP4),
-    ".mkv": Container("matroska", "MKV", "libx264", "libx265", _MKV, _MS),
-    ".webm": Container("webm", "WebM", "libsvtav1", "libsvtav1", _MKV, _MS),
-    ".y4m": Container("yuv4mpegpipe", "YUV4MPEG", "rawvideo", "rawvideo", {"strict": "-1"}, still=True),
-    ".gif": Container("gif", "GIF", "gif", "gif", {}, Fraction(1, 100), still=True),
-    ".webp": Container("webp", "WebP", "libwebp_anim", "libwebp_anim", {"loop": "0"}, _MS, still=True),
-}
-"""Output formats by suffix."""
-_CRF = {"libx264": "18", "libx265": "20", "libsvtav1": "25", "libvpx-vp9": "24"}
-_PRESET = {"libx264": "medium", "libx265": "medium", "libsvtav1": "8"}
-_ALWAYS = {
-    # Key frames that no frame before them refers beyond: a file can be gone on with from each.
-    "libx265": {"x265-params": "log-level=none:open-gop=0"},
-    "libvpx-vp9": {"b": "0", "row-mt": "1", "cpu-used": "4"},
-    "ffv1": {"level": "3"},
-    "libwebp_anim": {"quality": "90"},
-}
-_PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
-            "placebo")  # fmt: skip
-"""Of libx264 and libx265, which say more than one line of others."""
-_ANY_SIZE = {"ffv1", "libvpx-vp9", "rawvideo", "gif", "libwebp_anim", "ffvhuff", "huffyuv"}
-"""Codecs that take odd sizes with subsampled chroma."""
-_IMAGES = {"gif": "pal8", "libwebp_anim": "bgra"}
-"""Codecs of images, and the RGB that they get. WebP's own YUV is of one matrix and range alone."""
-_ASPECT_LOST = {"libvpx-vp9", "ffv1", *_IMAGES}
-"""Codecs whose streams do not tell the shape of pixels; PyAV cannot tell it to the container."""
-_KEY_SECONDS = 5
-"""Between key frames, at most."""
-_CHROMA = {
-    (0, 0): [(0, 0), (2, 2), (1, 1)],
-    (1, 1): [(1, 1), (2, 1), (2, 2)],
-    (2, 1): [(2, 1), (1, 1), (2, 2)],
-    (2, 2): [(2, 2), (2, 1), (1, 1)],
-    (4, 1): [(4, 1), (2, 1), (1, 1), (2, 2)],
-    (4, 4): [(4, 4), (2, 2), (1, 1)],
-    (1, 2): [(1, 2), (1, 1), (2, 2)],
-}
-"""Where an encoder lacks the chroma of a clip, what is taken, the best first."""
 _STREAMS = {"audio": "sound", "subtitle": "subtitles", "attachment": "attachment", "data": "data"}
 _OF_A_FILE = {
     "encoder",
@@ -103,86 +54,6 @@ _OF_A_FILE = {
     "vendor_id",
 }
 """Metadata that tell of the input's encoding, not of what is in it."""
-
-
-def container_of(path: str | Path) -> Container:
-    """The format of an output by its name; "-" is YUV4MPEG. Raises BitsrError for others."""
-    if str(path) == PIPE:
-        return CONTAINERS[".y4m"]
-    found = CONTAINERS.get(Path(path).suffix.lower())
-    if found is None:
-        raise BitsrError(f"{path}: no output format of that name; there are {', '.join(sorted(CONTAINERS))}")
-    return found
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """What is asked of the encoder: FFmpeg's names, None for the default of the output's format."""
-
-    codec: str | None = None
-    crf: float | None = None
-    preset: str | None = None
-    pix_fmt: str | None = None
-    max_height: int | None = None
-    threads: int = 0
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What of an output that was begun is gone on with: ``count`` frames, up to ``until`` seconds.
-
-    first: of the first frame, in seconds. tick: the time base of its video. made: its codec, width,
-    height and pixel format.
-    """
-
-    path: Path
-    count: int
-    until: Fraction
-    first: Fraction
-    tick: Fraction
-    extradata: bytes
-    made: tuple[str, int, int, str]
-
-
-def kept_of(path: Path) -> Kept | None:
-    """What of an output file can be kept, up to its last key frame; None where that is nothing.
-
-    Raises BitsrError for a file that cannot be read.
-    """
-    av = library()
-    try:
-        with av.open(f"file:{path}") as old:
-            stream = old.streams.video[0]
-            packets: list[tuple[int, bool]] = []
-            with suppress(av.error.FFmpegError):  # where it was cut off
-                for packet in old.demux(stream):
-                    if packet.size and packet.pts is not None:
-                        packets.append((packet.pts, packet.is_keyframe))
-            context = stream.codec_context
-            pix_fmt = (context.pix_fmt or "").replace("yuvj", "yuv")
-            made = context.codec.canonical_name, context.width, context.height, pix_fmt
-            tick, extradata = stream.time_base, context.extradata or b""
-    except (av.error.FFmpegError, IndexError):
-        raise BitsrError(f"{path}: cannot be gone on with: no video in it that can be read") from None
-    earliest = 1 << 62
-    found = 0
-    for i in range(len(packets) - 1, 0, -1):  # the last key frame that nothing after it comes before
-        pts, key = packets[i]
-        if key and pts < earliest:
-            found = i
-            break
-        earliest = min(earliest, pts)
-    if not found:
-        return None
-    return Kept(
-        path,
-        found,
-        packets[found][0] * tick,
-        min(pts for pts, _ in packets[:found]) * tick,
-        tick,
-        extradata,
-        made,
-    )
 
 
 class Sink:
@@ -208,10 +79,11 @@ class Sink:
         self._av, self.path, self._source, self._note = av, path, source, note
         self._layout, self._look = source.layout, source.look
         self.container = container_of(path)
-        self.codec = self._codec(encoding)
-        pix_fmt = self._pix_fmt(encoding)
-        self.height, self.width = height, width
-        self._fit(encoding, pix_fmt)
+        self.codec = choose_codec(self.container, encoding, self._layout)
+        pix_fmt = choose_pix_fmt(self.codec, encoding.pix_fmt, self._layout, source.rgb, note)
+        most = encoding.max_height
+        self.height, self.width = choose_size(self.codec, pix_fmt, height, width, most, note)
+        self._resized = bool(most and height > most)
         self.until = Fraction(0)
         """Seconds up to which frames are in the file."""
         self.written = 0
@@ -245,72 +117,6 @@ class Sink:
         except BaseException:
             self._drop()
             raise
-
-    # ---- what is chosen before
-
-    def _codec(self, encoding: Encoding) -> Any:
-        name = encoding.codec or (self.container.deep if self._layout.bits > 8 else self.container.codec)
-        # What the one default cannot hold, another of the same container may.
-        if not encoding.codec and name == "libsvtav1" and (self._layout.across, self._layout.down) != (2, 2):
-            name = "libvpx-vp9"
-        try:
-            codec = self._av.Codec(name, "w")
-        except (self._av.error.FFmpegError, ValueError):
-            codec = None
-        if codec is None or codec.type != "video":
-            raise BitsrError(f"--codec {name}: no video encoder of that name in FFmpeg's library")
-        return codec
-
-    def _pix_fmt(self, encoding: Encoding) -> str:
-        if self.codec.name in _IMAGES:
-            return _IMAGES[self.codec.name]
-        formats = self.codec.video_formats
-        there = {format.name for format in formats} if formats else None
-        if encoding.pix_fmt:
-            if there is not None and encoding.pix_fmt not in there:
-                raise BitsrError(
-                    f"--pix-fmt {encoding.pix_fmt}: {self.codec.name} has {', '.join(sorted(there))}"
-                )
-            try:
-                self._av.VideoFormat(encoding.pix_fmt)
-            except ValueError:
-                raise BitsrError(f"--pix-fmt {encoding.pix_fmt}: FFmpeg has no such format") from None
-            return encoding.pix_fmt
-        own = self._layout
-        if there is None or own.name in there:
-            if self._source.rgb and own.across == 1 and self.codec.name in _CRF:
-                self._note("RGB becomes YUV 4:4:4, which few players show; --pix-fmt yuv420p is for all")
-            return own.name
-        deeper = [b for b in (8, 9, 10, 12, 14, 16) if b >= own.bits]
-        for bits in [*deeper, *(b for b in (14, 12, 10, 9, 8) if b < own.bits)]:
-            for across, down in _CHROMA[own.across, own.down]:
-                name = Layout(bits, across, down).name
-                if name in there:
-                    if own.across:  # grey in a colour format loses nothing
-                        self._note(f"{self.codec.name} has no {own.name}: written as {name}")
-                    return name
-        raise BitsrError(f"{self.codec.name} has no YUV format; --codec names another")
-
-    def _fit(self, encoding: Encoding, pix_fmt: str) -> None:
-        """The size that is written: within --max-height, and even where the encoder wants that."""
-        format = self._av.VideoFormat(pix_fmt)
-        across = down = 1
-        if self.codec.name not in _ANY_SIZE:
-            across, down = 16 // format.chroma_width(16), 16 // format.chroma_height(16)
-        high, wide = self.height, self.width
-        if encoding.max_height and high > encoding.max_height:
-            high = max(encoding.max_height // down, 1) * down
-            wide = max(round(self.width * high / self.height / across), 1) * across
-        else:
-            high, wide = high // down * down, wide // across * across
-            if (high, wide) != (self.height, self.width):
-                self._note(
-                    f"{self.codec.name} wants even sizes: {self.width}x{self.height} is cropped to {wide}x{high}"
-                )
-        if not high or not wide:
-            raise BitsrError(f"{self.codec.name} cannot write {self.width}x{self.height}")
-        self._resized = bool(encoding.max_height and self.height > encoding.max_height)
-        self.height, self.width = high, wide
 
     # ---- opening
 
@@ -350,14 +156,14 @@ class Sink:
         context = self.stream.codec_context
         context.width, context.height, context.pix_fmt = self.width, self.height, pix_fmt
         context.time_base = self._base
-        context.gop_size = max(1, min(250, round(_KEY_SECONDS * (source.rate or 25))))
+        context.gop_size = max(1, min(250, round(KEY_SECONDS * (source.rate or 25))))
         context.thread_type, context.thread_count = cast(Any, "AUTO"), encoding.threads
         context.flags |= av.codec.context.Flags.frame_duration
         context.color_range, context.colorspace = look.range, look.matrix
         context.color_primaries, context.color_trc = look.primaries, look.transfer
         if look.aspect and look.aspect != 1:
             context.sample_aspect_ratio = look.aspect
-            if self.codec.name in _ASPECT_LOST:
+            if self.codec.name in ASPECT_LOST:
                 self._note(
                     f"{self.codec.name} does not keep the shape of pixels, {look.aspect}: they become square"
                 )
@@ -379,17 +185,17 @@ class Sink:
 
     def _set_options(self, context: Any, encoding: Encoding) -> None:
         av, name, look = self._av, self.codec.name, self._look
-        options = dict(_ALWAYS.get(name, {}))
+        options = dict(ALWAYS.get(name, {}))
         asked: dict[str, str] = {}
-        if (crf := encoding.crf if encoding.crf is not None else _CRF.get(name)) is not None:
+        if (crf := encoding.crf if encoding.crf is not None else CRF.get(name)) is not None:
             asked["crf"] = f"{crf:g}" if isinstance(crf, float) else str(crf)
-        if (preset := encoding.preset or _PRESET.get(name)) is not None:
+        if (preset := encoding.preset or PRESET.get(name)) is not None:
             asked["preset"] = preset
-        if name in ("libx264", "libx265") and asked["preset"] not in _PRESETS:
-            raise BitsrError(f"--preset {preset}: {name} has {', '.join(_PRESETS)}")
+        if name in ("libx264", "libx265") and asked["preset"] not in PRESETS:
+            raise BitsrError(f"--preset {preset}: {name} has {', '.join(PRESETS)}")
         if look.siting:
             options["chroma_sample_location"] = look.siting
-        hdr = _hdr_options(name, look.mastering, look.light)
+        hdr = hdr_options(name, look.mastering, look.light)
         if (look.mastering or look.light) and not hdr:
             self._note(f"{name} does not keep HDR metadata (mastering display, light level)")
         for key, value in hdr.items():
@@ -414,7 +220,7 @@ class Sink:
         av, source = self._av, self._source
         copies: dict[int, Stream] = {}
         lost: list[str] = []
-        fragments = self.container.options is _MP4
+        fragments = self.container.options is FRAGMENTS
         for stream in source.others:
             cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
             name = "cover" if cover else getattr(stream, "name", None)
@@ -483,7 +289,7 @@ class Sink:
         pix_fmt = (self.stream.codec_context.pix_fmt or "").replace("yuvj", "yuv")
         same = (self.codec.canonical_name, self.width, self.height, pix_fmt)
         fits = kept.made == same and all(
-            part in kept.extradata for part in _parameter_sets(self.stream.codec_context.extradata or b"")
+            part in kept.extradata for part in parameter_sets(self.stream.codec_context.extradata or b"")
         )
         if not fits:
             raise BitsrError(f"{kept.path}: was written with other settings: it cannot be gone on with")
@@ -493,28 +299,8 @@ class Sink:
         self._late = moved if abs(moved) > kept.tick / 2 else Fraction(0)
         at = (kept.until - self._late + self._source.shift - kept.tick / 2) / self._source.time_base
         self._source.begin_at(ceil(at))
-        self._head = self._old_packets(kept)
+        self._head = old_packets(kept)
         self.written = kept.count
-
-    def _old_packets(self, kept: Kept) -> Iterator[Packet]:
-        av = self._av
-        with av.open(f"file:{kept.path}") as old:
-            stream = old.streams.video[0]
-            name = stream.codec_context.name
-            # The encoder's packets have start codes, those of a file the length of each part.
-            filter = (
-                av.BitStreamFilterContext(f"{name}_mp4toannexb", stream) if name in ("h264", "hevc") else None
-            )
-            left = kept.count
-            for packet in old.demux(stream):
-                if not packet.size:
-                    continue
-                if left == 0:
-                    return
-                left -= 1
-                for part in filter.filter(packet) if filter else [packet]:
-                    part.time_base = stream.time_base
-                    yield part
 
     def _before(self, seconds: Fraction | None) -> None:
         """Mux the frames that were there up to a time; None: all that are left."""
@@ -593,7 +379,7 @@ class Sink:
 
     def _encode(self, frame: VideoFrame | None) -> list[Packet]:
         return self.stream.encode(
-            self._image(frame) if self.codec.name in _IMAGES else self._converted(frame)
+            self._image(frame) if self.codec.name in IMAGE_FORMATS else self._converted(frame)
         )
 
     def _converted(self, frame: VideoFrame | None) -> VideoFrame | None:
@@ -637,7 +423,7 @@ class Sink:
                 make.link_to(use, 0, 1)
                 use.link_to(sink)
             else:
-                graph.link_nodes(source, scale, graph.add("format", _IMAGES[self.codec.name]), sink)
+                graph.link_nodes(source, scale, graph.add("format", IMAGE_FORMATS[self.codec.name]), sink)
             graph.configure()
         self._graph.vpush(frame)
         out = self._graph.vpull()
@@ -686,7 +472,7 @@ class Sink:
 
     def _check_start(self, seconds: Fraction) -> None:
         """Say once that MKV moves what begins below zero, as sound of MP4 does that is first decoded unheard."""
-        below = self.container.tick == _MS and seconds < 0 and not self._late
+        below = self.container.tick == MILLISECOND and seconds < 0 and not self._late
         if below and not self._moved and "matroska" not in self._source.container.format.name:
             self._moved = True
             ms = round(-seconds * 1000)
@@ -743,40 +529,3 @@ def _told(metadata: dict[str, str]) -> dict[str, str]:
         if key.lower() not in _OF_A_FILE
         and not key.startswith(("BPS", "NUMBER_OF_", "_STATISTICS", "DURATION"))
     }
-
-
-def _parameter_sets(extradata: bytes) -> list[bytes]:
-    """The parts of an encoder's extradata that have to be in a file's; of H.264 and HEVC without comments."""
-    if not extradata.startswith((b"\0\0\1", b"\0\0\0\1")):
-        return [extradata] if extradata else []
-    parts = [part.rstrip(b"\0") for part in extradata.split(b"\0\0\1")]
-    # SEI, in which encoders sign: type 6 of H.264, 39 of HEVC.
-    return [part for part in parts if part and part[0] & 31 != 6 and part[0] >> 1 & 63 != 39]
-
-
-def _hdr_options(codec: str, mastering: Any, light: tuple[int, int] | None) -> dict[str, str]:
-    """Static HDR metadata as options of an encoder; none where it has no such options."""
-    if codec == "libsvtav1":
-        parts: list[str] = []
-        if mastering:
-            r, g, b, white = (f"({float(x):.5f},{float(y):.5f})" for x, y in mastering.points)
-            high, low = mastering.luminance
-            parts.append(f"mastering-display=G{g}B{b}R{r}WP{white}L({float(high):.4f},{float(low):.4f})")
-        if light:
-            parts.append(f"content-light={light[0]},{light[1]}")
-        return {"svtav1-params": ":".join(parts)} if parts else {}
-    names = {
-        "libx265": ("x265-params", "master-display", "max-cll"),
-        "libx264": ("x264-params", "mastering-display", "cll"),
-    }
-    if codec not in names:
-        return {}
-    option, display, level = names[codec]
-    parts = []
-    if mastering:
-        r, g, b, white = (f"({round(x * 50000)},{round(y * 50000)})" for x, y in mastering.points)
-        high, low = (round(value * 10000) for value in mastering.luminance)
-        parts.append(f"{display}=G{g}B{b}R{r}WP{white}L({high},{low})")
-    if light:
-        parts.append(f"{level}={light[0]},{light[1]}")
-    return {option: ":".join(parts)} if parts else {}

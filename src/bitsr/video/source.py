@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import BitsrError
+from .deinterlace import Deinterlacer
+from .ffmpeg import PIPE, library
+from .look import Look, hdr, siting_of
 from .pixels import FULL, Layout, Planes, is_planar, layout_of, views
 from .webp import as_clip, is_webp
 
@@ -20,8 +23,6 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-PIPE = "-"
-"""As a file name: standard input or output."""
 IMAGES = ("image2", "_pipe")
 """FFmpeg's formats of single images have these in their names."""
 _PROBED = 8
@@ -35,89 +36,6 @@ _LOST = {
     "DYNAMIC_HDR_VIVID": "dynamic HDR metadata (HDR Vivid)",
 }
 """Side data of frames that no output keeps."""
-
-
-def library() -> Any:
-    """PyAV. Raises BitsrError where it is not installed."""
-    try:
-        import av
-        import av.logging
-        import av.sidedata.sidedata
-    except ImportError:
-        raise BitsrError("video wants PyAV: pip install 'bitsr[video]'") from None
-    return av
-
-
-@dataclass(frozen=True)
-class Look:
-    """How frames are meant to be seen. The numbers are FFmpeg's, 0 or 2 where a file does not say.
-
-    siting: of chroma ("left", "center", "topleft", ...), "" where a file does not say. aspect: width
-    of a pixel by its height. matrix: the display matrix, nine numbers, or none. mastering, light: of
-    static HDR metadata, as ``hdr`` reads them.
-    """
-
-    range: int = 0
-    matrix: int = 2
-    primaries: int = 2
-    transfer: int = 2
-    siting: str = ""
-    aspect: Fraction | None = None
-    display: tuple[int, ...] = ()
-    mastering: Mastering | None = None
-    light: tuple[int, int] | None = None
-
-    @property
-    def full(self) -> bool:
-        return self.range == FULL
-
-
-@dataclass(frozen=True)
-class Mastering:
-    """The display on which a clip was graded (SMPTE ST 2086): x and y of red, green, blue and white,
-    and the highest and lowest luminance in cd/m2."""
-
-    points: tuple[tuple[Fraction, Fraction], ...]
-    luminance: tuple[Fraction, Fraction]
-
-
-def hdr(frame: VideoFrame) -> tuple[Mastering | None, tuple[int, int] | None]:
-    """Static HDR metadata of a frame: its mastering display, and MaxCLL and MaxFALL in cd/m2."""
-    mastering = light = None
-    for data in cast(Any, frame.side_data):
-        if data.type.name == "MASTERING_DISPLAY_METADATA" and data.buffer_size >= 88:
-            # AVMasteringDisplayMetadata: ten rationals of two ints, then two flags.
-            numbers = struct.unpack("=22i", bytes(data)[:88])
-            if all(numbers[20:]) and all(numbers[1:20:2]):
-                values = [Fraction(numbers[i], numbers[i + 1]) for i in range(0, 20, 2)]
-                points = tuple((values[i], values[i + 1]) for i in range(0, 8, 2))
-                mastering = Mastering(points, (values[9], values[8]))
-        elif data.type.name == "CONTENT_LIGHT_LEVEL" and data.buffer_size >= 8:
-            light = cast("tuple[int, int]", struct.unpack("=2I", bytes(data)[:8]))
-    return mastering, light
-
-
-def siting_of(frame: VideoFrame) -> str:
-    """Where a frame's chroma lies, "" where it does not say. PyAV does not tell; showinfo's log does."""
-    av = library()
-    graph = av.filter.Graph()
-    source = graph.add(
-        "buffer",
-        f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1:pixel_aspect=1/1",
-    )
-    graph.link_nodes(source, graph.add("showinfo", "checksum=0"), graph.add("buffersink"))
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)
-    try:
-        with av.logging.Capture() as lines:
-            graph.configure()
-            graph.vpush(frame)
-            graph.vpull()
-    finally:
-        av.logging.set_level(level)
-    words = " ".join(text for _, name, text in lines if name == "showinfo").split()
-    found = next((word[3:] for word in words if word.startswith("cl:")), "unspecified")
-    return "" if found in ("unspecified", "unknown") else found
 
 
 @dataclass
@@ -347,7 +265,7 @@ class Source:
 
     def _pictures(self) -> Iterator[Picture | Packet]:
         """Packets of other streams within the span asked for, and frames."""
-        filter = _Deinterlacer(self) if self._deinterlace else None
+        filter = Deinterlacer(self.time_base) if self._deinterlace else None
         past = False
         for packet in self._packets():
             time = packet.pts if packet.pts is not None else packet.dts
@@ -378,7 +296,7 @@ class Source:
             return True
         return (not self.shift or seconds >= self.shift) and (self._end is None or seconds < self._end)
 
-    def _decode(self, packet: Packet, filter: _Deinterlacer | None) -> Iterator[VideoFrame]:
+    def _decode(self, packet: Packet, filter: Deinterlacer | None) -> Iterator[VideoFrame]:
         last = not packet.size
         try:
             frames = self.stream.decode(packet)
@@ -481,52 +399,3 @@ def _end_of(stream: Stream, av: Any) -> Packet:
     packet.stream = stream
     packet.time_base = stream.time_base
     return packet
-
-
-class _Deinterlacer:
-    """FFmpeg's bwdif: one whole frame of each interlaced one, others as they are."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._graph: Any = None
-        self._times: list[tuple[int | None, int]] = []
-
-    def through(self, frames: list[VideoFrame], last: bool) -> Iterator[VideoFrame]:
-        av = library()
-        for frame in frames:
-            if self._graph is None:
-                self._graph = self._make(frame)
-            self._times.append((frame.pts, frame.duration))
-            if frame.pts is None:
-                frame.pts = len(self._times)
-            self._graph.vpush(frame)
-            yield from self._pull(av)
-        if last and self._graph is not None:
-            self._graph.vpush(None)
-            yield from self._pull(av)
-            self._graph = None
-
-    def _make(self, frame: VideoFrame) -> Any:
-        av = library()
-        graph = av.filter.Graph()
-        source = graph.add(
-            "buffer",
-            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
-            f":time_base={self._source.time_base}:pixel_aspect=1/1"
-            f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}",
-        )
-        bwdif = graph.add("bwdif", "mode=send_frame:deint=interlaced")
-        graph.link_nodes(source, bwdif, graph.add("buffersink"))
-        graph.configure()
-        return graph
-
-    def _pull(self, av: Any) -> Iterator[VideoFrame]:
-        while True:
-            try:
-                frame = self._graph.vpull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-            # As many frames come out as went in, in their order: each takes the time it had.
-            frame.pts, frame.duration = self._times.pop(0)
-            frame.time_base = self._source.time_base
-            yield frame
