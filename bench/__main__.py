@@ -1,4 +1,4 @@
-"""``python -m bench [race|kernel|sizes|colour|memory|folder|batch|crops|pareto|train|wasm]``: see bench/README.md."""
+"""``python -m bench [race|kernel|sizes|colour|memory|folder|batch|crops|pareto|train|wasm|video]``: see bench/README.md."""
 
 from __future__ import annotations
 
@@ -103,6 +103,19 @@ def wasm(args: argparse.Namespace) -> None:
     print(report(args.rounds))
 
 
+def video(args: argparse.Namespace) -> None:
+    from . import video
+
+    if args.what == "speed":
+        print(video.speed(args.lr, args.scales, args.threads, args.frames, args.rounds))
+    elif args.what == "reuse":
+        print(video.reuse(args.lr, args.net, args.frames, args.rounds))
+    elif args.what == "nets":
+        print(video.nets(args.images))
+    else:
+        print(video.memory([args.frames, 4 * args.frames, 16 * args.frames]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command")
@@ -181,6 +194,16 @@ def main() -> None:
     p = commands.add_parser("wasm", help="the engine as WebAssembly against the native one")
     p.add_argument("--rounds", type=int, default=9)
     p.set_defaults(run=wasm)
+    p = commands.add_parser("video", help="video: speed, unchanged regions, nets on compressed clips, memory")
+    p.add_argument("what", nargs="?", default="speed", choices=("speed", "reuse", "nets", "memory"))
+    p.add_argument("--lr", type=size, nargs="+", default=[(320, 180), (640, 360), (1280, 720)], metavar="WxH")
+    p.add_argument("--scales", type=int, nargs="+", default=[2, 4])
+    p.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    p.add_argument("--frames", type=int, default=50)
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--net", default="bitsr-m-x2", help="for reuse")
+    p.add_argument("--images", type=Path, help="folder of clean images, for nets")
+    p.set_defaults(run=video)
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["race", *arguments]

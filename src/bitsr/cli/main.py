@@ -21,6 +21,7 @@ from . import measure, reason, say, train
 from .batch import batch
 from .streams import steady
 from .upscale import upscale
+from .video import video
 
 app = typer.Typer(
     help="1-bit super-resolution: upscale photos on the CPU; train, pack and measure 1-bit nets.",
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
-    *(upscale, batch, measure.models, measure.recipes, measure.info),
+    *(upscale, video, batch, measure.models, measure.recipes, measure.info),
     *(train.train, train.pack, train.export),
     *(measure.evaluate, measure.shrink, measure.degrade, measure.table, measure.bench),
 ):
