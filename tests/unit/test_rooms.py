@@ -24,10 +24,11 @@ NEVER = {
     "train": {"pack", "cli"},
     "pack": {"cli"},
     "eval": {"cli"},
-    "engine": {"nets", "train", "eval", "cli"},
+    "engine": {"nets", "train", "eval", "cli", "serve"},
+    "serve": {"nets", "train", "eval", "pack", "cli"},
 }
 """What these must not, at any depth of their own modules."""
-ABOVE = ("eval", "layers", "methods", "nets", "train", "pack", "cli")
+ABOVE = ("eval", "layers", "methods", "nets", "train", "pack", "serve", "cli")
 """The rooms above what upscaling is made of, which no module of that may import at its top."""
 BUILD = {"zoo.build", "__main__"}
 """What belongs to no room and drives them."""

@@ -18,6 +18,7 @@ import typer
 
 from ..errors import BitsrError
 from . import measure, reason, say, train
+from .serve import serve
 from .streams import steady
 from .upscale import upscale
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
-    *(upscale, measure.models, measure.info),
+    *(upscale, serve, measure.models, measure.info),
     *(train.train, train.pack, train.export),
     *(measure.evaluate, measure.degrade, measure.table, measure.bench),
 ):
