@@ -6,7 +6,7 @@ const PUBLIC = new URL("public/", import.meta.url);
 const ZOO = new URL("../src/bitsr/zoo/", import.meta.url);
 /** Nets that the page offers, and of these the ones that it keeps from the first visit on. */
 const OFFERED = /^bitsr-(s|m|l|photo-m)-x[234]\.bsr$/;
-const KEPT = /^bitsr-(m|photo-m)-x[234]\.bsr$/;
+const KEPT = /^bitsr-(s|m|photo-m)-x[234]\.bsr$/;
 
 /** Writes into the service worker what the page is made of, and a hash of all of it, nets included. */
 function precache(): Plugin {
@@ -33,10 +33,19 @@ function precache(): Plugin {
   };
 }
 
+/** The package names its nets for bundlers to copy; the page has them in nets/ instead. */
+function withoutNets(): Plugin {
+  return {
+    name: "without-nets",
+    enforce: "pre",
+    transform: (_, id) => (/[/\\]js[/\\]dist[/\\]nets\.js$/.test(id) ? "export const NETS = {};" : undefined),
+  };
+}
+
 export default defineConfig({
   base: "./",
-  plugins: [precache()],
-  worker: { format: "es" },
+  plugins: [precache(), withoutNets()],
+  worker: { format: "es", plugins: () => [withoutNets()] },
   build: {
     outDir: "../src/bitsr/serve/page",
     emptyOutDir: true,

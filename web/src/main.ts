@@ -40,6 +40,8 @@ const viewer = new Viewer(find("frame"), find<HTMLCanvasElement>("canvas"), find
 /** What `bitsr serve` says of its engine; empty elsewhere. */
 const served = document.querySelector<HTMLMetaElement>('meta[name="bitsr-serve"]')!.content;
 const native = served.startsWith("native");
+/** Gigabytes, 8 at most; browsers that do not tell get the pieces of a small device. */
+const memory = (navigator as { deviceMemory?: number }).deviceMemory ?? 4;
 const SUFFIX: Record<Format, string> = { png: "png", jpeg: "jpg", webp: "webp" };
 const NAME: Record<Format, string> = { png: "PNG", jpeg: "JPEG", webp: "WebP" };
 
@@ -134,9 +136,9 @@ function next(): void {
   Object.assign(item, { state: "running", share: 0, start: performance.now(), settings: settings(), result: undefined });
   const { scale, net } = item.settings;
   const base = new URL("./", location.href).href;
-  item.worker = task({ kind: "enlarge", file: item.file, scale, net, base, native }, (reply) => {
+  item.worker = task({ kind: "enlarge", file: item.file, scale, net, base, native, memory }, (reply) => {
     if (reply.kind === "progress") {
-      item.share = reply.done / reply.total;
+      item.share = reply.share;
       return show();
     }
     item.worker = undefined;

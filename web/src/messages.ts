@@ -25,11 +25,13 @@ export type Request =
       /** Address of the page, under which nets and the native engine lie. */
       base: string;
       native: boolean;
+      /** Gigabytes of the device's memory. */
+      memory: number;
     }
   | { kind: "save"; result: Result; format: Format };
 
 export type Reply =
-  | { kind: "progress"; done: number; total: number }
+  | { kind: "progress"; share: number }
   | { kind: "enlarged"; result: Result }
   | { kind: "saved"; file: Blob }
   | { kind: "failed"; text: string };

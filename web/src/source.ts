@@ -15,6 +15,8 @@ export interface Source {
   notes: string[];
   /** RGBA of rows [y, y + n). */
   rows(y: number, n: number): Uint8ClampedArray<ArrayBuffer>;
+  /** The same with as many channels as the result has. */
+  samples(y: number, n: number): Uint8Array;
 }
 
 /** Decodes an image file. Raises PageError for a file that cannot be read. */
@@ -63,7 +65,23 @@ export async function decode(blob: Blob, file: Uint8Array<ArrayBuffer>): Promise
     colours.icc = undefined;
   }
   const narrow = grey && (!colours.icc || greyProfile);
-  return { width, height, channels: (narrow ? 1 : 3) + (opaque ? 0 : 1), colours, notes, rows };
+  const channels = (narrow ? 1 : 3) + (opaque ? 0 : 1);
+  const samples = (y: number, n: number) => pick(rows(y, n), channels);
+  return { width, height, channels, colours, notes, rows, samples };
+}
+
+/** As many channels as are wanted out of RGBA. */
+function pick(rgba: Uint8ClampedArray, channels: number): Uint8Array {
+  if (channels === 4) return new Uint8Array(rgba.buffer, rgba.byteOffset, rgba.length);
+  const out = new Uint8Array((rgba.length / 4) * channels);
+  for (let i = 0, o = 0; i < rgba.length; i += 4, o += channels) {
+    out[o] = rgba[i]!;
+    if (channels === 3) {
+      out[o + 1] = rgba[i + 1]!;
+      out[o + 2] = rgba[i + 2]!;
+    } else if (channels === 2) out[o + 1] = rgba[i + 3]!;
+  }
+  return out;
 }
 
 /** Whether all pixels are grey, and whether all are opaque. */

@@ -3,14 +3,12 @@ import { faults } from "./auto";
 import { native, wasm } from "./engines";
 import { PageError } from "./errors";
 import type { Reply, Request, Result } from "./messages";
-import { type Piece, PieceWriter, type Shape } from "./png";
+import type { Shape } from "./png";
 import { write } from "./save";
 import { decode } from "./source";
 
+/** Of a result: far more than a screen, and what a tab bears. */
 const MOST_PIXELS = 600e6;
-/** A result of no more pixels is one piece. */
-const WHOLE = 32e6;
-const PIECE = 16e6;
 
 const reply = (message: Reply) => postMessage(message);
 
@@ -43,28 +41,9 @@ async function enlarge(task: Request & { kind: "enlarge" }): Promise<Result> {
   const auto = task.net === "auto";
   const why = auto && scale !== 3 ? faults(file, source) : "";
   const net = `${auto ? (why ? "bitsr-photo-m" : "bitsr-m") : task.net}-x${scale}`;
-  const high = pixels <= WHOLE ? shape.height : Math.max(1, Math.floor(PIECE / shape.width));
-
-  const pieces: Piece[] = [];
-  let writer: PieceWriter | undefined;
-  let y = 0;
-  for await (let samples of (task.native ? native : wasm)(source, net, scale, task.base)) {
-    const stride = shape.width * shape.channels;
-    while (samples.length) {
-      const rows = Math.min(high, shape.height - pieces.length * high);
-      writer ??= new PieceWriter({ ...shape, height: rows }, pieces.length * high, source.colours);
-      const n = Math.min(samples.length / stride, pieces.length * high + rows - y);
-      await writer.write(samples.subarray(0, n * stride));
-      samples = samples.subarray(n * stride);
-      y += n;
-      if (y === pieces.length * high + rows) {
-        pieces.push(await writer.finish());
-        writer = undefined;
-      }
-    }
-    reply({ kind: "progress", done: y, total: shape.height });
-  }
-  if (y !== shape.height) throw new PageError("the engine stopped before the end");
+  const progress = (share: number) => reply({ kind: "progress", share });
+  const { base, memory } = task;
+  const pieces = await (task.native ? native : wasm)({ source, net, scale, base, memory, progress });
   const seconds = (performance.now() - start) / 1000;
   return { shape, colours: source.colours, pieces, net, why, notes: source.notes, seconds };
 }

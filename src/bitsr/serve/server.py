@@ -146,7 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
             shape = tuple(int(asked.get(name, "")) for name in ("height", "width", "channels"))
             length = int(self.headers.get("Content-Length", ""))
         except ValueError as error:
-            text = str(error) if isinstance(error, BitsrError) else "height, width, channels are whole numbers"
+            text = (
+                str(error) if isinstance(error, BitsrError) else "height, width, channels are whole numbers"
+            )
             raise _Refused(HTTPStatus.BAD_REQUEST, text) from None
         height, width, channels = shape
         if not (height > 0 and width > 0 and 1 <= channels <= 4):
