@@ -17,3 +17,5 @@ cards:
     for net in src/bitsr/zoo/*.bsr; do bitsr info --card $net > docs/cards/$(basename $net .bsr).md; done
 bench:
     python -m bench
+wasm:
+    cd js && npm ci && npm run build

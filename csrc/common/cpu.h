@@ -20,6 +20,8 @@ static inline bool scalar() { return __builtin_cpu_supports("popcnt"); }
 #else
 #if defined(__aarch64__)
 static inline bool neon() { return true; }
+#elif defined(__wasm_simd128__)
+static inline bool wasm() { return true; }
 #endif
 static inline bool scalar() { return true; }
 #endif

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/errors.h"
 #include "kernels/rows.h"
 
 namespace bitsr {
@@ -36,7 +37,7 @@ Gate::Gate(const Attention& attention) : a_(attention) {
   const size_t padded = size_t(round_up(a_.channels, 64));
   if (!sums_.resize(padded) || !mean_.resize(padded) || !gate_.resize(padded) ||
       !hidden_.resize(size_t(a_.hidden)))
-    throw std::bad_alloc();
+    no_memory();
 }
 
 void Gate::begin() {
@@ -49,7 +50,7 @@ void Gate::add(const int16_t* x, int h, int w) {
   for (size_t c = 0; c < sums_.size(); c += 64) {
     int64_t sum[64] = {};
     sum_row(x + c, size_t(w), sums_.size(), sum);
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<Mutex> lock(mutex_);
     for (size_t i = 0; i < 64; i++) sums_[c + i] += sum[i];
     if (c + 64 == sums_.size() && ++rows_ == h) make(int64_t(h) * w);
   }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <mutex>
 
+#include "common/threads.h"
 #include "kernels/kernels.h"
 
 namespace bitsr {
@@ -30,7 +31,7 @@ class Gate {
   void make(int64_t pixels);
 
   const Attention& a_;
-  std::mutex mutex_;
+  Mutex mutex_;
   Array<int64_t> sums_;
   Array<int16_t> mean_, hidden_, gate_;
   int rows_ = 0;

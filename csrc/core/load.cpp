@@ -1,8 +1,8 @@
 /* The model file: operations are loaded line by line, nothing taken on trust, then planned. */
 #include "core/load.h"
 
+#include <algorithm>
 #include <memory>
-#include <sstream>
 
 #include "core/ops.h"
 
@@ -45,21 +45,29 @@ void load_operation(Loader& loader, const std::vector<std::string>& words) {
   loader.model.operations.push_back(std::move(op));
 }
 
+std::vector<std::string> words_of(const std::string& line) {
+  static const char blank[] = " \t\v\f\r";
+  std::vector<std::string> words;
+  size_t at = line.find_first_not_of(blank);
+  while (at != std::string::npos) {
+    if (words.size() == MAX_WORDS) fail("operation '" + line.substr(0, 60) + "' is too long");
+    const size_t end = line.find_first_of(blank, at);
+    words.push_back(line.substr(at, end - at));
+    at = line.find_first_not_of(blank, end);
+  }
+  return words;
+}
+
 void load_operations(Loader& loader) {
   add_input_operation(loader.model);
-  const auto text = loader.file.metadata.find("ops");
-  if (text == loader.file.metadata.end()) fail("no operations in the metadata");
-  std::istringstream lines(text->second);
-  /* Else a word that finds no memory is a word that is not there. */
-  lines.exceptions(std::ios::badbit);
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream stream(line);
-    stream.exceptions(std::ios::badbit);
-    std::vector<std::string> words;
-    for (std::string word; stream >> word;) {
-      if (words.size() == MAX_WORDS) fail("operation '" + line.substr(0, 60) + "' is too long");
-      words.push_back(word);
-    }
+  const auto found = loader.file.metadata.find("ops");
+  if (found == loader.file.metadata.end()) fail("no operations in the metadata");
+  const std::string& text = found->second;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    const std::string line = text.substr(at, end - at);
+    at = end + 1;
+    const std::vector<std::string> words = words_of(line);
     if (words.empty()) continue;
     if (loader.model.operations.size() >= size_t(MAX_OPERATIONS)) fail("too many operations");
     if (words.size() < 3) fail("operation '" + line.substr(0, 60) + "' is too short");

@@ -27,7 +27,7 @@ class Budget {
   template <class T>
   void allocate(Array<T>& a, size_t n) {
     charge(uint64_t(n) * sizeof(T));
-    if (!a.resize(n)) throw std::bad_alloc();
+    if (!a.resize(n)) no_memory();
   }
 
  private:

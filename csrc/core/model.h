@@ -3,11 +3,11 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "bitsr.h"
+#include "common/threads.h"
 #include "kernels/kernels.h"
 
 namespace bitsr {
@@ -107,7 +107,7 @@ struct Model {
   std::vector<Storage> storages;
   std::vector<Memory> memories;
   mutable Idle idle; /* the last stream that was closed, for an image of the same size */
-  mutable std::mutex idle_mutex;
+  mutable Mutex idle_mutex;
 
   Buffer& buffer(int i) { return buffers[size_t(i)]; }
   const Buffer& buffer(int i) const { return buffers[size_t(i)]; }

@@ -24,13 +24,13 @@
 #include <atomic>
 #include <climits>
 #include <cstring>
-#include <thread>
 #include <utility>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
+#include "common/threads.h"
 #include "core/errors.h"
 #include "core/ops.h"
 
@@ -98,12 +98,12 @@ void Rows::allocate(int pass) {
     if (!memory.size()) {
       if (ring.row_bytes > SIZE_MAX / 2 / size_t(ring.rows) ||
           !memory.resize(ring.row_bytes * size_t(ring.rows)))
-        throw std::bad_alloc();
+        no_memory();
       if (s.cell == 1) std::memset(memory.data(), 128, memory.size());
     }
     ring.bytes = memory.data();
   }
-  if (!zeros_.resize(widest) || !zero_bytes_.resize(widest_bytes)) throw std::bad_alloc();
+  if (!zeros_.resize(widest) || !zero_bytes_.resize(widest_bytes)) no_memory();
   if (widest_bytes) std::memset(zero_bytes_.data(), 128, widest_bytes);
   for (const Operation& op : model.operations)
     gates_.push_back(op.type->gate ? op.type->gate(op) : nullptr);
@@ -146,7 +146,7 @@ class Stream : public Rows {
     to_.resize(model.operations.size());
     scratch_.resize(size_t(threads));
     for (auto& s : scratch_)
-      if (!s.resize(SCRATCH)) throw std::bad_alloc();
+      if (!s.resize(SCRATCH)) no_memory();
     others_.reserve(size_t(threads) - 1);
     begin();
   }
@@ -212,16 +212,10 @@ class Stream : public Rows {
     }
     for (Lane& lane : lanes_) lane.ticket.store(0, std::memory_order_relaxed);
 
-    for (size_t t = 1; t < scratch_.size(); t++) {
-      try {
-        others_.emplace_back([this, t] { work(t); });
-      } catch (const std::exception&) {
-        break; /* no more threads, or no memory for one: those there are do it all */
-      }
-    }
+    for (size_t t = 1; t < scratch_.size(); t++)
+      if (!others_.start([this, t] { work(t); })) break; /* those there are do it all */
     work(0);
-    for (auto& t : others_) t.join();
-    others_.clear();
+    others_.join();
     fed_ = fed;
     return made;
   }
@@ -306,7 +300,7 @@ class Stream : public Rows {
         if (++idle < 2000)
           relax();
         else
-          std::this_thread::yield();
+          yield();
         continue;
       }
       idle = 0;
@@ -323,7 +317,7 @@ class Stream : public Rows {
   int fed_ = 0;
   std::vector<Progress> progress_;
   std::vector<Array<uint64_t>> scratch_; /* SCRATCH words a thread */
-  std::vector<std::thread> others_;      /* empty between pushes */
+  Helpers others_;                       /* none between pushes */
   /* of the push in progress */
   std::vector<int> from_, to_;
   std::vector<Span> spans_; /* of each level */

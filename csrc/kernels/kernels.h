@@ -200,6 +200,7 @@ static_assert(MAX_K * (CHUNK + MAX_K) * sizeof(int16_t) <= SCRATCH * 8,
 DECLARE_PATH(avx512)
 DECLARE_PATH(avx2)
 DECLARE_PATH(neon)
+DECLARE_PATH(wasm)
 DECLARE_PATH(scalar)
 #undef DECLARE_PATH
 

@@ -16,6 +16,8 @@ static const Kernels PATHS[] = {
     PATH(avx2),
 #elif defined(__aarch64__)
     PATH(neon),
+#elif defined(__wasm_simd128__)
+    PATH(wasm),
 #endif
     PATH(scalar),
 };

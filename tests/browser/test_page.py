@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitsr.auto import Chooser
 from bitsr.cli.main import main
 
 Image = pytest.importorskip("PIL.Image")
@@ -119,7 +120,7 @@ def test_saved_pixels_are_those_of_the_command_line(request, visit, images, tmp_
     files = sorted(images.iterdir())
     page.set_input_files("#files", files)
     done(page, len(files))
-    out = tmp_path / "out"
+    out, chooser = tmp_path / "out", Chooser(factor, threads=1)
     assert main(["upscale", "-i", str(images), "-o", str(out), "-s", str(factor), "-f", "png"]) == 0
     for i, file in enumerate(files):
         page.locator("#items .open").nth(i).click()
@@ -129,8 +130,8 @@ def test_saved_pixels_are_those_of_the_command_line(request, visit, images, tmp_
         np.testing.assert_array_equal(rgba(data), rgba(wanted), err_msg=file.name)
         kept = [Image.open(f).info.get("icc_profile") for f in (io.BytesIO(data), wanted)]
         assert kept[0] == kept[1], file.name
-        photo = file.name in ("low.jpg", "noisy.png") and factor != 3
-        assert ("bitsr-photo-m" in page.inner_text("#detail")) == photo, file.name
+        net, why = chooser.pick(file)
+        assert net.name in (detail := page.inner_text("#detail")) and why in detail, file.name
 
 
 @pytest.mark.parametrize("engine", ["static", "native"])
@@ -250,7 +251,7 @@ def test_paste_and_repeat(visit, static):
     assert page.is_hidden("#again")
     scale(page, 3)
     page.click("#again")
-    page.locator("#detail", has_text="48 × 48, bitsr-m-x3").wait_for()
+    page.locator("#detail", has_text="48, bitsr-m-x3").wait_for()
 
 
 def test_first_visit_is_small_and_then_no_connection_is_needed(visit, static):

@@ -92,7 +92,7 @@ void prepare(Loader& loader, Operation& op) {
   Bconv& b = op.get<Bconv>();
   prepare_epilogue(loader, b);
   loader.budget.charge(2 * b.weight.size() * sizeof(uint64_t)); /* no path's own order takes more */
-  if (!loader.model.kernels->prepare(b)) throw std::bad_alloc();
+  if (!loader.model.kernels->prepare(b)) no_memory();
 }
 
 void run(Rows& rows, const Operation& op, int y, uint64_t* scratch) {
