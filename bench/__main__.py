@@ -1,4 +1,4 @@
-"""``python -m bench [race|kernel|sizes|memory|crops|pareto|train]``: see bench/README.md."""
+"""``python -m bench [race|kernel|sizes|memory|browser|crops|pareto|train]``: see bench/README.md."""
 
 from __future__ import annotations
 
@@ -60,6 +60,12 @@ def memory(args: argparse.Namespace) -> None:
     print(report(args.photo, args.scale, args.net, args.formats))
 
 
+def browser(args: argparse.Namespace) -> None:
+    from .browser import report
+
+    print(report(args.lr, args.net, args.scale, args.workers, args.rounds))
+
+
 def crops(args: argparse.Namespace) -> None:
     from .crops import page
 
@@ -113,6 +119,13 @@ def main() -> None:
     p.add_argument("--net", help="a .bsr file of that scale in place of random weights")
     p.add_argument("--formats", nargs="+", default=["jpg", "png"], metavar="EXT")
     p.set_defaults(run=memory)
+    p = commands.add_parser("browser", help="the page in Chromium: seconds beside native, memory of the tab")
+    p.add_argument("--lr", type=size, nargs="+", default=[(1000, 1000)], metavar="WxH")
+    p.add_argument("--net", default="bitsr-m", help="a family of nets (bitsr-m)")
+    p.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
+    p.add_argument("--workers", type=int, default=1, help="of the page, and threads of the native engine")
+    p.add_argument("--rounds", type=int, default=3)
+    p.set_defaults(run=browser)
     p = commands.add_parser("crops", help="a page of crops: bicubic, nets, ground truth")
     p.add_argument("nets", nargs="+", metavar="NET", help="names or .bsr files of one scale")
     p.add_argument("--sets", nargs="+", default=["Set5", "Set14"], metavar="SET")

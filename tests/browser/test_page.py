@@ -241,7 +241,7 @@ def test_what_cannot_be_read_is_one_line(visit, static):
     done(page)
     texts = page.locator('#items li[data-state="failed"] small').all_inner_texts()
     assert len(texts) == 4 and all(text and "\n" not in text for text in texts)
-    assert "empty" in texts[0] and "damaged" in texts[2]
+    assert "empty" in texts[0] and "Damaged" in texts[2]
 
 
 def test_paste_and_repeat(visit, static):

@@ -67,10 +67,17 @@ def test_the_bytes_of_the_command_line(package, tmp_path):
         (tmp_path / f"{name}.in").write_bytes(pixels.tobytes())
         height, width, _ = pixels.shape
         files = {"in": f"{name}.in", "out": f"{name}.out"}
-        jobs.append({"net": net, "width": width, "height": height, "workers": workers, "strip": strip, **files})
+        jobs.append(
+            {"net": net, "width": width, "height": height, "workers": workers, "strip": strip, **files}
+        )
         expected[name] = out.tobytes()
 
-    sizes = {"bitsr-s-x2": (167, 23), "bitsr-s-x3": (31, 1), "bitsr-s-x4": (1, 37), "bitsr-photo-m-x4": (13, 29)}
+    sizes = {
+        "bitsr-s-x2": (167, 23),
+        "bitsr-s-x3": (31, 1),
+        "bitsr-s-x4": (1, 37),
+        "bitsr-photo-m-x4": (13, 29),
+    }
     for net, size in sizes.items():
         lr, sr = tmp_path / net, tmp_path / f"{net}-sr"
         lr.mkdir()

@@ -1,7 +1,7 @@
 /** What enlarges an image: the WebAssembly core, or the native engine of `bitsr serve`. */
 import { load } from "bitsr";
 import { PageError } from "./errors";
-import { type Piece, PieceWriter, type Shape } from "./png";
+import { parts, type Piece, PieceWriter, type Shape } from "./png";
 import type { Source } from "./source";
 
 /** Most pixels of a piece, for each gigabyte that the device has; a result of no more is one piece. */
@@ -94,19 +94,19 @@ export const native: Engine = async (task) => {
   const { source, net, scale, base } = task;
   const { width, height, channels } = source;
   if (width * height * channels > NATIVE_BYTES) {
-    throw new PageError("too large for the page; `bitsr upscale` has no such limit");
+    throw new PageError("Too large for the page; `bitsr upscale` has no such limit");
   }
   const body = new Blob([...strips(source, 0, height)].map((samples) => samples.slice()));
   const query = new URLSearchParams({ net, width: `${width}`, height: `${height}`, channels: `${channels}` });
   const response = await fetch(new URL(`native?${query}`, base), { method: "POST", body }).catch(() => undefined);
-  if (!response) throw new PageError("the engine does not answer: is `bitsr serve` still running?");
+  if (!response) throw new PageError("The engine does not answer: is `bitsr serve` still running?");
   if (!response.ok) throw new PageError((await response.text()).trim());
 
   const stride = scale * width * channels;
   const high = Math.min(height, Math.max(1, Math.floor((task.memory * PIECE) / (scale * scale * width))));
   const pieces: Piece[] = [];
   let [writer, y, rest]: [PieceWriter | undefined, number, Uint8Array] = [undefined, 0, new Uint8Array(0)];
-  for await (const part of response.body! as ReadableStream<Uint8Array>) {
+  for await (const part of parts(response.body!)) {
     rest = joined(rest, part);
     while (rest.length >= stride) {
       const from = pieces.length * high;
@@ -122,7 +122,7 @@ export const native: Engine = async (task) => {
     }
     task.progress(y / (scale * height));
   }
-  if (y !== scale * height) throw new PageError("the engine stopped before the end");
+  if (y !== scale * height) throw new PageError("The engine stopped before the end");
   return pieces;
 };
 

@@ -67,7 +67,7 @@ function task(request: Request, onReply: (reply: Reply) => void): Worker {
     onReply(reply);
   };
   worker.onmessage = ({ data }: MessageEvent<Reply>) => (data.kind === "progress" ? onReply(data) : end(data));
-  worker.onerror = (event) => end({ kind: "failed", text: event.message || "the worker stopped: out of memory?" });
+  worker.onerror = (event) => end({ kind: "failed", text: event.message || "The worker stopped: out of memory?" });
   worker.postMessage(request);
   return worker;
 }
@@ -177,13 +177,13 @@ function select(item: Item | undefined): void {
 
 async function look(item: Item | undefined): Promise<void> {
   if (bitmapOf !== item) {
-    viewer.show(undefined, undefined);
+    viewer.show(undefined, 1, undefined);
     [bitmapOf, bitmap] = [item, undefined];
     const made = await (item && createImageBitmap(item.file).catch(() => undefined));
     if (bitmapOf !== item) return made?.close();
     bitmap = made;
   }
-  if (selected === item) viewer.show(bitmap, item?.result);
+  if (selected === item) viewer.show(bitmap, item?.settings.scale ?? 1, item?.result);
 }
 
 const size = ({ result }: Item) => (result ? `${result.shape.width} × ${result.shape.height}` : "");

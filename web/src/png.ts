@@ -5,7 +5,8 @@ export const SIGNATURE = new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1
 const COLOUR_TYPES = [0, 0, 4, 2, 6];
 /** Chunks that say what the samples mean, carried over to a PNG that is written. */
 const KEPT = ["gAMA", "cHRM", "sRGB", "cICP"];
-const IDAT_BYTES = 1 << 20;
+/** Bytes that are filtered, or that an IDAT chunk has, at a time. */
+const BLOCK = 1 << 20;
 
 const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
   for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
@@ -29,6 +30,12 @@ function chunk(kind: string, data: Uint8Array): Bytes {
   out.set(data, 8);
   view.setUint32(8 + data.length, crc32(out.subarray(4, 8 + data.length)));
   return out;
+}
+
+/** The parts of a stream; Safari's cannot be iterated over. */
+export async function* parts(stream: ReadableStream<Uint8Array>): AsyncGenerator<Bytes> {
+  const reader = stream.getReader();
+  for (let part = await reader.read(); !part.done; part = await reader.read()) yield part.value as Bytes;
 }
 
 /** All bytes of a stream that inflates or deflates. */
@@ -59,16 +66,16 @@ async function head({ width, height, channels }: Shape, colours: Colours): Promi
   view.setUint32(4, height);
   header[8] = 8;
   header[9] = COLOUR_TYPES[channels]!;
-  const parts: Bytes[] = [SIGNATURE, chunk("IHDR", header), ...colours.chunks];
+  const out: Bytes[] = [SIGNATURE, chunk("IHDR", header), ...colours.chunks];
   if (colours.icc) {
     const packed = await through(colours.icc, new CompressionStream("deflate"));
     const name = new TextEncoder().encode("ICC profile\0\0");
     const body = new Uint8Array(name.length + packed.length);
     body.set(name);
     body.set(packed, name.length);
-    parts.push(chunk("iCCP", body));
+    out.push(chunk("iCCP", body));
   }
-  return parts;
+  return out;
 }
 
 /** Rows y to y + rows of a result: a PNG of its own, and its deflated scanlines alone. */
@@ -101,18 +108,27 @@ export class PieceWriter {
   /** Samples of whole rows, as many channels as the shape has. */
   async write(samples: Uint8Array): Promise<void> {
     const { stride } = this;
+    const most = Math.max(1, Math.floor(BLOCK / stride)) * stride;
+    for (let at = 0; at < samples.length; at += most) {
+      await this.writer.write(this.filtered(samples.subarray(at, at + most)));
+    }
+  }
+
+  private filtered(samples: Uint8Array): Bytes {
+    const { stride } = this;
     const rows = samples.length / stride;
     const out = new Uint8Array(rows * (stride + 1));
     for (let y = 0; y < rows; y++) {
       const row = samples.subarray(y * stride, (y + 1) * stride);
+      const start = y * (stride + 1) + 1;
       // The first row does not look above it (Sub), so that pieces may stand one below the other.
-      out[y * (stride + 1)] = this.first ? 1 : 4;
-      paeth(row, this.before, this.shape.channels, out.subarray(y * (stride + 1) + 1, (y + 1) * (stride + 1)));
+      out[start - 1] = this.first ? 1 : 4;
+      paeth(row, this.before, this.shape.channels, out.subarray(start, start + stride));
       this.before = row;
       this.first = false;
     }
     this.before = this.before.slice();
-    await this.writer.write(out);
+    return out;
   }
 
   async finish(): Promise<Piece> {
@@ -150,9 +166,9 @@ function predict(left: number, up: number, corner: number): number {
 }
 
 async function collect(stream: ReadableStream<Uint8Array>): Promise<Bytes[]> {
-  const parts: Bytes[] = [];
-  for await (const part of stream) parts.push(part as Bytes);
-  return parts;
+  const all: Bytes[] = [];
+  for await (const part of parts(stream)) all.push(part);
+  return all;
 }
 
 /** One PNG of all pieces: their scanlines, inflated and deflated anew, never held as pixels. */
@@ -160,21 +176,21 @@ export async function join(pieces: Piece[], shape: Shape, colours: Colours): Pro
   if (pieces.length === 1) return pieces[0]!.png;
   const deflate = new CompressionStream("deflate");
   const packed = (async () => {
-    const parts: Bytes[] = [];
+    const chunks: Bytes[] = [];
     let waiting: Bytes[] = [];
     let size = 0;
     const flush = async () => {
-      parts.push(chunk("IDAT", new Uint8Array(await new Blob(waiting).arrayBuffer())));
+      chunks.push(chunk("IDAT", new Uint8Array(await new Blob(waiting).arrayBuffer())));
       waiting = [];
       size = 0;
     };
-    for await (const part of deflate.readable as ReadableStream<Bytes>) {
+    for await (const part of parts(deflate.readable)) {
       waiting.push(part);
       size += part.length;
-      if (size >= IDAT_BYTES) await flush();
+      if (size >= BLOCK) await flush();
     }
     await flush();
-    return parts;
+    return chunks;
   })();
   for (const piece of pieces) {
     const inflate = new DecompressionStream("deflate");
@@ -207,7 +223,7 @@ const CHANNELS: Record<number, number> = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 };
 /** The chunks of a PNG file. Raises PageError where it is damaged or cut short. */
 export async function walk(file: Bytes): Promise<Chunks> {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  const damaged = new PageError("damaged or cut short");
+  const damaged = new PageError("Damaged or cut short");
   const out: Partial<Chunks> & Pick<Chunks, "colours" | "data"> = { colours: { chunks: [] }, data: [] };
   let at = SIGNATURE.length;
   let ended = false;
@@ -299,7 +315,7 @@ export async function pixels(png: Chunks): Promise<Uint8ClampedArray<ArrayBuffer
   let y = 0;
   try {
     const scanlines = new Blob(png.data).stream().pipeThrough(new DecompressionStream("deflate"));
-    for await (const part of scanlines as ReadableStream<Uint8Array>) {
+    for await (const part of parts(scanlines)) {
       for (let at = 0; at < part.length && y < height; ) {
         const n = Math.min(part.length - at, line.length - filled);
         line.set(part.subarray(at, at + n), filled);
@@ -316,12 +332,12 @@ export async function pixels(png: Chunks): Promise<Uint8ClampedArray<ArrayBuffer
   } catch {
     y = -1;
   }
-  if (y !== height) throw new PageError("damaged or cut short");
+  if (y !== height) throw new PageError("Damaged or cut short");
   return out;
 }
 
 function unfilter(type: number, row: Uint8Array, above: Uint8Array, step: number): void {
-  if (type > 4) throw new PageError("damaged or cut short");
+  if (type > 4) throw new PageError("Damaged or cut short");
   for (let i = 0; i < row.length; i++) {
     const left = i < step ? 0 : row[i - step]!;
     const up = above[i]!;

@@ -36,6 +36,6 @@ export async function write(result: Result, format: Format): Promise<Blob> {
   const file = await canvas.convertToBlob({ type, quality: QUALITY }).catch(() => {
     throw tooLarge;
   });
-  if (file.type !== type) throw new PageError(`this browser does not write ${name}; PNG and JPEG it does`);
+  if (file.type !== type) throw new PageError(`This browser does not write ${name}, but PNG and JPEG`);
   return icc ? withProfile(file, icc) : file;
 }

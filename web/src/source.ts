@@ -40,12 +40,12 @@ export async function decode(blob: Blob, file: Uint8Array<ArrayBuffer>): Promise
   } else {
     const raw = colours.icc || png ? "none" : "default";
     const bitmap = await createImageBitmap(blob, { colorSpaceConversion: raw, premultiplyAlpha: "none" }).catch(() => {
-      throw new PageError("this browser cannot read it: it is damaged, or of a format that the browser lacks");
+      throw new PageError("This browser cannot read it: it is damaged, or of a format that the browser lacks");
     });
     ({ width, height } = bitmap);
     const canvas = new OffscreenCanvas(width, STRIP);
     const context = canvas.getContext("2d", { willReadFrequently: true });
-    if (!context) throw new PageError(`${width} pixels are too wide for this browser`);
+    if (!context) throw new PageError(`Its ${width} pixels are too wide for this browser`);
     context.globalCompositeOperation = "copy";
     const read = (y: number, n: number) => {
       context.drawImage(bitmap, 0, -y);

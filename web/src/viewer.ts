@@ -17,6 +17,9 @@ export class Viewer {
   private result?: Result;
   private overview?: OffscreenCanvas;
   private readonly loaded = new Map<number, Loaded>();
+  /** Of the result, pixels. */
+  private width = 1;
+  private height = 1;
   /** Screen pixels a pixel of the result, and where its corner lies on the canvas. */
   private zoom = 1;
   private x = 0;
@@ -55,14 +58,17 @@ export class Viewer {
     frame.addEventListener("keydown", (event) => this.key(event));
   }
 
-  /** Shows an image, and its result where there is one. The bitmap is the viewer's from here on. */
-  show(before: ImageBitmap | undefined, result: Result | undefined): void {
+  /**
+   * Shows an image at the size of its result, and the result where there is one. The bitmap is the
+   * viewer's from here on.
+   */
+  show(before: ImageBitmap | undefined, scale: number, result: Result | undefined): void {
     if (this.before !== before) this.before?.close();
     for (const { bitmap } of this.loaded.values()) bitmap?.close();
     this.loaded.clear();
-    const same = this.before === before && this.result?.shape.width === result?.shape.width;
-    this.before = before;
-    this.result = result;
+    const [width, height] = [(before?.width ?? 1) * scale, (before?.height ?? 1) * scale];
+    const same = this.before === before && this.width === width;
+    Object.assign(this, { before, result, width, height });
     this.overview = undefined;
     this.divider.hidden = !result;
     this.divide(this.split);
@@ -72,8 +78,7 @@ export class Viewer {
   }
 
   fit(): void {
-    const { width, height } = this.size();
-    const { canvas } = this;
+    const { canvas, width, height } = this;
     this.zoom = Math.min(canvas.width / width, canvas.height / height, Math.max(devicePixelRatio, 1));
     this.x = (canvas.width - width * this.zoom) / 2;
     this.y = (canvas.height - height * this.zoom) / 2;
@@ -90,10 +95,6 @@ export class Viewer {
     this.zoomTo(this.zoom * STEP ** steps, this.middle());
   }
 
-  private size(): { width: number; height: number } {
-    return this.result?.shape ?? this.before ?? { width: 1, height: 1 };
-  }
-
   private middle(): { x: number; y: number } {
     return { x: this.canvas.width / 2, y: this.canvas.height / 2 };
   }
@@ -105,17 +106,21 @@ export class Viewer {
   }
 
   private resize(entry: ResizeObserverEntry): void {
-    const box = entry.devicePixelContentBoxSize?.[0];
-    const [css] = entry.contentBoxSize as ResizeObserverSize[];
-    this.canvas.width = Math.max(1, box?.inlineSize ?? Math.round(css!.inlineSize * devicePixelRatio));
-    this.canvas.height = Math.max(1, box?.blockSize ?? Math.round(css!.blockSize * devicePixelRatio));
+    const exact = entry.devicePixelContentBoxSize?.[0];
+    const css = (entry.contentBoxSize as ResizeObserverSize[])[0]!;
+    const pixels = (length: number, told = 0) => {
+      const about = length * devicePixelRatio;
+      return Math.max(1, Math.abs(told - about) < 1 ? told : Math.round(about));
+    };
+    this.canvas.width = pixels(css.inlineSize, exact?.inlineSize);
+    this.canvas.height = pixels(css.blockSize, exact?.blockSize);
     this.divide(this.split);
     if (this.fitted) this.fit();
     else this.place();
   }
 
   private zoomTo(zoom: number, at: { x: number; y: number }): void {
-    const { width, height } = this.size();
+    const { width, height } = this;
     const least = Math.min(this.canvas.width / width, this.canvas.height / height, 1);
     const next = Math.min(Math.max(zoom, least), 16 * devicePixelRatio);
     this.x = at.x - ((at.x - this.x) * next) / this.zoom;
@@ -127,7 +132,7 @@ export class Viewer {
 
   /** Keeps the image in sight: centred where it is smaller than the canvas, else without gaps. */
   private place(): void {
-    const { width, height } = this.size();
+    const { width, height } = this;
     const within = (at: number, room: number, length: number) =>
       length <= room ? (room - length) / 2 : Math.min(0, Math.max(room - length, at));
     this.x = within(this.x, this.canvas.width, width * this.zoom);
@@ -220,9 +225,8 @@ export class Viewer {
   }
 
   private paint(): void {
-    const { context, canvas, zoom } = this;
-    const { width, height } = this.size();
-    this.label.textContent = `${Math.round((100 * zoom) / (this.result ? 1 : devicePixelRatio))} %`;
+    const { context, canvas, zoom, width, height } = this;
+    this.label.textContent = `${Math.round(100 * zoom)} %`;
     this.canvas.style.touchAction = this.fitted ? "pan-y" : "none";
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingQuality = "high";

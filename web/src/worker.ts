@@ -18,14 +18,14 @@ onmessage = async ({ data }: MessageEvent<Request>) => {
     else reply({ kind: "saved", file: await write(data.result, data.format) });
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error);
-    reply({ kind: "failed", text: text || "out of memory" });
+    reply({ kind: "failed", text: text || "Out of memory" });
   }
 };
 
 async function enlarge(task: Request & { kind: "enlarge" }): Promise<Result> {
   const start = performance.now();
   const file = new Uint8Array(await task.file.arrayBuffer());
-  if (!file.length) throw new PageError("the file is empty");
+  if (!file.length) throw new PageError("The file is empty");
   const source = await decode(task.file, file);
   const { scale } = task;
   const shape: Shape = {
@@ -36,7 +36,7 @@ async function enlarge(task: Request & { kind: "enlarge" }): Promise<Result> {
   const pixels = shape.width * shape.height;
   if (pixels > MOST_PIXELS) {
     const size = Math.round(pixels / 1e6);
-    throw new PageError(`the result would have ${size} megapixels; ${MOST_PIXELS / 1e6} are the most`);
+    throw new PageError(`The result would have ${size} megapixels; ${MOST_PIXELS / 1e6} are the most`);
   }
   const auto = task.net === "auto";
   const why = auto && scale !== 3 ? faults(file, source) : "";
