@@ -12,6 +12,7 @@ const KEPT = /^bitsr-(s|m|photo-m)-x[234]\.bsr$/;
 function precache(): Plugin {
   return {
     name: "precache",
+    enforce: "post",
     generateBundle(_, bundle) {
       const hash = createHash("sha256");
       const nets = readdirSync(ZOO).filter((name) => OFFERED.test(name)).sort();

@@ -7,13 +7,9 @@ declare const __VERSION__: string;
 
 const CACHE = `bitsr-${__VERSION__}`;
 
+// A new version waits until no page of the old one is open: their files are the old cache's.
 self.addEventListener("install", (event) => {
-  event.waitUntil(
-    caches
-      .open(CACHE)
-      .then((cache) => cache.addAll(__FILES__))
-      .then(() => self.skipWaiting()),
-  );
+  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(__FILES__)));
 });
 
 self.addEventListener("activate", (event) => {
