@@ -1,15 +1,16 @@
 /** What enlarges an image: the WebAssembly core, or the native engine of `bitsr serve`. */
 import { load } from "bitsr";
 import { PageError } from "./errors";
-import { parts, type Piece, PieceWriter, type Shape } from "./png";
+import { parts, type Piece, PiecesWriter } from "./png";
 import type { Source } from "./source";
 
-/** Most pixels of a piece, for each gigabyte that the device has; a result of no more is one piece. */
-const PIECE = 4e6;
+/** Of each gigabyte that the device has: the most pixels of a result of one piece, and of a piece of others. */
+const WHOLE = 4e6;
+const PIECE = 1e6;
 /** Most bytes that the native engine takes (src/bitsr/serve/server.py). */
 const NATIVE_BYTES = 2 ** 28;
-/** LR rows that are decoded at a time. */
-const STRIP = 128;
+/** LR pixels that are decoded and enlarged at a time. */
+const STRIP = 2 ** 17;
 const WORKERS = 8;
 
 export interface Task {
@@ -27,61 +28,62 @@ export interface Task {
 /** The result in pieces, from top to bottom. */
 export type Engine = (task: Task) => Promise<Piece[]>;
 
-const shapeOf = ({ source, scale }: Task, rows: number): Shape => ({
-  width: scale * source.width,
-  height: scale * rows,
-  channels: source.channels,
-});
+/** What takes LR rows [from, to) of the result. */
+function writer({ source, scale, memory }: Task, from: number, to: number): PiecesWriter {
+  const shape = { width: scale * source.width, height: scale * source.height, channels: source.channels };
+  const whole = shape.width * shape.height <= memory * WHOLE;
+  const high = whole ? shape.height : Math.max(1, Math.floor((memory * PIECE) / shape.width));
+  return new PiecesWriter(shape, source.colours, scale * from, scale * to, high);
+}
 
 function* strips(source: Source, from: number, to: number): Generator<Uint8Array> {
-  for (let y = from; y < to; y += STRIP) yield source.samples(y, Math.min(STRIP, to - y));
+  const rows = Math.max(8, Math.floor(STRIP / source.width));
+  for (let y = from; y < to; y += rows) yield source.samples(y, Math.min(rows, to - y));
 }
 
 export const wasm: Engine = async (task) => {
-  const { source, scale } = task;
+  const { source, scale, progress } = task;
   const { width, height, channels } = source;
   const lanes = Math.min(navigator.hardwareConcurrency || 1, WORKERS);
   const upscaler = await load(await bytesOf(task), { workers: lanes });
-  const { overlap } = upscaler;
-  let done = 0;
-  const advance = (rows: number) => task.progress((done += rows) / (scale * height));
+  if (scale * scale * width * height <= task.memory * WHOLE) {
+    const image = { width, height, data: source.samples(0, height) };
+    const out = await upscaler.upscale(image, { onProgress: (rows, all) => progress(rows / all) });
+    const whole = writer(task, 0, height);
+    await whole.write(out.data);
+    return whole.finish();
+  }
 
-  /** Rows [from, to) of the image, and their enlargement. */
-  async function piece(from: number, to: number): Promise<Piece> {
+  const { overlap } = upscaler;
+  const stride = scale * width * channels;
+  let done = 0;
+  /** LR rows [from, to), enlarged together with the rows around them that the net sees. */
+  async function section(from: number, to: number): Promise<Piece[]> {
     const [top, bottom] = [Math.max(from - overlap, 0), Math.min(to + overlap, height)];
-    const writer = new PieceWriter(shapeOf(task, to - from), scale * from, source.colours);
-    const stride = scale * width * channels;
+    const size = { width, height: bottom - top, channels };
+    const pieces = writer(task, from, to);
     let y = scale * top;
-    for await (const rows of upscaler.rows(strips(source, top, bottom), { width, height: bottom - top, channels })) {
+    for await (const rows of upscaler.rows(strips(source, top, bottom), size)) {
       const next = y + rows.length / stride;
       const [first, last] = [Math.max(y, scale * from), Math.min(next, scale * to)];
       if (first < last) {
-        await writer.write(rows.subarray((first - y) * stride, (last - y) * stride));
-        advance(last - first);
+        await pieces.write(rows.subarray((first - y) * stride, (last - y) * stride));
+        progress((done += last - first) / (scale * height));
       }
       y = next;
     }
-    return writer.finish();
+    return pieces.finish();
   }
 
-  if (scale * scale * width * height <= task.memory * PIECE) {
-    const image = { width, height, data: source.samples(0, height) };
-    const out = await upscaler.upscale(image, { onProgress: (rows, all) => task.progress(rows / all) });
-    const writer = new PieceWriter(shapeOf(task, height), 0, source.colours);
-    await writer.write(out.data as Uint8Array);
-    return [await writer.finish()];
-  }
-  // Pieces are made side by side, one a worker, with the rows around them that the net sees.
-  const most = Math.max(1, Math.floor((task.memory * PIECE) / (scale * scale * width)));
-  const rows = Math.min(most, Math.max(Math.ceil(height / lanes), 2 * overlap));
-  const starts = Array.from({ length: Math.ceil(height / rows) }, (_, i) => i * rows);
-  const pieces: Piece[] = [];
-  const next = starts.values();
+  // Two sections a worker, for not all cores are equally fast; high ones, for the rows around are twice the work.
+  const high = lanes === 1 ? height : Math.max(Math.ceil(height / (2 * lanes)), 6 * overlap);
+  const made: Piece[][] = [];
+  const starts = Array.from({ length: Math.ceil(height / high) }, (_, i) => i).values();
   const lane = async () => {
-    for (const from of next) pieces[from / rows] = await piece(from, Math.min(from + rows, height));
+    for (const i of starts) made[i] = await section(i * high, Math.min((i + 1) * high, height));
   };
   await Promise.all(Array.from({ length: lanes }, lane));
-  return pieces;
+  return made.flat();
 };
 
 async function bytesOf({ net, base }: Task): Promise<Uint8Array> {
@@ -103,30 +105,20 @@ export const native: Engine = async (task) => {
   if (!response.ok) throw new PageError((await response.text()).trim());
 
   const stride = scale * width * channels;
-  const high = Math.min(height, Math.max(1, Math.floor((task.memory * PIECE) / (scale * scale * width))));
-  const pieces: Piece[] = [];
-  let [writer, y, rest]: [PieceWriter | undefined, number, Uint8Array] = [undefined, 0, new Uint8Array(0)];
+  const pieces = writer(task, 0, height);
+  let [done, rest] = [0, new Uint8Array(0)];
   for await (const part of parts(response.body!)) {
-    rest = joined(rest, part);
-    while (rest.length >= stride) {
-      const from = pieces.length * high;
-      const to = Math.min(from + high, height);
-      writer ??= new PieceWriter(shapeOf(task, to - from), scale * from, source.colours);
-      const rows = Math.min(Math.floor(rest.length / stride), scale * to - y);
-      await writer.write(rest.subarray(0, rows * stride));
-      rest = rest.subarray(rows * stride);
-      y += rows;
-      if (y < scale * to) continue;
-      pieces.push(await writer.finish());
-      writer = undefined;
-    }
-    task.progress(y / (scale * height));
+    const all = joined(rest, part);
+    const whole = all.length - (all.length % stride);
+    await pieces.write(all.subarray(0, whole));
+    rest = all.slice(whole);
+    task.progress((done += whole) / (scale * height * stride));
   }
-  if (y !== scale * height) throw new PageError("The engine stopped before the end");
-  return pieces;
+  if (done !== scale * height * stride) throw new PageError("The engine stopped before the end");
+  return pieces.finish();
 };
 
-function joined(a: Uint8Array, b: Uint8Array): Uint8Array {
+function joined(a: Uint8Array, b: Uint8Array): Uint8Array<ArrayBuffer> {
   const out = new Uint8Array(a.length + b.length);
   out.set(a);
   out.set(b, a.length);

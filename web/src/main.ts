@@ -1,5 +1,6 @@
 /** The page: a queue of images, one after another enlarged by a worker of its own. */
 import "./style.css";
+import { memory } from "./device";
 import type { Format, Reply, Request, Result } from "./messages";
 import { Viewer } from "./viewer";
 
@@ -40,8 +41,6 @@ const viewer = new Viewer(find("frame"), find<HTMLCanvasElement>("canvas"), find
 /** What `bitsr serve` says of its engine; empty elsewhere. */
 const served = document.querySelector<HTMLMetaElement>('meta[name="bitsr-serve"]')!.content;
 const native = served.startsWith("native");
-/** Gigabytes, 8 at most; browsers that do not tell get the pieces of a small device. */
-const memory = (navigator as { deviceMemory?: number }).deviceMemory ?? 4;
 const SUFFIX: Record<Format, string> = { png: "png", jpeg: "jpg", webp: "webp" };
 const NAME: Record<Format, string> = { png: "PNG", jpeg: "JPEG", webp: "WebP" };
 

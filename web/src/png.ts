@@ -87,7 +87,7 @@ export interface Piece {
 }
 
 /** Filters and deflates the rows of a piece as they come. */
-export class PieceWriter {
+class PieceWriter {
   private readonly stride: number;
   private before: Uint8Array;
   private first = true;
@@ -147,6 +147,44 @@ export class PieceWriter {
       type: "image/png",
     });
     return { y: this.y, rows: this.shape.height, png, scanlines };
+  }
+}
+
+/** Rows [y, end) of a result as they come, in pieces of `high` rows, the last one lower. */
+export class PiecesWriter {
+  private readonly pieces: Promise<Piece>[] = [];
+  private writer?: PieceWriter;
+  private left = 0;
+
+  constructor(
+    private readonly shape: Shape,
+    private readonly colours: Colours,
+    private y: number,
+    private readonly end: number,
+    private readonly high: number,
+  ) {}
+
+  /** Samples of whole rows. */
+  async write(samples: Uint8Array): Promise<void> {
+    const stride = this.shape.width * this.shape.channels;
+    while (samples.length) {
+      if (!this.writer) {
+        this.left = Math.min(this.high, this.end - this.y);
+        this.writer = new PieceWriter({ ...this.shape, height: this.left }, this.y, this.colours);
+      }
+      const rows = Math.min(this.left, samples.length / stride);
+      await this.writer.write(samples.subarray(0, rows * stride));
+      samples = samples.subarray(rows * stride);
+      this.y += rows;
+      this.left -= rows;
+      if (this.left) continue;
+      this.pieces.push(this.writer.finish());
+      this.writer = undefined;
+    }
+  }
+
+  finish(): Promise<Piece[]> {
+    return Promise.all(this.pieces);
   }
 }
 

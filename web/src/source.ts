@@ -1,7 +1,7 @@
 /** An image file as rows of RGBA, upright, in the colours of its own profile. */
 import { facts, kindOf, model } from "./container";
 import { PageError } from "./errors";
-import { type Colours, PieceWriter, pixels, walk } from "./png";
+import { type Colours, PiecesWriter, pixels, walk } from "./png";
 
 const STRIP = 256;
 
@@ -101,9 +101,10 @@ function look(rows: Source["rows"], height: number): { grey: boolean; opaque: bo
 async function keepsSamples(icc: Uint8Array<ArrayBuffer>): Promise<boolean> {
   if (model(icc) === "GRAY") return true;
   const stored = [200, 30, 90];
-  const writer = new PieceWriter({ width: 1, height: 1, channels: 3 }, 0, { icc, chunks: [] });
+  const writer = new PiecesWriter({ width: 1, height: 1, channels: 3 }, { icc, chunks: [] }, 0, 1, 1);
   await writer.write(new Uint8Array(stored));
-  const bitmap = await createImageBitmap((await writer.finish()).png, { colorSpaceConversion: "none" });
+  const [pixel] = await writer.finish();
+  const bitmap = await createImageBitmap(pixel!.png, { colorSpaceConversion: "none" });
   const context = new OffscreenCanvas(1, 1).getContext("2d")!;
   context.drawImage(bitmap, 0, 0);
   const read = context.getImageData(0, 0, 1, 1).data;

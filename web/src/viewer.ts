@@ -1,8 +1,9 @@
 /** Two images of one scene under a divider, with zoom and pan, drawn in the screen's own pixels. */
+import { memory } from "./device";
 import type { Result } from "./messages";
 
-/** Pieces are drawn where no more of their pixels are in sight; else the overview is. */
-const MOST_PIXELS = 48e6;
+/** Pieces are drawn where no more of their pixels are in sight, else the overview is; so many are kept. */
+const MOST_PIXELS = 8e6 * memory;
 const OVERVIEW = 8e6;
 const STEP = 1.5;
 
@@ -294,7 +295,7 @@ export class Viewer {
     let pixels = 0;
     for (const [index, { bitmap }] of all) {
       pixels += bitmap ? bitmap.width * bitmap.height : 0;
-      if (pixels <= 2 * MOST_PIXELS) continue;
+      if (pixels <= MOST_PIXELS) continue;
       bitmap?.close();
       this.loaded.delete(index);
     }
