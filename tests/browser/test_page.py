@@ -272,6 +272,17 @@ def test_first_visit_is_small_and_then_no_connection_is_needed(visit, static):
     assert "has to be loaded once" in failed.inner_text()
 
 
+def test_no_request_may_leave_the_page(visit, static):
+    page = visit(static.url)
+    directive = page.evaluate(
+        """() => new Promise((done) => {
+            addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
+            fetch("https://elsewhere.example/").catch(() => undefined);
+        })"""
+    )
+    assert directive == "connect-src"
+
+
 def test_phone(visit, static):
     phone = {"width": 360, "height": 740}
     page = visit(static.url, viewport=phone, device_scale_factor=3, is_mobile=True, has_touch=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import json
+import struct
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,8 +131,17 @@ def test_export(tmp_path, capsys) -> None:
     assert "not empty" in capsys.readouterr().err
 
 
-def test_limits_are_those_that_the_page_knows() -> None:
-    from pathlib import Path
+def test_the_manifest_names_icons_of_their_size() -> None:
+    files = serve.files()
+    icons = json.loads(files["manifest.webmanifest"].read_text(encoding="utf-8"))["icons"]
+    for icon in icons:
+        width, _, _ = icon["sizes"].partition("x")
+        if icon["type"] == "image/png":  # IHDR: width, height
+            assert files[icon["src"]].read_bytes()[16:24] == struct.pack(">II", int(width), int(width))
+        else:
+            assert icon["src"] in files
 
+
+def test_limits_are_those_that_the_page_knows() -> None:
     text = (Path(__file__).parents[2] / "web/src/engines.ts").read_text(encoding="utf-8")
     assert f"2 ** {module.MOST_BYTES.bit_length() - 1};" in text
