@@ -63,7 +63,7 @@ def memory(args: argparse.Namespace) -> None:
 def browser(args: argparse.Namespace) -> None:
     from .browser import report
 
-    print(report(args.lr, args.net, args.scale, args.workers, args.rounds))
+    print(report(args.lr, args.net, args.scale, args.rounds))
 
 
 def crops(args: argparse.Namespace) -> None:
@@ -123,7 +123,6 @@ def main() -> None:
     p.add_argument("--lr", type=size, nargs="+", default=[(1000, 1000)], metavar="WxH")
     p.add_argument("--net", default="bitsr-m", help="a family of nets (bitsr-m)")
     p.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
-    p.add_argument("--workers", type=int, default=1, help="of the page, and threads of the native engine")
     p.add_argument("--rounds", type=int, default=3)
     p.set_defaults(run=browser)
     p = commands.add_parser("crops", help="a page of crops: bicubic, nets, ground truth")

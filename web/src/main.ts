@@ -293,7 +293,13 @@ saveAll.addEventListener("click", async () => {
   for (const item of items) if (item.state === "done") await save(item);
 });
 find("clear").addEventListener("click", () => {
-  for (const item of [...items]) remove(item);
+  for (const { worker, row } of items) {
+    worker?.terminate();
+    row.remove();
+  }
+  items = [];
+  select(undefined);
+  find("empty").querySelector("button")!.focus();
 });
 find("in").addEventListener("click", () => viewer.zoomBy(1));
 find("out").addEventListener("click", () => viewer.zoomBy(-1));
