@@ -1,4 +1,4 @@
-"""``python -m bench [race|kernel|sizes|memory|browser|crops|pareto|train]``: see bench/README.md."""
+"""``python -m bench [race|kernel|sizes|memory|browser|crops|pareto|train|wasm]``: see bench/README.md."""
 
 from __future__ import annotations
 
@@ -85,6 +85,12 @@ def train(args: argparse.Namespace) -> None:
     print(report(args.recipe, args.set, args.threads, args.rounds))
 
 
+def wasm(args: argparse.Namespace) -> None:
+    from .wasm import report
+
+    print(report(args.rounds))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command")
@@ -146,6 +152,9 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--rounds", type=int, default=7)
     p.set_defaults(run=train)
+    p = commands.add_parser("wasm", help="the engine as WebAssembly against the native one")
+    p.add_argument("--rounds", type=int, default=9)
+    p.set_defaults(run=wasm)
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["race", *arguments]

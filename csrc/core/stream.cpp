@@ -79,13 +79,16 @@ void Rows::allocate(int pass) {
   for (const Storage& s : model.storages) {
     Ring ring;
     const bool bytes = s.cell == 1;
-    ring.row_bytes =
-        (size_t(w) * size_t(s.rate) + 2 * size_t(s.margin)) * size_t(s.stride * s.cell) +
-        (bytes ? DOT : 0) + 63;
-    ring.row_bytes -= ring.row_bytes % 64;
+    /* 64 bits, for a row may be beyond the memory of a machine of 32. */
+    const uint64_t row_bytes =
+        ((uint64_t(w) * uint64_t(s.rate) + 2 * uint64_t(s.margin)) * uint64_t(s.stride * s.cell) +
+         (bytes ? DOT : 0) + 63) /
+        64 * 64;
     ring.rows = (s.whole ? h : std::min(s.rows + pass, h)) * s.rate;
-    if (!s.whole && ring.row_bytes > (IN_FLIGHT_MOST - in_flight) / size_t(ring.rows))
+    if (!s.whole && row_bytes > (IN_FLIGHT_MOST - in_flight) / size_t(ring.rows))
       fail("the picture is too wide: its rows in flight need more than 4 GiB");
+    if (row_bytes > SIZE_MAX) no_memory();
+    ring.row_bytes = size_t(row_bytes);
     in_flight += s.whole ? 0 : ring.row_bytes * size_t(ring.rows);
     rings_.push_back(ring);
     (bytes ? widest_bytes : widest) = std::max(bytes ? widest_bytes : widest, ring.row_bytes);

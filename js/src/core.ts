@@ -121,7 +121,7 @@ export class Core {
   }
 
   #take(bytes: number): number {
-    const address = this.#core.malloc(bytes || 1);
+    const address = bytes < 2 ** 32 ? this.#core.malloc(bytes || 1) : 0; // whose argument wraps
     if (!address) throw new BitsrError("no memory");
     return address >>> 0;
   }

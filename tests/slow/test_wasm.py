@@ -73,8 +73,10 @@ def test_hostile_files_get_one_line(module, name):
 
 
 def test_rows_too_many_and_impossible_sizes_get_one_line(module):
-    with pytest.raises(Refused, match="too wide|too large"):
-        Instance(module, GOOD).run(np.zeros((1, 1 << 22), np.int16))
+    for width, why in ((1 << 26, "too large"), (1 << 23, "too wide"), (1 << 20, "no memory")):
+        instance = Instance(module, srresnet(seed=1).to_bytes(), memory=1 << 28)
+        with pytest.raises(Refused, match=why):
+            instance.call("bitsr_stream_open", instance.model, 9, width, 1, 0, instance.err, 256)
     instance = Instance(module, GOOD)
     stream = instance.call("bitsr_stream_open", instance.model, 1, 1, 1, 0, instance.err, 256)
     with pytest.raises(Refused, match="more rows"):
