@@ -36,7 +36,7 @@ function writer({ source, scale, memory }: Task, from: number, to: number): Piec
   return new PiecesWriter(shape, source.colours, scale * from, scale * to, high);
 }
 
-function* strips(source: Source, from: number, to: number): Generator<Uint8Array> {
+function* strips(source: Source, from: number, to: number): Generator<Uint8Array<ArrayBuffer>> {
   const rows = Math.max(8, Math.floor(STRIP / source.width));
   for (let y = from; y < to; y += rows) yield source.samples(y, Math.min(rows, to - y));
 }
@@ -98,7 +98,7 @@ export const native: Engine = async (task) => {
   if (width * height * channels > NATIVE_BYTES) {
     throw new PageError("Too large for the page; `bitsr upscale` has no such limit");
   }
-  const body = new Blob([...strips(source, 0, height)].map((samples) => samples.slice()));
+  const body = new Blob([...strips(source, 0, height)]);
   const query = new URLSearchParams({ net, width: `${width}`, height: `${height}`, channels: `${channels}` });
   const response = await fetch(new URL(`native?${query}`, base), { method: "POST", body }).catch(() => undefined);
   if (!response) throw new PageError("The engine does not answer: is `bitsr serve` still running?");

@@ -16,7 +16,7 @@ export interface Source {
   /** RGBA of rows [y, y + n). */
   rows(y: number, n: number): Uint8ClampedArray<ArrayBuffer>;
   /** The same with as many channels as the result has. */
-  samples(y: number, n: number): Uint8Array;
+  samples(y: number, n: number): Uint8Array<ArrayBuffer>;
 }
 
 /** Decodes an image file. Raises PageError for a file that cannot be read. */
@@ -71,7 +71,7 @@ export async function decode(blob: Blob, file: Uint8Array<ArrayBuffer>): Promise
 }
 
 /** As many channels as are wanted out of RGBA. */
-function pick(rgba: Uint8ClampedArray, channels: number): Uint8Array {
+function pick(rgba: Uint8ClampedArray<ArrayBuffer>, channels: number): Uint8Array<ArrayBuffer> {
   if (channels === 4) return new Uint8Array(rgba.buffer, rgba.byteOffset, rgba.length);
   const out = new Uint8Array((rgba.length / 4) * channels);
   for (let i = 0, o = 0; i < rgba.length; i += 4, o += channels) {
