@@ -13,7 +13,16 @@ import sys
 from pathlib import Path
 
 ZIG = "0.17.1"
-NETS = ("bitsr-s-x2", "bitsr-s-x3", "bitsr-s-x4", "bitsr-m-x2", "bitsr-m-x3", "bitsr-m-x4", "bitsr-photo-m-x2", "bitsr-photo-m-x4")
+NETS = (
+    "bitsr-s-x2",
+    "bitsr-s-x3",
+    "bitsr-s-x4",
+    "bitsr-m-x2",
+    "bitsr-m-x3",
+    "bitsr-m-x4",
+    "bitsr-photo-m-x2",
+    "bitsr-photo-m-x4",
+)
 """The nets that come with the package; js/src/nets.ts names them too."""
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +65,9 @@ def main(folder: Path) -> None:
     nets.mkdir(exist_ok=True)
     for name in NETS:
         shutil.copyfile(ROOT / "src/bitsr/zoo" / f"{name}.bsr", nets / f"{name}.bsr")
-    print(f"{folder / 'bitsr.wasm'}: {(folder / 'bitsr.wasm').stat().st_size / 1000:.0f} kB, {len(NETS)} nets")
+    print(
+        f"{folder / 'bitsr.wasm'}: {(folder / 'bitsr.wasm').stat().st_size / 1000:.0f} kB, {len(NETS)} nets"
+    )
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def test_counts_at_their_ends(module):
     """All activations against all weights, alike or not: the largest counts of neighbouring pixels."""
     for word in (0, 2**64 - 1):
         packed = srresnet(blocks=1, seed=2)
-        for name, tensor in packed.tensors.items():
+        for tensor in packed.tensors.values():
             if tensor.dtype == np.uint64:
                 tensor[:] = word
         for lr in (np.full((3, 9), 32767, np.int16), np.full((3, 9), -32768, np.int16), plane(3, 9)):
@@ -68,7 +68,7 @@ def test_counts_at_their_ends(module):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_files_get_one_line(module, name):
-    with pytest.raises(Refused, match="^[ -~]+$"):
+    with pytest.raises(Refused, match=r"^[ -~]+$"):
         Instance(module, HOSTILE[name])
 
 

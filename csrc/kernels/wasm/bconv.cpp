@@ -13,11 +13,12 @@
  *   3 nibbles of 2 pixels   4 x (3 swizzles + 5)                                     = 32
  *   a row of taps           16 x 32, and 4 x 15 to take it apart                     = 572
  *   a pixel                 3 x 572 / 2 + epilogue 8 x 8                             = 922
- * On x86-64 a swizzle takes 2 instructions, q15mulr_sat 3: 1,200, at four a cycle 300 cycles. AVX2
- * needs 222 there, so this could reach 0.74 of its speed. It reaches 0.46 in V8 and 0.52 in
- * Cranelift: loads and moves that native code folds. Half of the filters at a time, for their sums,
- * tables and weights fit 16 registers; all at once are spilt. i8x16.popcnt is 8 instructions on
- * x86-64: 288 of them a pixel are more than all of this; on ARM 864 operations against 860.
+ * On x86-64 a swizzle takes 2 instructions and q15mulr_sat 3: 1,240 a pixel, 310 cycles at four a
+ * cycle, where AVX2 takes 222. So 0.72 of its speed is the ceiling; a binary layer reaches 0.38 to
+ * 0.46 in V8 and 0.45 to 0.52 in Cranelift (python -m bench wasm). The rest are loads, moves and
+ * constants that native code folds. Half of the filters at a time, for their sums, tables and
+ * weights fit 16 registers; those of all 64 are spilt. i8x16.popcnt is 8 instructions on x86-64,
+ * and 288 of them a pixel are more than all of this. On ARM, where it is one, the two are equal.
  */
 #include "kernels/bconv_chunks.h"
 #include "kernels/wasm/epilogue.h"
@@ -59,11 +60,11 @@ void nibbles(const Bconv& op, const BconvRow& row, int word, int x, int n, Nibbl
       a += op.words;
       next = i + 1 < columns ? wasm_v128_load64_zero(a) : wasm_i8x16_splat(0);
       /* of each byte the low nibbles of both columns, and the high ones */
-      const v128_t low = wasm_v128_or(wasm_v128_and(now, nibble),
-                                      wasm_i8x16_shl(wasm_v128_and(next, nibble), 4));
+      const v128_t low =
+          wasm_v128_or(wasm_v128_and(now, nibble), wasm_i8x16_shl(wasm_v128_and(next, nibble), 4));
       const v128_t high = wasm_v128_or(wasm_u8x16_shr(now, 4), wasm_v128_andnot(next, nibble));
-      const v128_t both = wasm_i8x16_shuffle(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6,
-                                             22, 7, 23);
+      const v128_t both =
+          wasm_i8x16_shuffle(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
       wasm_v128_store(out.at[r][i], wasm_i16x8_shl(wasm_u16x8_extend_low_u8x16(both), 4));
       wasm_v128_store(out.at[r][i] + 8, wasm_i16x8_shl(wasm_u16x8_extend_high_u8x16(both), 4));
     }
@@ -167,7 +168,8 @@ bool prepare(Bconv& op) {
           for (int byte = 0; byte < 32; byte++) {
             const size_t filter = size_t(block + r % 2 * 32 + channel_of(byte));
             const size_t tap = size_t(r / 2 * op.k + nibble / 16);
-            *out++ = op.weight[(filter * taps + tap) * words + size_t(word)] >> (nibble % 16 * 4) & 15;
+            *out++ =
+                op.weight[(filter * taps + tap) * words + size_t(word)] >> (nibble % 16 * 4) & 15;
           }
   return true;
 }

@@ -87,9 +87,9 @@ inline __attribute__((always_inline)) void dots(const Qconv& op, const QconvRow&
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++)
         acc[j] = wasm_i32x4_add(
-            acc[j], wasm_i32x4_dot_i16x8(
-                        wasm_u16x8_load8x8(a + at[j]),
-                        wasm_i16x8_load8x8(w + (FILTERS == 1 ? 0 : size_t(j) * wide))));
+            acc[j],
+            wasm_i32x4_dot_i16x8(wasm_u16x8_load8x8(a + at[j]),
+                                 wasm_i16x8_load8x8(w + (FILTERS == 1 ? 0 : size_t(j) * wide))));
   }
   const v128_t bias = FILTERS == 1 ? wasm_v128_load32_splat(op.bias.data() + filter)
                                    : wasm_v128_load(op.bias.data() + filter);
@@ -112,7 +112,8 @@ void qconv(const Qconv& op, const QconvRow& row) {
         for (int i = 0; i < n; i += 4) dots<1>(op, row, x + i, x + n, 0, sums + i);
       },
       [&](int block, int x, int n, const int16_t (*sums)[64]) {
-        finish_chunk(op, row, block, x, n, [sums](int i, int c) { return wasm_v128_load(sums[i] + c); });
+        finish_chunk(op, row, block, x, n,
+                     [sums](int i, int c) { return wasm_v128_load(sums[i] + c); });
       });
 }
 

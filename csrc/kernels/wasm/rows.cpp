@@ -30,7 +30,8 @@ inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
           const v128_t v = wasm_v128_load32_splat(a + size_t(p) * size_t(row.step) + i);
 #pragma GCC unroll 4
           for (int q = 0; q < 4; q++)
-            acc[p][q] = wasm_i32x4_add(acc[p][q], wasm_i32x4_dot_i16x8(v, wasm_v128_load(w + 8 * q)));
+            acc[p][q] =
+                wasm_i32x4_add(acc[p][q], wasm_i32x4_dot_i16x8(v, wasm_v128_load(w + 8 * q)));
         }
     }
     const int n = op.cout - block < 16 ? op.cout - block : 16;
@@ -45,7 +46,8 @@ inline void conv_pixels(const Conv& op, const ConvRow& row, int x) {
   }
 }
 
-/* P pixels of one output at once, P at most 4: a weight vector is loaded once for P dot products. */
+/* P pixels of one output at once, P at most 4: a weight vector is loaded once for P dot products.
+ */
 template <int P>
 inline void dot_pixels(const Conv& op, const ConvRow& row, int x) {
   v128_t acc[4];
@@ -146,8 +148,8 @@ void quant(const Quant& op, const int16_t* x, int w, uint8_t* out) {
         if (op.shift) r = wasm_i16x8_q15mulr_sat(r, down);
         return wasm_i16x8_min(wasm_i16x8_max(r, bottom), top);
       };
-      const v128_t bytes = wasm_v128_xor(wasm_i8x16_narrow_i16x8(half(c), half(c + 8)),
-                                         wasm_i8x16_splat(-128));
+      const v128_t bytes =
+          wasm_v128_xor(wasm_i8x16_narrow_i16x8(half(c), half(c + 8)), wasm_i8x16_splat(-128));
       if (stride - c >= 16) {
         wasm_v128_store(out + c, bytes);
       } else {
