@@ -365,5 +365,5 @@ recall();
 show();
 find("engine").textContent = native
   ? `Native engine: ${served.slice("native ".length)}.`
-  : "Runs in this browser as WebAssembly, and without a connection once loaded.";
+  : `Runs in this browser as WebAssembly${served ? "" : ", and without a connection once loaded"}.`;
 if (!served && "serviceWorker" in navigator) void navigator.serviceWorker.register("./sw.js").catch(() => undefined);
