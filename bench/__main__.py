@@ -1,4 +1,4 @@
-"""``python -m bench [race|kernel|sizes|memory|browser|crops|pareto|train|wasm]``: see bench/README.md."""
+"""``python -m bench [race|kernel|sizes|colour|memory|browser|crops|pareto|train|wasm]``: see bench/README.md."""
 
 from __future__ import annotations
 
@@ -52,6 +52,12 @@ def sizes(args: argparse.Namespace) -> None:
     from .sizes import report
 
     print(report(args.lr, args.threads, args.rounds))
+
+
+def colour(args: argparse.Namespace) -> None:
+    from .colour import report
+
+    print(report(args.net, args.lr, args.rounds))
 
 
 def memory(args: argparse.Namespace) -> None:
@@ -112,13 +118,18 @@ def main() -> None:
     p = commands.add_parser("kernel", help="the machine's ceilings and the engine's share of them")
     p.add_argument("--rounds", type=int, default=5)
     p.set_defaults(run=kernel)
-    p = commands.add_parser("sizes", help="time of a pixel against the image's size; share of colour")
+    p = commands.add_parser("sizes", help="time of a pixel against the image's size")
     p.add_argument(
         "--lr", type=size, nargs="+", default=[(320, 180), (960, 540), (1920, 1080)], metavar="WxH"
     )
     p.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     p.add_argument("--rounds", type=int, default=3)
     p.set_defaults(run=sizes)
+    p = commands.add_parser("colour", help="what colour costs beside a net")
+    p.add_argument("net", nargs="?", default="bitsr-s-x4", help="name or .bsr file (bitsr-s-x4)")
+    p.add_argument("--lr", type=size, default=(320, 180), metavar="WxH")
+    p.add_argument("--rounds", type=int, default=15)
+    p.set_defaults(run=colour)
     p = commands.add_parser("memory", help="peak memory of upscaling one photo through the command line")
     p.add_argument("--photo", type=size, default=(6000, 4000), metavar="WxH", help="photo size (6000x4000)")
     p.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))

@@ -1,5 +1,4 @@
-"""Does the time of a pixel grow with the image? Depth first against layer by layer; what colour
-adds."""
+"""Does the time of a pixel grow with the image? Depth first against layer by layer."""
 
 from __future__ import annotations
 
@@ -9,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bitsr import colour
 from bitsr.engine import Engine, isas
 
 from . import machine
@@ -52,12 +50,6 @@ def report(sizes: list[tuple[int, int]], threads: list[int], rounds: int) -> str
             jobs["depth", n, size] = lambda e=engine, x=lr: e.run(x)
             if w * h * (4 * CHANNELS + 2 * BLOCKS * CHANNELS // 8) <= MOST:
                 jobs["layers", n, size] = lambda e=engine, x=lr: by_layers(e, x)
-        rgb = rng.integers(0, 256, (h, w, 3), np.uint8)
-        sr = rng.integers(-16320, 16321, (SCALE * h, SCALE * w), np.int16)
-        jobs["colour", 1, size] = lambda x=rgb, y=sr, h=h: (
-            colour.luma(x),
-            colour.merge(x, y, SCALE, height=h),
-        )
     seen: dict[tuple[str, int, tuple[int, int]], list[float]] = {key: [] for key in jobs}
     for i in range(rounds + 1):
         for key, job in jobs.items():
@@ -71,22 +63,19 @@ def report(sizes: list[tuple[int, int]], threads: list[int], rounds: int) -> str
         f"- load average before {before}, after {machine.load()}",
         "",
         "Depth first is the engine's order, layer by layer the same kernels with passes as high as the image. MB is"
-        " what an order takes through memory where maps do not fit a cache. Colour is RGB to luma, bicubic chroma and"
-        " SR to RGB, one thread; its share is of both together.",
+        " what an order takes through memory where maps do not fit a cache.",
         "",
-        "| LR | threads | depth first ms | ns an LR pixel | MB | layer by layer ms | MB | colour ms | share |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| LR | threads | depth first ms | ns an LR pixel | MB | layer by layer ms | MB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for size in sizes:
         for n in threads:
             pixels = size[0] * size[1]
             depth = statistics.median(seen["depth", n, size])
             layers = seen.get(("layers", n, size))
-            rgb = statistics.median(seen["colour", 1, size])
             lines.append(
                 f"| {size[0]}x{size[1]} | {n} | {1e3 * depth:.1f} | {1e9 * depth / pixels:.0f} |"
                 f" {1e-6 * pixels * DEPTH_FIRST:.0f} |"
                 f" {f'{1e3 * statistics.median(layers):.1f}' if layers else ''} | {1e-6 * pixels * LAYERS:.0f} |"
-                f" {1e3 * rgb:.1f} | {rgb / (rgb + depth):.0%} |"
             )
     return "\n".join(lines) + "\n"

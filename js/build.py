@@ -28,6 +28,7 @@ NETS = (
 ROOT = Path(__file__).resolve().parents[1]
 EXPORTS = (
     *("malloc", "free", "bitsr_isa", "bitsr_model_open", "bitsr_model_scale", "bitsr_model_radius"),
+    "bitsr_model_smooth",
     *("bitsr_stream_open", "bitsr_stream_push", "bitsr_stream_ready", "bitsr_luma", "bitsr_merge"),
 )
 FLAGS = (

@@ -6,7 +6,9 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import colour_reference
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -44,6 +46,7 @@ class Jobs:
         self.folder.mkdir(exist_ok=True)
         self.lines: list[str] = []
         self.expected: dict[str, NDArray[np.int16]] = {}  # by the OUT of a job
+        self.merged: dict[str, NDArray[Any]] = {}  # by the OUT of a job
         self._models: dict[int, tuple[ModelFile, Path]] = {}
 
     def run(self, packed: ModelFile, lr: NDArray[np.int16], *variants: tuple[int, int]) -> None:
@@ -66,8 +69,15 @@ class Jobs:
         (self.folder / name).write_bytes(data)
         self.lines.append(f"open {name}")
 
-    def colour(self, depth: int, channels: int, h: int, w: int, scale: int) -> None:
-        self.lines.append(f"colour {depth} {channels} {h} {w} {scale}")
+    def colour(self, depth: int, channels: int, h: int, w: int, scale: int, smooth: bool) -> None:
+        """A merge of random pixels; its result must be colour_reference's."""
+        lr, q = colour_reference.random_merge(depth, channels, h, w, scale, seed=len(self.lines))
+        name = f"{len(self.lines)}"
+        (self.folder / f"{name}.pixels").write_bytes(lr.tobytes())
+        (self.folder / f"{name}.luma").write_bytes(q.tobytes())
+        self.merged[f"{name}.merged"] = colour_reference.merge(lr, q, scale, smooth=smooth)
+        sizes = f"{depth} {channels} {h} {w} {scale} {smooth:d}"
+        self.lines.append(f"colour {name}.pixels {name}.luma {sizes} {name}.merged")
 
     def train(self, *sizes: int) -> None:
         """sizes: N, H, W, C, O, k, threads."""
@@ -94,5 +104,8 @@ class Jobs:
                     expected.shape
                 )
                 np.testing.assert_array_equal(sr, expected, f"{out}.{isa}")
+        for out, expected in self.merged.items():
+            found = np.frombuffer((self.folder / out).read_bytes(), expected.dtype)
+            np.testing.assert_array_equal(found.reshape(expected.shape), expected, out)
         assert len(printed) == len(self.expected) * len(isas) + len(self.lines) - len(self.expected)
         return printed

@@ -28,7 +28,8 @@ int bitsr_luma(const void* pixels, int depth, int channels, size_t n, int16_t* q
 }
 
 int bitsr_merge(const void* lr, int depth, int channels, int h, int w, int first, int rows,
-                int scale, const int16_t* q, int y, int n, void* out, char* err, size_t err_cap) {
+                int scale, int smooth, const int16_t* q, int y, int n, void* out, char* err,
+                size_t err_cap) {
   if (!q || !out || !shape_ok(depth, channels) || !lr)
     return fail(err, err_cap, "impossible pixel format");
   if (h < 1 || w < 1 || scale < 1 || scale > MAX_SCALE || h > INT32_MAX / scale ||
@@ -38,13 +39,13 @@ int bitsr_merge(const void* lr, int depth, int channels, int h, int w, int first
   if (first < 0 || rows < 0 || rows > h - first)
     return fail(err, err_cap, "LR rows outside the picture");
   if (n == 0) return 0;
-  // Two LR rows above and below: what the taps of any phase reach, folded at the image's edges.
-  for (int64_t i = int64_t(y) / scale - 2; i <= int64_t(y + n - 1) / scale + 2; i++) {
+  // What the taps of any phase reach, and the windows around what they read, folded at the edges.
+  for (int64_t i = int64_t(y) / scale - 4; i <= int64_t(y + n - 1) / scale + 4; i++) {
     const int at = reflect(i, h);
     if (at < first || at >= first + rows)
       return fail(err, err_cap, "LR rows missing from the window");
   }
   const bitsr::Colour& c = bitsr::colour();
-  return (depth == 8 ? c.merge8 : c.merge16)(lr, channels, h, w, first, scale, q, y, n, out, err,
-                                             err_cap);
+  return (depth == 8 ? c.merge8 : c.merge16)(lr, channels, h, w, first, scale, smooth != 0, q, y, n,
+                                             out, err, err_cap);
 }

@@ -1,74 +1,26 @@
-// The arithmetic of colour around the luma net: pixels to luma, and SR luma plus bicubic chroma
-// back to pixels.
+// The arithmetic of colour around the luma net: pixels to luma, and SR luma plus the chroma and
+// alpha of the LR image back to pixels.
 //
 // With L = 0.299 R + 0.587 G + 0.114 B the studio luma of the nets is Y = 16 + 219/255 L (8-bit
-// levels), and the chroma planes of BT.601 are multiples of R - L and B - L. So
-//   R' = L' + up(R - L)
-//   B' = L' + up(B - L)
-//   G' = L' - (0.299 up(R - L) + 0.114 up(B - L)) / 0.587
-// where L' is the SR luma and up() the bicubic; no YCbCr image is ever rounded on the way. Equal R,
-// G and B have differences of exactly 0, so grey stays grey; the taps sum to exactly 1, so flat
-// chroma stays flat.
-//
-// The nets overshoot at edges, and chroma does not follow: red letters would turn pink inside. So
-// where colours are strong, COLOURED levels apart somewhere in the 5x5 LR pixels around, no channel
-// leaves the range of those pixels, or its own bicubic where that goes further, by more than SLACK
-// levels. Where they are weaker there is more room: four levels for each level less. A channel at
-// the same end of its range in all of those pixels stays there: white paper is white.
+// levels), and the chroma planes of BT.601 are multiples of R - L and B - L. Around each LR pixel
+// these follow luma as a (L - MIDDLE) + b (colour_chroma.h). So with up() the bicubic and L' the SR
+// luma
+//   R' = L' + r        r = up(a_r) (L' - MIDDLE) + up(b_r)
+//   B' = L' + b        b = up(a_b) (L' - MIDDLE) + up(b_b)
+//   G' = L' - (0.299 r + 0.114 b) / 0.587
+// each kept within its bounds (colour_bounds.h); no YCbCr image is ever rounded on the way.
 //
 // up() is Keys' cubic (a = -0.5) at half-pixel centres with symmetric reflection: one LR row is
 // widened when it is first needed, four widened rows are kept, and each SR row is one weighted sum
-// of them. Plain loops on contiguous rows: the compiler makes the SIMD, and integers make every
-// build give the same bytes.
-//
-// This file is compiled twice on x86-64, plainly (colour.cpp) and with AVX2 (colour_avx2.cpp). All
-// of it has internal linkage, so neither build's code can stand in for the other's.
+// of them. The taps sum to exactly 1, so what is flat stays flat.
 
 #pragma once
 
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <limits>
-#include <memory>
-#include <type_traits>
+#include "core/colour_bounds.h"
+#include "core/colour_chroma.h"
+#include "core/colour_lines.h"
 
 namespace {
-
-constexpr int MAX_SCALE = 16;
-constexpr int SLACK = 7, COLOURED = 96;  // 8-bit levels; rounding makes 8 of 7
-
-// 8 bit: differences in 1/32 level are int16 (|R - L| <= 226, twice 1.25 by the kernel's overshoot)
-// and 14-bit taps sum in int32. 16 bit: 1/64 level in int32, 20-bit taps sum in int64.
-struct Depth8 {
-  using Pixel = uint8_t;
-  using Diff = int16_t;
-  using Sum = int32_t;
-  static constexpr int FRAC = 5, TAP_BITS = 14, LUMA_BITS = 16, GREEN_BITS = 15, MAX = 255,
-                       LEVEL = 1;
-};
-struct Depth16 {
-  using Pixel = uint16_t;
-  using Diff = int32_t;
-  using Sum = int64_t;
-  static constexpr int FRAC = 6, TAP_BITS = 20, LUMA_BITS = 20, GREEN_BITS = 20, MAX = 65535,
-                       LEVEL = 257;
-};
-
-int fail(char* err, size_t cap, const char* text) {
-  if (err && cap) std::snprintf(err, cap, "%s", text);
-  return -1;
-}
-
-template <class T>
-constexpr T floor_div(T a, T b) {
-  return a / b - (a % b < 0);
-}
-// a / b to the nearest, half up; b > 0.
-template <class T>
-constexpr T round_div(T a, T b) {
-  return floor_div<T>(2 * a + b, 2 * b);
-}
 
 // q = round(128 (Y - 127.5)) = round(128 * 219/255 * L) - 14272, exactly: 128 * 219 / 255000 = 1168
 // / 10625.
@@ -96,13 +48,6 @@ void luma(const void* px, int channels, size_t n, int16_t* q) {
     default:
       return luma_row<D, 4>(p, n, q);
   }
-}
-
-// Index folded into [0, n) by symmetric reflection (-1 is 0, n is n - 1), from any distance.
-int reflect(int64_t i, int n) {
-  const int64_t period = 2 * int64_t(n);
-  i = (i % period + period) % period;
-  return int(i < n ? i : period - 1 - i);
 }
 
 // The first tap's LR offset of phase p, and the four taps in units of 2^-bits; they sum to 2^bits.
@@ -141,101 +86,59 @@ class Merger {
   using Sum = typename D::Sum;
   // Taps as narrow as they come, so that 8-bit products are int16 x int16 -> int32.
   using Tap = typename std::conditional<(D::TAP_BITS < 15), int16_t, int32_t>::type;
-  static constexpr int PAD = 2;
 
  public:
-  bool init(const void* lr, int channels, int h, int w, int first, int scale) {
-    lr_ = static_cast<const Pixel*>(lr);
-    channels_ = channels, h_ = h, w_ = w, first_ = first, scale_ = scale;
-    colours_ = channels > 2 ? 3 : 1;
-    planes_ = colours_ + (channels % 2 == 0);
+  bool init(const void* lr, int channels, int h, int w, int first, int scale, bool smooth) {
+    channels_ = channels, w_ = w, scale_ = scale;
+    coloured_ = channels > 2, alpha_ = channels % 2 == 0;
+    planes_ = (coloured_ ? 4 : 0) + alpha_;
     wide_ = size_t(w) * scale;
     for (int p = 0; p < scale; p++) {
       const Phase f = phase(scale, p, D::TAP_BITS);
       offset_[p] = f.first;
       for (int k = 0; k < 4; k++) tap_[p][k] = Tap(f.tap[k]);
     }
-    const size_t narrow = size_t(w) + 2 * PAD;
-    const size_t diffs = (5 * wide_ + narrow) * planes_ + 2 * wide_ * colours_ + size_t(w);
-    const size_t pixels = 2 * wide_ * colours_ + 2 * narrow * channels + 5 * size_t(w) + narrow;
-    memory_.reset(static_cast<Diff*>(std::malloc(diffs * sizeof(Diff))));
-    pixels_.reset(static_cast<Pixel*>(std::malloc(pixels * sizeof(Pixel))));
-    if (!memory_ || !pixels_) return false;
-    low_ = memory_.get() + (5 * wide_ + narrow) * planes_;
-    room_ = low_ + 2 * wide_ * colours_;
-    white_ = pixels_.get();
-    column_ = white_ + 2 * wide_ * colours_;
-    spreads_ = column_ + 2 * narrow * channels;
-    widest_ = spreads_ + 5 * size_t(w);
-    for (int64_t& row : spread_of_) row = -1;
-    for (int i = 0; i < w; i++) room_[i] = Diff(ROOM + GATE * GREYEST);
-    for (int64_t& row : kept_) row = std::numeric_limits<int64_t>::min();
-    bounded_ = -1;
-    return true;
+    return source_.init(lr, channels, h, w, first) &&
+           (!coloured_ || chroma_.init(source_, w, smooth)) &&
+           bounds_.init(source_, coloured_ ? 3 : 1, w, scale) && narrow_.init(planes_, w) &&
+           widened_.init(planes_, int(wide_)) && blended_.init(planes_, int(wide_));
   }
 
   void row(const int16_t* q, int y, Pixel* out) {
     const int p = y % scale_;
     const int64_t top = int64_t(y / scale_) + offset_[p];
-    Diff* d = memory_.get() + size_t(planes_) * 4 * wide_;
     for (int k = 0; k < 4; k++) widen(top + k);
-    for (int plane = 0; plane < planes_; plane++) {
-      blend(slot(top) + plane * wide_, slot(top + 1) + plane * wide_, slot(top + 2) + plane * wide_,
-            slot(top + 3) + plane * wide_, tap_[p], d + plane * wide_);
-    }
-    bounds(y / scale_);
+    for (int plane = 0; plane < planes_; plane++) blend(top, plane, tap_[p]);
+    bounds_.go_to(y / scale_);
     switch (channels_) {
       case 1:
-        return grey<1>(q, d, out);
+        return grey<1>(q, out);
       case 2:
-        return grey<2>(q, d, out);
+        return grey<2>(q, out);
       case 3:
-        return rgb<3>(q, d, out);
+        return rgb<3>(q, out);
       default:
-        return rgb<4>(q, d, out);
+        return rgb<4>(q, out);
     }
   }
 
  private:
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-
-  Diff* slot(int64_t row) const {
-    return memory_.get() + size_t(planes_) * wide_ * size_t(((row % 4) + 4) % 4);
-  }
-
-  // Differences of one LR row, widened by the scale, into the row's slot.
+  // The planes of one LR row, widened by the scale.
   void widen(int64_t row) {
-    int64_t& held = kept_[((row % 4) + 4) % 4];
-    if (held == row) return;
-    held = row;
-    const Pixel* px = lr_ + size_t(reflect(row, h_) - first_) * size_t(w_) * channels_;
-    Diff* narrow = memory_.get() + size_t(planes_) * 5 * wide_ + PAD;
-    const size_t pitch = size_t(w_) + 2 * PAD;
-    if (channels_ > 2) {
-      for (int i = 0; i < w_; i++) {
-        const Sum r = px[channels_ * i], g = px[channels_ * i + 1], b = px[channels_ * i + 2];
-        const Sum unit = Sum(1) << D::FRAC;
-        narrow[i] = Diff(round_div<Sum>((299 * r + 587 * g + 114 * b) * unit, 1000));
-        narrow[pitch + i] = Diff(round_div<Sum>((701 * r - 587 * g - 114 * b) * unit, 1000));
-        narrow[2 * pitch + i] = Diff(round_div<Sum>((886 * b - 587 * g - 299 * r) * unit, 1000));
-      }
-    } else {
-      for (int i = 0; i < w_; i++) narrow[i] = Diff(Sum(px[channels_ * i]) << D::FRAC);
+    if (widened_.has(row)) return;
+    if (coloured_) {
+      Diff* const planes[4] = {narrow_.line(0, 0), narrow_.line(0, 1), narrow_.line(0, 2),
+                               narrow_.line(0, 3)};
+      chroma_.line(row, planes);
     }
-    if (channels_ % 2 == 0) {
-      Diff* alpha = narrow + pitch * (planes_ - 1);
-      for (int i = 0; i < w_; i++)
-        alpha[i] = Diff(Sum(px[channels_ * i + channels_ - 1]) << D::FRAC);
+    if (alpha_) {
+      const Pixel* px = source_.pixels(row, channels_ - 1);
+      Diff* alpha = narrow_.line(0, planes_ - 1);
+      for (int i = 0; i < w_; i++) alpha[i] = Diff(Sum(px[i]) << D::FRAC);
     }
     for (int plane = 0; plane < planes_; plane++) {
-      Diff* x = narrow + pitch * plane;
-      for (int k = 1; k <= PAD; k++) {
-        x[-k] = x[reflect(-k, w_)];
-        x[w_ - 1 + k] = x[reflect(int64_t(w_) - 1 + k, w_)];
-      }
-      Diff* out = slot(row) + plane * wide_;
+      Diff *x = narrow_.line(0, plane), *out = widened_.line(row, plane);
+      pad(x, w_, 2);
       switch (scale_) {
         case 2:
           widen_plane<2>(x, out);
@@ -265,11 +168,14 @@ class Merger {
     }
   }
 
-  void blend(const Diff* __restrict a, const Diff* __restrict b, const Diff* __restrict c,
-             const Diff* __restrict e, const Tap* t, Diff* __restrict out) const {
+  void blend(int64_t top, int plane, const Tap* t) {
+    const Diff *const a = widened_.line(top, plane), *const b = widened_.line(top + 1, plane),
+                      *const c = widened_.line(top + 2, plane),
+                      *const d = widened_.line(top + 3, plane);
+    Diff* __restrict out = blended_.line(0, plane);
     const Tap t0 = t[0], t1 = t[1], t2 = t[2], t3 = t[3];
     for (size_t i = 0; i < wide_; i++) {
-      const Sum sum = Sum(t0) * a[i] + Sum(t1) * b[i] + Sum(t2) * c[i] + Sum(t3) * e[i];
+      const Sum sum = Sum(t0) * a[i] + Sum(t1) * b[i] + Sum(t2) * c[i] + Sum(t3) * d[i];
       out[i] = Diff((sum + HALF) >> D::TAP_BITS);
     }
   }
@@ -282,181 +188,67 @@ class Merger {
     return (q * gain + bias) >> D::LUMA_BITS;
   }
   // Half a level is added, then the fraction cut off: rounding half up.
-  static Pixel pixel(Sum v) {
-    v = (v + (1 << (D::FRAC - 1))) >> D::FRAC;
-    return Pixel(v < 0 ? 0 : v > D::MAX ? Sum(D::MAX) : v);
+  static Sum round(Sum v) { return (v + (1 << (D::FRAC - 1))) >> D::FRAC; }
+  // The bounds lie within the range of a sample.
+  static Pixel bounded(Sum v, Diff low, Diff high) {
+    return Pixel(round(least<Sum>(most<Sum>(v, low), high)));
   }
-
-  // What the SR pixels of one LR row may be, every LR pixel widened by the scale.
-  void bounds(int row) {
-    if (bounded_ == row) return;
-    bounded_ = row;
-    const size_t n = size_t(w_) * channels_;
-    Pixel* low = column_ + PAD * channels_;
-    Pixel* high = low + n + 2 * PAD * channels_;
-    const Pixel* px[5];
-    for (int k = 0; k < 5; k++)
-      px[k] = lr_ + size_t(reflect(int64_t(row) + k - 2, h_) - first_) * n;
-    column(px, n, low, high);
-    pad(low, channels_);
-    pad(high, channels_);
-    if (colours_ == 3) make_room(px, row);
-    for (int c = 0; c < colours_; c++) {
-      switch (scale_) {
-        case 2:
-          across<2>(low, high, c);
-          break;
-        case 3:
-          across<3>(low, high, c);
-          break;
-        case 4:
-          across<4>(low, high, c);
-          break;
-        default:
-          across<0>(low, high, c);
-      }
-    }
-  }
-
-  template <class T>
-  static T least(T a, T b) {
-    return a < b ? a : b;
-  }
-  template <class T>
-  static T most(T a, T b) {
-    return a > b ? a : b;
-  }
-
-  // Two pixels on either side, by reflection.
-  void pad(Pixel* x, int channels) const {
-    for (int k = 1; k <= PAD; k++) {
-      for (int c = 0; c < channels; c++) {
-        x[c - k * channels] = x[reflect(-k, w_) * channels + c];
-        x[(w_ - 1 + k) * channels + c] = x[reflect(int64_t(w_) - 1 + k, w_) * channels + c];
-      }
-    }
-  }
-
-  static void column(const Pixel* const* px, size_t n, Pixel* __restrict low,
-                     Pixel* __restrict high) {
-    const Pixel *a = px[0], *b = px[1], *c = px[2], *d = px[3], *e = px[4];
-    for (size_t i = 0; i < n; i++) {
-      low[i] = least(least(least(a[i], b[i]), least(d[i], e[i])), c[i]);
-      high[i] = most(most(most(a[i], b[i]), most(d[i], e[i])), c[i]);
-    }
-  }
-
-  // SLACK where colours are strong, more where they are weak: there overshoot is sharpness.
-  void make_room(const Pixel* const* px, int64_t row) {
-    for (int k = 0; k < 5; k++) {
-      if (spread_of_[(row + k) % 5] == row + k) continue;
-      spread_of_[(row + k) % 5] = row + k;
-      Pixel* __restrict out = spreads_ + size_t((row + k) % 5) * w_;
-      for (int i = 0; i < w_; i++) {
-        const Pixel* p = px[k] + channels_ * i;
-        out[i] = Pixel(most(most(p[0], p[1]), p[2]) - least(least(p[0], p[1]), p[2]));
-      }
-    }
-    const Pixel* rows[5];
-    for (int k = 0; k < 5; k++) rows[k] = spreads_ + size_t(k) * w_;
-    Pixel* x = widest_ + PAD;
-    for (int i = 0; i < w_; i++)
-      x[i] = most(most(most(rows[0][i], rows[1][i]), most(rows[2][i], rows[3][i])), rows[4][i]);
-    pad(x, 1);
-    for (int i = 0; i < w_; i++) {
-      const Sum far = most(most(most(x[i - 2], x[i - 1]), most(x[i + 1], x[i + 2])), x[i]);
-      room_[i] = Diff(ROOM + GATE * most(Sum(0), GREYEST - far));
-    }
-  }
-
-  template <int S>
-  void across(const Pixel* low, const Pixel* high, int c) const {
-    const int s = S ? S : scale_, step = channels_;
-    Diff* __restrict from = low_ + 2 * c * wide_, * __restrict to = from + wide_;
-    Pixel* __restrict white = white_ + 2 * c * wide_, * __restrict coloured = white + wide_;
-    for (int i = 0; i < w_; i++) {
-      const Pixel *l = low + i * step + c, *h = high + i * step + c;
-      const Pixel l5 =
-          least(least(least(l[-2 * step], l[-step]), least(l[step], l[2 * step])), l[0]);
-      const Pixel h5 = most(most(most(h[-2 * step], h[-step]), most(h[step], h[2 * step])), h[0]);
-      const Diff least_level = Diff((l5 - room_[i]) * (1 << D::FRAC));
-      const Diff most_level = Diff((h5 + room_[i]) * (1 << D::FRAC));
-      const Pixel full = l5 == D::MAX ? Pixel(D::MAX) : Pixel(0);
-      const Pixel some = h5 ? Pixel(D::MAX) : Pixel(0);
-      for (int p = 0; p < s; p++) {
-        from[i * size_t(s) + p] = least_level, to[i * size_t(s) + p] = most_level;
-        white[i * size_t(s) + p] = full, coloured[i * size_t(s) + p] = some;
-      }
-    }
-  }
-
-  // A sample within its bounds, those of its LR pixels or b, its bicubic. white: all ones where it
-  // is full. coloured: zero where it is.
-  static Pixel bounded(Sum v, Sum b, Diff low, Diff high, Pixel white, Pixel coloured) {
-    constexpr Sum room = ROOM * (1 << D::FRAC);
-    v = most(v, least<Sum>(low, b - room));
-    v = least(v, most<Sum>(high, b + room));
-    return Pixel((pixel(v) | white) & coloured);
-  }
+  static Pixel clipped(Sum v) { return Pixel(least<Sum>(most<Sum>(round(v), 0), D::MAX)); }
 
   template <int STEP>
-  void grey(const int16_t* __restrict q, const Diff* __restrict d, Pixel* __restrict out) const {
-    const Diff *low = low_, *high = low_ + wide_, *alpha = d + wide_;
-    const Pixel *white = white_, *coloured = white_ + wide_;
+  void grey(const int16_t* __restrict q, Pixel* __restrict out) const {
+    const Diff *low = bounds_.lowest(0), *high = bounds_.highest(0), *alpha = blended_.line(0, 0);
     for (size_t i = 0; i < wide_; i++) {
-      out[STEP * i] = bounded(level(q[i]), d[i], low[i], high[i], white[i], coloured[i]);
-      if (STEP == 2) out[STEP * i + 1] = pixel(alpha[i]);
+      out[STEP * i] = bounded(level(q[i]), low[i], high[i]);
+      if (STEP == 2) out[STEP * i + 1] = clipped(alpha[i]);
     }
   }
 
   template <int STEP>
-  void rgb(const int16_t* __restrict q, const Diff* __restrict d, Pixel* __restrict out) const {
+  void rgb(const int16_t* __restrict q, Pixel* __restrict out) const {
     constexpr Sum from_red = Sum(299.0 / 587 * double(Sum(1) << D::GREEN_BITS) + 0.5);
     constexpr Sum from_blue = Sum(114.0 / 587 * double(Sum(1) << D::GREEN_BITS) + 0.5);
-    constexpr Sum half = Sum(1) << (D::GREEN_BITS - 1);
-    const size_t n = wide_;
-    const Diff *red = d + n, *blue = d + 2 * n, *alpha = d + 3 * n, *low = low_;
-    const Pixel* white = white_;
-    for (size_t i = 0; i < n; i++) {
-      const Sum l = level(q[i]), r = red[i], b = blue[i], bicubic = d[i];
+    constexpr Sum half = Sum(1) << (D::GREEN_BITS - 1), half_step = Sum(1) << (STEEP_BITS - 1);
+    const Diff *red_a = blended_.line(0, 0), *red_b = blended_.line(0, 1),
+               *blue_a = blended_.line(0, 2), *blue_b = blended_.line(0, 3),
+               *alpha = blended_.line(0, STEP == 4 ? 4 : 0);
+    const Diff *red_low = bounds_.lowest(0), *red_high = bounds_.highest(0),
+               *green_low = bounds_.lowest(1), *green_high = bounds_.highest(1),
+               *blue_low = bounds_.lowest(2), *blue_high = bounds_.highest(2);
+    for (size_t i = 0; i < wide_; i++) {
+      const Sum l = level(q[i]);
+      const Diff off = Diff(l - Chroma<D>::MIDDLE);
+      const Sum r = red_b[i] + ((Sum(red_a[i]) * off + half_step) >> STEEP_BITS);
+      const Sum b = blue_b[i] + ((Sum(blue_a[i]) * off + half_step) >> STEEP_BITS);
       const Sum g = -((from_red * r + from_blue * b + half) >> D::GREEN_BITS);
-      out[STEP * i] = bounded(l + r, bicubic + r, low[i], low[n + i], white[i], white[n + i]);
-      out[STEP * i + 1] = bounded(l + g, bicubic + g, low[2 * n + i], low[3 * n + i],
-                                  white[2 * n + i], white[3 * n + i]);
-      out[STEP * i + 2] = bounded(l + b, bicubic + b, low[4 * n + i], low[5 * n + i],
-                                  white[4 * n + i], white[5 * n + i]);
-      if (STEP == 4) out[STEP * i + 3] = pixel(alpha[i]);
+      out[STEP * i] = bounded(l + r, red_low[i], red_high[i]);
+      out[STEP * i + 1] = bounded(l + g, green_low[i], green_high[i]);
+      out[STEP * i + 2] = bounded(l + b, blue_low[i], blue_high[i]);
+      if (STEP == 4) out[STEP * i + 3] = clipped(alpha[i]);
     }
   }
 
-  static constexpr Sum GATE = 4, GREYEST = Sum(COLOURED) * D::LEVEL;
-  static constexpr Sum ROOM = Sum(SLACK) * D::LEVEL;
   static constexpr Sum HALF = Sum(1) << (D::TAP_BITS - 1);
 
-  const Pixel* lr_ = nullptr;
-  int channels_ = 0, h_ = 0, w_ = 0, first_ = 0, scale_ = 0, colours_ = 0, planes_ = 0,
-      bounded_ = -1;
+  int channels_ = 0, w_ = 0, scale_ = 0, planes_ = 0;
+  bool coloured_ = false, alpha_ = false;
   size_t wide_ = 0;
   int offset_[MAX_SCALE] = {};
   Tap tap_[MAX_SCALE][4] = {};
-  // Rows of 4 slots, then the blended SR row, then one padded LR row; `planes_` planes each: luma,
-  // R - L and B - L, alpha. Then the bounds of an SR row, low and high of each colour, and the room
-  // of each LR pixel.
-  std::unique_ptr<Diff, Free> memory_;
-  Diff *low_ = nullptr, *room_ = nullptr;
-  // White and coloured of each colour of an SR row; least and most of five LR rows, padded; how far
-  // apart the colours are in five LR rows, and in their widest, padded.
-  std::unique_ptr<Pixel, Free> pixels_;
-  Pixel *white_ = nullptr, *column_ = nullptr, *spreads_ = nullptr, *widest_ = nullptr;
-  int64_t spread_of_[5] = {};
-  int64_t kept_[4] = {};
+  Source<D> source_;
+  Chroma<D> chroma_;
+  Bounds<D> bounds_;
+  // Planes: a and b of R - L, a and b of B - L, alpha. Of an LR row, widened, and of an SR row.
+  Ring<Diff, 1, 2> narrow_;
+  Ring<Diff, 4, 0> widened_;
+  Ring<Diff, 1, 0> blended_;
 };
 
 template <class D>
-int merge(const void* lr, int channels, int h, int w, int first, int scale, const int16_t* q, int y,
-          int n, void* out, char* err, size_t cap) {
+int merge(const void* lr, int channels, int h, int w, int first, int scale, bool smooth,
+          const int16_t* q, int y, int n, void* out, char* err, size_t cap) {
   Merger<D> merger;
-  if (!merger.init(lr, channels, h, w, first, scale))
+  if (!merger.init(lr, channels, h, w, first, scale, smooth))
     return fail(err, cap, "no memory for the chroma rows");
   const size_t wide = size_t(w) * scale;
   auto* to = static_cast<typename D::Pixel*>(out);
@@ -472,9 +264,9 @@ namespace bitsr {
 struct Colour {
   void (*luma8)(const void*, int, size_t, int16_t*);
   void (*luma16)(const void*, int, size_t, int16_t*);
-  int (*merge8)(const void*, int, int, int, int, int, const int16_t*, int, int, void*, char*,
+  int (*merge8)(const void*, int, int, int, int, int, bool, const int16_t*, int, int, void*, char*,
                 size_t);
-  int (*merge16)(const void*, int, int, int, int, int, const int16_t*, int, int, void*, char*,
+  int (*merge16)(const void*, int, int, int, int, int, bool, const int16_t*, int, int, void*, char*,
                  size_t);
 };
 extern const Colour colour_avx2;

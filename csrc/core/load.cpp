@@ -189,6 +189,8 @@ void open_model(Model& model, const uint8_t* bytes, size_t n, const Kernels* ker
   if (format->second != "bitsr 1")
     fail("format '" + format->second.substr(0, 20) +
          "' is not one that this version reads (bitsr 1)");
+  const auto chroma = file.metadata.find("chroma");
+  model.smooth = chroma != file.metadata.end() && chroma->second == "smooth";
   model.kernels = kernels;
   Loader loader{model, file, Budget(OPEN_FLOOR + OPEN_FACTOR * uint64_t(n))};
   load_operations(loader);
@@ -212,5 +214,6 @@ bitsr_model* bitsr_model_open(const void* bytes, size_t n, const char* isa, char
 void bitsr_model_close(bitsr_model* model) { delete model; }
 int bitsr_model_scale(const bitsr_model* model) { return model->scale; }
 int bitsr_model_radius(const bitsr_model* model) { return model->radius; }
+int bitsr_model_smooth(const bitsr_model* model) { return model->smooth; }
 const char* bitsr_model_isa(const bitsr_model* model) { return model->kernels->name; }
 }

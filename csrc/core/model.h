@@ -100,6 +100,7 @@ using Idle = std::unique_ptr<bitsr_stream, Stop>;
 struct Model {
   const Kernels* kernels = nullptr;
   int scale = 0, radius = 0; /* radius -1: the whole image */
+  bool smooth = false;       /* chroma, by the metadata */
   int lag = 0;               /* LR rows that must follow a row before its SR rows are complete */
   std::vector<Buffer> buffers;
   std::vector<Operation> operations;    /* operations[0] is the input */

@@ -56,6 +56,8 @@ BITSR_API void bitsr_model_close(bitsr_model* model);
 BITSR_API int bitsr_model_scale(const bitsr_model* model);
 /* LR pixels that an SR pixel sees to each side; -1: the whole image (channel attention). */
 BITSR_API int bitsr_model_radius(const bitsr_model* model);
+/* What bitsr_merge wants as smooth: 1 where the metadata say "chroma": "smooth", else 0. */
+BITSR_API int bitsr_model_smooth(const bitsr_model* model);
 BITSR_API const char* bitsr_model_isa(const bitsr_model* model);
 
 /* Begin a image of h x w LR pixels. threads >= 1. pass: LR rows that one operation makes before the
@@ -82,15 +84,31 @@ BITSR_API void bitsr_stream_close(bitsr_stream* stream);
 /* Luma of n pixels: q = round(128 * (Y - 127.5)), Y of BT.601 as MATLAB's rgb2ycbcr gives it,
  * rounded once. */
 BITSR_API int bitsr_luma(const void* pixels, int depth, int channels, size_t n, int16_t* luma);
-/* SR rows [y, y + n) of an h x w LR image: their luma (scale * w values a row), chroma and alpha of
- * the LR pixels upscaled by bicubic (Keys, a = -0.5, symmetric reflection), written to out in the
- * format of the LR pixels. lr holds LR rows [first, first + rows); needed are two above and below
- * what [y, y + n) covers, folded into [0, h). Where colours
- * are strong (96 levels of 255 apart), none leaves the range of the 5x5 LR pixels around it, or its
- * own bicubic, by more than 8 levels; one that is 0, or full, in all of those stays so. */
+/* SR rows [y, y + n) of an h x w LR image, in the format of its pixels: luma (scale * w values a
+ * row), and the chroma and alpha of the LR pixels upscaled. lr holds LR rows [first, first + rows);
+ * needed are four above and below what [y, y + n) covers, folded into [0, h).
+ *
+ * Let L = 0.299 R + 0.587 G + 0.114 B, C each of R - L and B - L, M the middle of the range,
+ * w() the mean of 3x3 LR pixels, weighted 1 2 1 each way, and up() the bicubic (Keys, a = -0.5,
+ * symmetric reflection). Around each LR pixel C follows L, in levels of 255, by
+ *     cov(p, q) = w(p q) - w(p) w(q)
+ *     e = cov(L, C) / (cov(L, L) + 16), times s^4 where smooth is 0; then within [-2, 2]
+ *     s = e cov(L, C) / (cov(C, C) + 4), with the e before that
+ *     a = w(e)
+ *     b = C - a (L - M), or where smooth is not 0, w(w(C) - e (w(L) - M))
+ * and the SR pixel of luma L' has C' = up(a) (L' - M) + up(b). smooth takes compression artefacts
+ * and noise from chroma, and some of its detail; 0 keeps what each LR pixel has.
+ *
+ * A channel whose 5x5 LR pixels range from low to high stays above low - 7 - r and below
+ * high + 7 + r, where r is the smaller of
+ *     4 max(0, 96 - S), S being the largest max(R, G, B) - min(R, G, B) of those pixels
+ *     8 times how far the extreme is from that of the 2x2 blocks that reach into the 5x5 pixels:
+ *       what the four pixels of a block all reach
+ * If it is 0, or full, in all of them it stays so. Alpha is bicubic, rounded half up and clipped.
+ * Fixed point and rounding: core/colour_chroma.h, colour_bounds.h and colour_rows.h. */
 BITSR_API int bitsr_merge(const void* lr, int depth, int channels, int h, int w, int first,
-                          int rows, int scale, const int16_t* luma, int y, int n, void* out,
-                          char* err, size_t err_cap);
+                          int rows, int scale, int smooth, const int16_t* luma, int y, int n,
+                          void* out, char* err, size_t err_cap);
 
 /* ---- Images (core/jpeg_check.cpp) */
 

@@ -8,6 +8,7 @@ interface Exports {
   bitsr_model_open(bytes: number, n: number, isa: number, err: number, cap: number): number;
   bitsr_model_scale(model: number): number;
   bitsr_model_radius(model: number): number;
+  bitsr_model_smooth(model: number): number;
   bitsr_stream_open(
     model: number, h: number, w: number, threads: number, pass: number, err: number, cap: number,
   ): number;
@@ -18,7 +19,8 @@ interface Exports {
   bitsr_luma(pixels: number, depth: number, channels: number, n: number, luma: number): number;
   bitsr_merge(
     lr: number, depth: number, channels: number, h: number, w: number, first: number, rows: number,
-    scale: number, luma: number, y: number, n: number, out: number, err: number, cap: number,
+    scale: number, smooth: number, luma: number, y: number, n: number, out: number, err: number,
+    cap: number,
   ): number;
   _initialize(): void;
 }
@@ -37,6 +39,7 @@ export class Core {
   readonly #core: Exports;
   readonly #err: number;
   readonly #model: number;
+  readonly #smooth: number;
   #stream = 0;
   #width = 0;
 
@@ -65,8 +68,9 @@ export class Core {
       this.#core.bitsr_model_open(bytes, net.length, 0, this.#err, LINE),
     );
     this.#core.free(bytes);
-    this.scale = this.#core.bitsr_model_scale(this.#model);
-    const radius = this.#core.bitsr_model_radius(this.#model);
+    this.scale = core.bitsr_model_scale(this.#model);
+    this.#smooth = core.bitsr_model_smooth(this.#model);
+    const radius = core.bitsr_model_radius(this.#model);
     this.radius = radius < 0 ? Infinity : radius;
   }
 
@@ -111,7 +115,8 @@ export class Core {
     const to = this.#take(luma.length * channels);
     const code = guarded(() =>
       this.#core.bitsr_merge(
-        pixels, 8, channels, height, this.#width, first, rows, this.scale, values, y, n, to, this.#err, LINE,
+        pixels, 8, channels, height, this.#width, first, rows, this.scale, this.#smooth, values, y, n, to,
+        this.#err, LINE,
       ),
     );
     if (code < 0) throw new BitsrError(lineAt(this.#core.memory, this.#err));

@@ -4,7 +4,7 @@ import { Core } from "./core.js";
 /** LR rows above and below that the colour of clear pixels is taken from. */
 export const FILL = 8;
 /** LR rows above and below that the chroma of a row needs. */
-export const REACH = 2;
+export const REACH = 4;
 
 /** One image on its way through a net: LR rows in, the SR rows that they complete out. */
 export class Rows {

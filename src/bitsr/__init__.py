@@ -6,9 +6,10 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from .errors import BitsrError
+from .errors import BitsrError, Cancelled
 
 if TYPE_CHECKING:
+    from .latent import load_torch
     from .upscaler import Upscaler, load, upscale
     from .zoo import models
 
@@ -17,13 +18,23 @@ try:
 except PackageNotFoundError:  # run from a checkout
     __version__ = "0+unknown"
 
-__all__ = ["BitsrError", "Upscaler", "__version__", "load", "models", "upscale"]
+__all__ = ["BitsrError", "Cancelled", "Upscaler", "__version__", "load", "load_torch", "models", "upscale"]
 
 # The engine is loaded with the first of these names: training and metrics do without it.
-_LATE = {"Upscaler": "upscaler", "load": "upscaler", "upscale": "upscaler", "models": "zoo"}
+_LATE = {
+    "Upscaler": "upscaler",
+    "load": "upscaler",
+    "upscale": "upscaler",
+    "models": "zoo",
+    "load_torch": "latent",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LATE:
         return getattr(import_module(f".{_LATE[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

@@ -68,13 +68,14 @@ _UPSCALING: dict[str, tuple[object, Iterable[object]]] = {
     "model_close": (None, [c_void_p]),
     "model_scale": (c_int, [c_void_p]),
     "model_radius": (c_int, [c_void_p]),
+    "model_smooth": (c_int, [c_void_p]),
     "model_isa": (c_char_p, [c_void_p]),
     "stream_open": (c_void_p, [c_void_p, *[c_int] * 4, c_char_p, c_size_t]),
     "stream_push": (c_int, [c_void_p, c_void_p, c_int, c_void_p, c_int, c_char_p, c_size_t]),
     "stream_ready": (c_int, [c_void_p, c_int]),
     "stream_close": (None, [c_void_p]),
     "luma": (c_int, [c_void_p, c_int, c_int, c_size_t, c_void_p]),
-    "merge": (c_int, [c_void_p, *[c_int] * 7, c_void_p, c_int, c_int, c_void_p, c_char_p, c_size_t]),
+    "merge": (c_int, [c_void_p, *[c_int] * 8, c_void_p, c_int, c_int, c_void_p, c_char_p, c_size_t]),
     "jpeg_check": (c_int, [c_void_p, c_size_t, c_char_p, c_size_t]),
     "no_log": (None, [c_char_p, c_int, c_char_p, c_void_p]),
 }
@@ -131,6 +132,11 @@ def model_radius(model: int) -> int:
     return core().bitsr_model_radius(model)
 
 
+def model_smooth(model: int) -> bool:
+    """Whether chroma is smoothed."""
+    return bool(core().bitsr_model_smooth(model))
+
+
 def model_isa(model: int) -> str:
     return core().bitsr_model_isa(model).decode()
 
@@ -166,7 +172,14 @@ def luma(pixels: NDArray, out: NDArray[np.int16]) -> None:
 
 
 def merge(
-    lr: NDArray, height: int, first: int, scale: int, sr_luma: NDArray[np.int16], y: int, out: NDArray
+    lr: NDArray,
+    height: int,
+    first: int,
+    scale: int,
+    smooth: bool,
+    sr_luma: NDArray[np.int16],
+    y: int,
+    out: NDArray,
 ) -> None:
     """SR rows from row y on, one for each of sr_luma, to out; lr: rows from ``first`` on. All contiguous.
 
@@ -175,7 +188,7 @@ def merge(
     rows, width, channels = lr.shape
     err = ctypes.create_string_buffer(_ERR)
     code = core().bitsr_merge(
-        *(lr.ctypes.data, 8 * lr.itemsize, channels, height, width, first, rows, scale),
+        *(lr.ctypes.data, 8 * lr.itemsize, channels, height, width, first, rows, scale, smooth),
         *(sr_luma.ctypes.data, y, len(sr_luma), out.ctypes.data, err, _ERR),
     )
     if code < 0:

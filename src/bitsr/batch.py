@@ -123,6 +123,7 @@ def run(
     quality: int = 95,
     tile: int = 0,
     ensemble: bool = False,
+    rgb: bool = False,
     first: bool = False,
     allow_damaged: bool = False,
     begin: Callable[[Job], object] = lambda job: None,
@@ -132,9 +133,9 @@ def run(
     """Upscale the jobs one after another, and yield how each ended; a failure does not stop the
     rest.
 
-    quality, tile, ensemble, first, allow_damaged: as in ``upscaler.upscale``. begin: called before each job. progress:
-    called with (SR rows done, SR rows in all) of the job at work. note: called with what a user
-    should know of a job. A failure is an OSError, ValueError or MemoryError; others are raised.
+    quality, tile, ensemble, rgb, first, allow_damaged: as in ``upscaler.upscale``. begin: called
+    before each job. progress: called with (SR rows done, SR rows in all) of the job at work. note:
+    called with what a user should know of a job. A failure is an OSError, ValueError or MemoryError; others are raised.
     """
     for job in jobs:
         begin(job)
@@ -153,6 +154,7 @@ def run(
                 quality=quality,
                 tile=tile,
                 ensemble=ensemble,
+                rgb=rgb,
                 first=first,
                 allow_damaged=allow_damaged,
                 progress=progress,

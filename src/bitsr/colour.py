@@ -1,5 +1,5 @@
-"""Colour around the luma net: pixels to luma, and SR luma plus bicubic chroma and alpha back to
-pixels.
+"""Colour around the luma net: pixels to luma, and SR luma plus the chroma and alpha of LR
+pixels back to pixels.
 
 Pixels are (rows, W, C) uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. Luma
 is int16, q = round(128 * (Y - 127.5)) with Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255 for
@@ -104,18 +104,30 @@ def filled(strips: Iterable[NDArray[Any]], height: int) -> Iterator[NDArray[Any]
         window, first = window[drop:], first + drop
 
 
+REACH = 4
+"""LR rows above and below an SR row that ``merge`` reads."""
+
+
 def merge(
-    lr: NDArray[Any], sr_luma: NDArray[np.int16], scale: int, *, height: int, first: int = 0, y: int = 0
+    lr: NDArray[Any],
+    sr_luma: NDArray[np.int16],
+    scale: int,
+    *,
+    height: int,
+    first: int = 0,
+    y: int = 0,
+    smooth: bool = False,
 ) -> NDArray[Any]:
     """SR pixels (n, scale*W, C) of SR rows [y, y + n): their luma, with chroma and alpha of ``lr``
     upscaled.
 
     lr: LR rows [first, first + rows) of an image ``height`` rows high, (rows, W, C); it must hold
-    the two rows above and below those that [y, y + n) covers, where the image has them. sr_luma:
-    (n, scale*W) int16. Chroma and alpha are bicubic (Keys, a = -0.5, symmetric reflection); samples
-    are rounded half up and clipped. Where colours are strong no channel leaves the range of its 5x5
-    LR pixels, or of its bicubic, by more than 8 levels of 255; one that is 0, or full, in all of
-    those pixels stays so. Raises BitsrError for shapes that do not fit and MemoryError.
+    the REACH rows above and below those that [y, y + n) covers, where the image has them. sr_luma:
+    (n, scale*W) int16. Chroma is guided by the SR luma: it follows luma as it does in the LR pixels
+    around. smooth: as it does in the mean of those, for images with compression artefacts or noise.
+    Alpha is bicubic. No sample strays far from its 5x5 LR pixels where colours are strong or fill a
+    part of them; one that is 0, or full, in all of those pixels stays so. Formulas: csrc/core/colour_rows.h.
+    Raises BitsrError for shapes that do not fit and MemoryError.
     """
     lr, sr_luma = _check(lr), np.ascontiguousarray(sr_luma, np.int16)
     width, channels = lr.shape[1:]
@@ -123,7 +135,7 @@ def merge(
         raise BitsrError(f"SR luma must be (n, {scale * width}), not {sr_luma.shape}")
     out = np.empty((len(sr_luma), scale * width, channels), lr.dtype)
     try:
-        _core.merge(lr, height, first, scale, sr_luma, y, out)
+        _core.merge(lr, height, first, scale, smooth, sr_luma, y, out)
     except _core.CoreError as error:
         text = str(error)
         raise (MemoryError if text.startswith("no memory") else BitsrError)(text) from None

@@ -32,7 +32,8 @@ class Engine:
     net: path or bytes of a .bsr file, or a ModelFile. isa: a name from ``isas()``, default the
     environment's ``BITSR_ISA``, else the best. threads: None or 0 is every CPU this process may use.
     scale: SR pixels an LR pixel, each way. radius: LR pixels that an SR pixel sees to each side,
-    infinite where it sees the whole image (channel attention).
+    infinite where it sees the whole image (channel attention). smooth: whether chroma is to be
+    smoothed, as ``colour.merge`` does it, since the net is for compressed or noisy images.
     Raises EngineError when the file is no sound model or this CPU lacks the path, OSError when the
     file cannot be read.
     """
@@ -68,6 +69,7 @@ class Engine:
         self.scale: int = _core.model_scale(self._handle)
         radius = _core.model_radius(self._handle)
         self.radius: float = inf if radius < 0 else radius
+        self.smooth: bool = _core.model_smooth(self._handle)
         self.isa: str = _core.model_isa(self._handle)
         self._data = data
 
@@ -83,6 +85,9 @@ class Engine:
         What was not asked for, path and threads, is chosen where the copy lands.
         """
         return _rebuild, (type(self), self._data, self.name, *self._asked)
+
+    def __repr__(self) -> str:
+        return f"Engine({self.name!r}, scale={self.scale}, isa={self.isa!r}, threads={self.threads})"
 
     def __del__(self) -> None:
         if handle := getattr(self, "_handle", None):

@@ -15,3 +15,7 @@ def printable(text: str) -> str:
 
 class BitsrError(ValueError):
     """A fault of the input, not of bitsr; the message is one line."""
+
+
+class Cancelled(Exception):
+    """The caller's ``cancel`` said to stop. No fault, so no BitsrError; no file is left behind."""

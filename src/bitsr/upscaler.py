@@ -8,15 +8,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain, tee
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import colour
+from . import colour, samples
 from .engine import Engine
-from .errors import BitsrError
+from .errors import BitsrError, Cancelled
 from .files import naming
 from .symmetry import sum_over_orientations
 from .zoo import ZOO, choose
@@ -54,8 +56,8 @@ class Upscaler:
     """One net, ready for images: ``out = upscaler(image)``. Immutable: threads may share one, and a
     copy or pickle is a net of its own, for another process.
 
-    The net sees luma; chroma and alpha are upscaled by bicubic. The same image gives the same bytes
-    whatever the strips and threads.
+    The net sees luma; chroma is guided by the luma that it makes (``colour.merge``), alpha is
+    bicubic. The same image gives the same bytes whatever the strips and threads.
     """
 
     def __init__(self, engine: Engine):
@@ -63,41 +65,78 @@ class Upscaler:
         self.name: str = engine.name
         self.scale: int = engine.scale
 
-    def __call__(self, image: Any, *, ensemble: bool = False) -> Any:
+    def __repr__(self) -> str:
+        e = self.engine
+        return f"Upscaler({self.name!r}, scale={self.scale}, isa={e.isa!r}, threads={e.threads})"
+
+    def __call__(
+        self,
+        image: Any,
+        *,
+        range: float | None = None,
+        ensemble: bool = False,
+        rgb: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Any:
         """Upscale a PIL image or an array; the result is of the same kind, ``scale`` times the
         size.
 
-        Arrays: (H, W) or (H, W, C) uint8 or uint16; C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and
-        alpha. PIL modes: 1, L, LA, I;16, P, RGB, RGBA, CMYK. Mode 1 gives L, P gives RGB or RGBA,
-        CMYK gives RGB. The ICC profile is kept.
+        Arrays: (H, W), (H, W, C) or a batch (N, H, W, C); C is 1 grey, 2 grey and alpha, 3 RGB, 4 RGB
+        and alpha. Samples are uint8, uint16, or floats with ``range``, the value of white (1 or 255,
+        say): these pass as 16-bit integers, and what lies outside [0, range] is clipped.
+        PIL images come out as from the command line: upright after EXIF; a palette or a transparent
+        colour becomes alpha, CMYK becomes sRGB; ICC profile, EXIF, XMP and dpi stay in ``info``. Of an
+        animation the frame it stands at is taken.
         ensemble: mean of the net over 8 flips and rotations (Timofte et al., CVPR 2016), at 8 times
         the work and more memory; of an ``equivariant`` net it is the plain result, at no cost.
-        Raises BitsrError for any other image.
+        rgb: the net on red, green and blue in place of luma, at three times the work.
+        progress: called with (SR rows done, SR rows in all). cancel: asked between strips whether to
+        stop, such as ``threading.Event().is_set``.
+        Raises BitsrError for any other image, and Cancelled where ``cancel`` says so.
         """
         # PIL stays optional: an image of its kind can only arrive when it is loaded.
         pil = sys.modules.get("PIL.Image")
         if pil and isinstance(image, pil.Image):
-            out = pil.fromarray(self(_from_pil(image), ensemble=ensemble))
-            if profile := image.info.get("icc_profile") if image.mode != "CMYK" else None:
-                out.info["icc_profile"] = profile
-            return out
+            if range is not None:
+                raise BitsrError("range= is of float arrays, not of PIL images")
+            pixels, info = samples.from_pil(image)
+            return samples.to_pil(self._images(pixels, ensemble, rgb, progress, cancel), info)
         if not isinstance(image, np.ndarray):
             raise BitsrError(f"image must be a PIL image or a numpy array, not {type(image).__name__}")
         array = cast("NDArray[Any]", image)
-        if array.dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
-            raise BitsrError(f"samples must be uint8 or uint16, not {array.dtype}")
-        pixels = array[:, :, None] if array.ndim == 2 else array
-        if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] > 4:
-            raise BitsrError(f"image must be (H, W) or (H, W, 1 to 4) and not empty, not {array.shape}")
-        height, width, channels = pixels.shape
-        out = np.empty((self.scale * height, self.scale * width, channels), array.dtype)
-        n = self.strip(width, channels, 8 * array.itemsize)
-        strips = (pixels[i : i + n] for i in range(0, height, n))
+        out = self._images(samples.from_array(array, range), ensemble, rgb, progress, cancel)
+        return samples.to_array(out, array, range)
+
+    def _images(
+        self,
+        images: NDArray[Any],
+        ensemble: bool,
+        rgb: bool,
+        progress: Callable[[int, int], object] | None,
+        cancel: Callable[[], bool] | None,
+    ) -> NDArray[Any]:
+        """(N, H, W, C) uint8 or uint16 -> (N, scale H, scale W, C)."""
+        number, height, width, channels = images.shape
+        high = self.scale * height
+        out = np.empty((number, high, self.scale * width, channels), images.dtype)
+        rows_out = out.reshape(number * high, self.scale * width, channels)
+        n = self.strip(width, channels, 8 * images.itemsize)
         y = 0
-        for rows in self.rows(strips, height, width, ensemble=ensemble):
-            out[y : y + len(rows)] = rows
-            y += len(rows)
-        return out[:, :, 0] if array.ndim == 2 else out
+
+        def strips(image: NDArray[Any]) -> Iterator[NDArray[Any]]:
+            for i in range(0, height, n):
+                if cancel and cancel():
+                    raise Cancelled("cancelled")
+                yield image[i : i + n]
+
+        for image in images:
+            for rows in self.rows(strips(image), height, width, ensemble=ensemble, rgb=rgb):
+                rows_out[y : y + len(rows)] = rows
+                y += len(rows)
+                if progress:
+                    progress(y, number * high)
+        return out
 
     def strip(self, width: int, channels: int, depth: int) -> int:
         """LR rows to take at a time, so that their SR pixels stay within the memory budget.
@@ -116,35 +155,65 @@ class Upscaler:
         return self.engine.equivariant
 
     def rows(
-        self, strips: Iterable[NDArray[Any]], height: int, width: int, *, ensemble: bool = False
+        self,
+        strips: Iterable[NDArray[Any]],
+        height: int,
+        width: int,
+        *,
+        ensemble: bool = False,
+        rgb: bool = False,
     ) -> Iterator[NDArray[Any]]:
         """Yield the SR image as (m, scale*W, C) arrays while its LR rows come as (n, W, C) arrays.
 
-        strips: uint8 or uint16, ``height`` rows in all, from top to bottom. Memory follows the
-        width, the net's receptive field and the largest strip, not the height. A net that sees the
-        whole image (channel attention) keeps it, and yields after the last strip.
+        strips: uint8 or uint16, ``height`` rows in all, from top to bottom. ensemble, rgb: as in a
+        call. Memory follows the width, the net's receptive field and the largest strip, not the
+        height. A net that sees the whole image (channel attention) keeps it, and yields after the
+        last strip.
         """
+        filled = colour.filled(strips, height)
+        ensemble = ensemble and not self.equivariant
+        if not rgb:
+            yield from self._rows(filled, height, width, ensemble)
+            return
+        first = next(filled, None)
+        if first is None:
+            return
+        # Red, green, and blue with what alpha there is. All three yield in step, so few strips wait.
+        channels = first.shape[2]
+        cuts = [slice(0, 1), slice(1, 2), slice(2, channels)] if channels > 2 else [slice(0, channels)]
+        copies = tee(chain([first], filled), len(cuts))
+        parts = [
+            self._rows(map(itemgetter((..., cut)), copy), height, width, ensemble)
+            for cut, copy in zip(cuts, copies, strict=True)
+        ]
+        for planes in zip(*parts, strict=True):
+            yield np.concatenate(planes, axis=2)
+
+    def _rows(
+        self, strips: Iterable[NDArray[Any]], height: int, width: int, ensemble: bool
+    ) -> Iterator[NDArray[Any]]:
+        """``rows`` of filled strips, the net on their luma."""
         s = self.scale
         window, first, pushed = None, 0, 0  # LR rows [first, pushed) are kept for their chroma
         waiting = np.empty((0, s * width), np.int16)  # SR luma from row `done` on
         done = 0
-        ensemble = ensemble and not self.equivariant
         begin = self.engine.stream if not ensemble else partial(_Ensemble, self.engine)
         with begin(height, width) as stream:
-            for strip in colour.filled(strips, height):
+            for strip in strips:
                 window = strip if window is None else np.concatenate((window, strip))
                 pushed += len(strip)
                 sr = stream.push(colour.luma(strip))
                 waiting = np.concatenate((waiting, sr)) if len(waiting) else sr
-                # The bicubic reaches two LR rows below.
-                ready = s * (height if pushed == height else max(pushed - 2, 0)) - done
+                ready = s * (height if pushed == height else max(pushed - colour.REACH, 0)) - done
                 m = min(ready, len(waiting))
                 if m <= 0:
                     continue
-                yield colour.merge(window, waiting[:m], s, height=height, first=first, y=done)
+                yield colour.merge(
+                    window, waiting[:m], s, height=height, first=first, y=done, smooth=self.engine.smooth
+                )
                 done += m
                 waiting = waiting[m:]
-                drop = max(done // s - 2 - first, 0)
+                drop = max(done // s - colour.REACH - first, 0)
                 window, first = window[drop:], first + drop
 
 
@@ -183,16 +252,6 @@ class _Ensemble:
         return out.astype(np.int16)
 
 
-def _from_pil(image: Any) -> NDArray[Any]:
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    elif image.mode in ("1", "CMYK"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    elif image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-        raise BitsrError(f"PIL mode {image.mode} is not supported; convert to L, LA, I;16, RGB or RGBA first")
-    return np.array(image)
-
-
 def upscale(
     input: str | Path,
     output: str | Path,
@@ -204,6 +263,7 @@ def upscale(
     tile: int = 0,
     threads: int | None = None,
     ensemble: bool = False,
+    rgb: bool = False,
     first: bool = False,
     allow_damaged: bool = False,
     progress: Callable[[int, int], object] | None = None,
@@ -215,10 +275,11 @@ def upscale(
     net: as in ``load``, or an Upscaler. scale: as in ``load``. format: "png", "jpg", "webp", "tif"
     or "gif", default by the output's suffix. quality: 1 to 100, for JPEG and WebP. tile: LR rows of
     a strip, 0 for the memory budget; no byte depends on it. threads: None or 0 is every CPU this
-    process may use. ensemble: mean over 8 flips and rotations, at 8 times the work. first: of
-    several frames or pages take the first alone; else all go to a format that holds them (GIF,
-    WebP, TIFF). allow_damaged: take a damaged file as far as it can be decoded. progress: called
-    with (SR rows done, SR rows in all). note: called with what a user should know, one line each.
+    process may use. ensemble: mean over 8 flips and rotations, at 8 times the work. rgb: the net on
+    R, G and B, at 3 times the work. first: of several frames or pages take the first alone; else
+    all go to a format that holds them (GIF, WebP, TIFF). allow_damaged: take a damaged file as far
+    as it can be decoded. progress: called with (SR rows done, SR rows in all). note: called with
+    what a user should know, one line each.
     Returns (height, width) of the SR image, or of one frame. Raises OSError for files that cannot be
     read or written
     and BitsrError for everything else; no partial file stays behind.
@@ -247,6 +308,7 @@ def upscale(
                 quality=quality,
                 tile=tile,
                 ensemble=ensemble,
+                rgb=rgb,
                 first=first,
                 allow_damaged=allow_damaged,
                 progress=progress,
@@ -287,7 +349,8 @@ def upscale(
         done = 0
         high = image.height // image.frames
         for frame in range(image.frames):
-            for rows in upscaler.rows(image.rows(n, frame), high, image.width, ensemble=ensemble):
+            strips = image.rows(n, frame)
+            for rows in upscaler.rows(strips, high, image.width, ensemble=ensemble, rgb=rgb):
                 writer.write(rows)
                 done += len(rows)
                 if progress:

@@ -6,8 +6,9 @@
  *   run MODEL LR H W THREADS PORTION OUT   every path one after another on H x W int16, fed PORTION
  *                                          rows at a time; the SR rows go to OUT.ISA
  *   open MODEL                             open it, and run a small image should it be accepted
- *   colour DEPTH CHANNELS H W SCALE        luma and merge of noise, in windows of rows; nothing is
- *                                          written
+ *   colour LR LUMA DEPTH CHANNELS H W SCALE SMOOTH OUT
+ *                                          LR pixels merged with an SR luma, in windows of rows, to
+ *                                          OUT; luma of the LR pixels beside it, for a sanitizer
  *   train N H W C O K THREADS              training's products on noise, on every path that has
  *                                          them, against plain sums; and a unit's two calls where C
  *                                          is O, for a sanitizer alone
@@ -111,36 +112,51 @@ void open_job(std::istream& line) {
   }
 }
 
+template <class T>
+std::vector<T> read_array(const std::string& name, size_t n) {
+  const Bytes bytes = read(name);
+  if (bytes.size() != n * sizeof(T)) fail("to find " + name + " as long as it should be");
+  std::vector<T> out(n);
+  std::memcpy(out.data(), bytes.data(), bytes.size());
+  return out;
+}
+
 template <class Pixel>
-void colour(int channels, int h, int w, int scale) {
-  constexpr int depth = 8 * int(sizeof(Pixel));
+void colour(const std::string& pixels, const std::string& sr_luma, int channels, int h, int w,
+            int scale, int smooth, const std::string& to) {
+  constexpr int depth = 8 * int(sizeof(Pixel)), reach = 4;
   const size_t row = size_t(w) * size_t(channels), wide = size_t(w) * size_t(scale);
-  uint32_t noise = 1;
-  const auto next = [&noise] { return (noise = noise * 1664525 + 1013904223) >> 16; };
-  std::vector<Pixel> lr(size_t(h) * row);
-  for (Pixel& p : lr)
-    p = Pixel(next() % 3 ? next() : next() % 2 ? ~0u : 0u); /* noise, black and white */
+  const std::vector<Pixel> lr = read_array<Pixel>(pixels, size_t(h) * row);
+  const std::vector<int16_t> sr = read_array<int16_t>(sr_luma, size_t(h) * size_t(scale) * wide);
   std::vector<int16_t> luma(size_t(h) * size_t(w));
   if (bitsr_luma(lr.data(), depth, channels, luma.size(), luma.data())) fail("to make luma");
-  for (int y = 0, n = 1; y < h * scale; y += n, n = 1 + int(next() % 7)) {
+  std::ofstream file(to, std::ios::binary);
+  for (int y = 0, n = 1; y < h * scale; y += n, n = 1 + n % 7) {
     n = std::min(n, h * scale - y);
-    const int first = std::max(y / scale - 2, 0), last = std::min((y + n - 1) / scale + 3, h);
+    const int first = std::max(y / scale - reach, 0);
+    const int last = std::min((y + n - 1) / scale + 1 + reach, h);
     const std::vector<Pixel> window(lr.begin() + ptrdiff_t(size_t(first) * row),
                                     lr.begin() + ptrdiff_t(size_t(last) * row));
-    std::vector<int16_t> sr(size_t(n) * wide);
-    for (int16_t& v : sr) v = int16_t(next());
+    const std::vector<int16_t> rows(sr.begin() + ptrdiff_t(size_t(y) * wide),
+                                    sr.begin() + ptrdiff_t(size_t(y + n) * wide));
     std::vector<Pixel> out(size_t(n) * wide * size_t(channels));
     char err[256] = "";
-    if (bitsr_merge(window.data(), depth, channels, h, w, first, last - first, scale, sr.data(), y,
-                    n, out.data(), err, sizeof err))
+    if (bitsr_merge(window.data(), depth, channels, h, w, first, last - first, scale, smooth,
+                    rows.data(), y, n, out.data(), err, sizeof err))
       fail(std::string("to merge: ") + err);
+    file.write(reinterpret_cast<const char*>(out.data()),
+               std::streamsize(out.size() * sizeof(Pixel)));
   }
+  if (!file) fail("to write " + to);
 }
 
 void colour_job(std::istream& line) {
-  int depth = 0, channels = 0, h = 0, w = 0, scale = 0;
-  if (!(line >> depth >> channels >> h >> w >> scale)) fail("to read a job");
-  (depth == 8 ? colour<uint8_t> : colour<uint16_t>)(channels, h, w, scale);
+  std::string pixels, sr_luma, to;
+  int depth = 0, channels = 0, h = 0, w = 0, scale = 0, smooth = 0;
+  if (!(line >> pixels >> sr_luma >> depth >> channels >> h >> w >> scale >> smooth >> to))
+    fail("to read a job");
+  (depth == 8 ? colour<uint8_t> : colour<uint16_t>)(pixels, sr_luma, channels, h, w, scale, smooth,
+                                                    to);
   std::cout << "colour" << std::endl;
 }
 

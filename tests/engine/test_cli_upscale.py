@@ -18,6 +18,7 @@ import pytest
 import pyvips
 from PIL import Image
 
+import bitsr
 from bitsr.cli.main import main
 from bitsr.files import PREFIX
 from bitsr.photo.write import chunk
@@ -83,6 +84,15 @@ def test_one_image(run, tmp_path, source, args, result):
     assert code == 0
     assert size(tmp_path / result) == (36, 44)
     assert "1 image" in err[-1] and "MP/s" in err[-1]
+
+
+def test_rgb_runs_the_net_on_each_channel(run, tmp_path, net_file):
+    image(tmp_path / "a.png")
+    assert run("-i", "a.png", "-o", "b.png", "--rgb", "-t", "3")[0] == 0
+    pixels = pyvips.Image.new_from_file(str(tmp_path / "a.png")).numpy()
+    made = pyvips.Image.new_from_file(str(tmp_path / "b.png")).numpy()
+    np.testing.assert_array_equal(made, bitsr.load(net_file)(pixels, rgb=True))
+    assert (made != bitsr.load(net_file)(pixels)).any()
 
 
 def test_folder_is_mirrored_and_failures_are_listed(run, tmp_path):

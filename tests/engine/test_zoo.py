@@ -79,6 +79,12 @@ def test_equivariant_is_what_the_file_says(path):
 
 
 @pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
+def test_chroma_is_smoothed_by_nets_of_degraded_images_alone(path):
+    recipe = json.loads(ModelFile.read(path).metadata["recipe"])
+    assert Engine(path).smooth == bool(recipe["data"].get("degrade")) == ("photo" in path.stem)
+
+
+@pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)
 def test_small_and_named_truly(path):
     packed = ModelFile.read(path)
     assert packed.name == path.stem and packed.name.endswith(f"x{packed.scale}")

@@ -3,6 +3,8 @@ and without undefined behaviour."""
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from native import Jobs, build, need
 from random_nets import EXTREME_MAPS, Maker, attention, everything, extreme_maps, srresnet
@@ -46,5 +48,7 @@ def test_neon_equals_the_reference(tmp_path):
         for cout, k in ((32, 3), (4, 3), (1, 9)):
             jobs.run(extreme(64, cout, k, bits), np.full((k, 7), -32768, np.int16), (1, 0))
     jobs.run(srresnet(blocks=1, seed=5), plane(70, 3), (2, 0))  # more rows than a ring has
+    for depth, channels, scale, smooth in itertools.product((8, 16), (1, 3, 4), (2, 3), (False, True)):
+        jobs.colour(depth, channels, 11, 37, scale, smooth)
     printed = jobs.done("qemu-aarch64", str(program))
-    assert {line.split()[1] for line in printed} == {"neon", "scalar"}
+    assert {line.split()[1] for line in printed if line.startswith("run ")} == {"neon", "scalar"}

@@ -58,10 +58,10 @@ def test_addresses_and_undefined_behaviour(tmp_path):
     for value in (-32768, 32767):
         jobs.run(srresnet(blocks=1, seed=3), np.full((3, 37), value, np.int16), (1, 0))
     jobs.run(srresnet(blocks=1, seed=5), plane(70, 3), (1, 0), (2, 0), (5, 7))  # through the rings
-    for depth, channels, (h, w), scale in itertools.product(
-        (8, 16), (1, 2, 3, 4), ((1, 1), (5, 19)), (1, 2, 3, 7)
+    for depth, channels, (h, w), scale, smooth in itertools.product(
+        (8, 16), (1, 2, 3, 4), ((1, 1), (5, 19)), (1, 2, 3, 7), (False, True)
     ):
-        jobs.colour(depth, channels, h, w, scale)
+        jobs.colour(depth, channels, h, w, scale, smooth)
     for sizes in (
         (1, 1, 1, 64, 64, 1, 1),
         (2, 3, 5, 64, 128, 3, 2),

@@ -176,8 +176,10 @@ def test_refuses_no_calibration():
         pack(SRResNet(2, blocks=1).eval(), [], "none")
 
 
-def test_a_checkpoint_packs_and_is_checked(tmp_path):
-    """bitsr train's file -> .bsr, calibrated on a folder of pictures, with the facts in its metadata."""
+@pytest.mark.parametrize("degrade", [0, 2])
+def test_a_checkpoint_packs_and_is_checked(tmp_path, degrade):
+    """bitsr train's file -> .bsr, calibrated on a folder of pictures, with the facts in its metadata. A net that
+    learned from degraded images wants its chroma smoothed."""
     import pyvips
 
     from bitsr.train import recipe
@@ -189,7 +191,7 @@ def test_a_checkpoint_packs_and_is_checked(tmp_path):
         pyvips.Image.new_from_array(np.clip(rgb, 0, 255).astype(np.uint8)).write_to_file(
             str(tmp_path / f"{i}.png")
         )
-    wanted = recipe.load("e2fif-srresnet-x2", ["net.args.blocks=1"])
+    wanted = recipe.load("e2fif-srresnet-x2", ["net.args.blocks=1", f"data.degrade={degrade}"])
     net = trained_like(build(wanted, wanted.stages[-1]))
     facts = {
         "recipe": wanted.model_dump(mode="json"),
@@ -202,6 +204,7 @@ def test_a_checkpoint_packs_and_is_checked(tmp_path):
     packed = pack_checkpoint(tmp_path / "best.pt", "mine", pictures=tmp_path, note=said.append)
     assert packed.name == "mine" and packed.scale == 2
     assert packed.metadata["iteration"] == "7" and "worst" in said[0]
+    assert packed.metadata.get("chroma") == ("smooth" if degrade else None)
 
 
 def test_the_check_sees_a_wrong_net():

@@ -16,8 +16,8 @@ if not (ROOT / "bench").is_dir():
     pytest.skip("no bench folder in a source distribution", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
+from bench import colour, sizes
 from bench import race as module
-from bench import sizes
 from bench.contenders import NETS, Contender, Run, contenders
 from bench.nets import layers, random_int8, random_packed
 from bench.task import Task
@@ -88,6 +88,15 @@ def test_sizes():
         [f"| {s}", n] for s in ("16x12", "33x7") for n in ("1", "2")
     ]
     assert all(float(cell.rstrip(" |%")) >= 0 for line in rows for cell in line.split(" | ")[1:])
+
+
+def test_colour():
+    text = colour.report("bitsr-s-x2", (33, 7), 2)
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.endswith("% |")]
+    assert [name for name, *_ in rows] == [
+        "the net", "RGB", "RGB, chroma smoothed", "RGB of 16 bits", "grey",
+    ]  # fmt: skip
+    assert rows[0][2] == "100.0%" and all(float(ms) >= 0 for _, ms, _ in rows)
 
 
 def never(task: Task) -> Run:

@@ -35,7 +35,7 @@ BUILD = {"zoo.build", "__main__"}
 
 
 def imports(path: Path, *, top: bool = False) -> set[str]:
-    """Absolute names of what a file imports, those of bitsr without ``bitsr.``; top: at module level alone.
+    """Absolute names of what a file imports; top: at module level alone.
 
     Imports under ``if TYPE_CHECKING`` do not count.
     """
@@ -58,12 +58,12 @@ def imports(path: Path, *, top: bool = False) -> set[str]:
                 visit(child)
 
     visit(ast.parse(path.read_text(encoding="utf-8")))
-    return {name.removeprefix("bitsr.") for name in found}
+    return found
 
 
 def own(names: set[str]) -> set[str]:
-    """Those of ``names`` that are modules of bitsr."""
-    return {name for name in names if name in MODULES and name != ""}
+    """Those of ``names`` that are modules of bitsr, without ``bitsr.``: bitsr.torch is not torch."""
+    return {name.removeprefix("bitsr.") for name in names if name.startswith("bitsr.")} & MODULES.keys()
 
 
 def inside(module: str, room: str) -> bool:

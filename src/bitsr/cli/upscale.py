@@ -67,6 +67,9 @@ def upscale(
     ensemble: Annotated[
         bool, typer.Option("-x", "--ensemble", help="Mean of 8 flips and rotations: 8 times the work.")
     ] = False,
+    rgb: Annotated[
+        bool, typer.Option("--rgb", help="The net on red, green and blue: 3 times the work.")
+    ] = False,
     gpu: Annotated[
         str | None, typer.Option("-g", "--gpu-id", help="Accepted and ignored: bitsr needs no GPU.")
     ] = None,
@@ -123,6 +126,7 @@ def upscale(
             quality=quality,
             tile=tile,
             ensemble=ensemble,
+            rgb=rgb,
             first=first,
             allow_damaged=allow_damaged,
             begin=begin,

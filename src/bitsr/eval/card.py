@@ -20,8 +20,8 @@ DEGRADED = (
     "It was trained on blurred, noisy and compressed images. Of a clean one it takes some fine detail with it:"
     " the net without photo in its name keeps that."
 )
+CHROMA = "It enlarges luma; chroma follows the luma that it makes{}."
 LIMITS = (
-    "It enlarges luma; chroma is enlarged by bicubic interpolation.",
     "It reconstructs, it does not invent: fine texture that the LR image has lost stays smooth.",
     "Test figures hold for the protocol that stands beside them, and for no other.",
 )
@@ -184,5 +184,6 @@ def card(model: ModelFile, file_bytes: int) -> str:
         lines += [*told.recipe, f"- iterations done: {about.get('iteration', 'unknown')}"]
         lines += [*told.provenance, ""]
     lines += ["## Figures", "", *(told.evaluation or ["Not measured."]), "", *told.check]
-    lines += ["## Limits", "", *(f"- {text}" for text in (LIMITS[0], *told.trained_on, *LIMITS[1:])), ""]
+    chroma = CHROMA.format(", smoothed" if about.get("chroma") == "smooth" else "")
+    lines += ["## Limits", "", *(f"- {text}" for text in (chroma, *told.trained_on, *LIMITS)), ""]
     return "\n".join(printable(line) for text in lines for line in text.split("\n"))

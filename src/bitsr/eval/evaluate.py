@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import photo
+from .. import colour, photo
 from ..degrade import degrade_as
 from ..errors import BitsrError
 from ..folders import data_folder, image_files
@@ -31,7 +31,10 @@ HR_FOLDERS = ("", "HR", "GTmod12", "GT", "original")
 
 
 class LumaNet(Protocol):
-    """What can be evaluated: ``bitsr.engine.Engine``, or anything with these two."""
+    """What can be evaluated: ``bitsr.engine.Engine``, or anything with these two.
+
+    Where it has ``smooth``, and that is true, its chroma is smoothed as ``Engine`` says.
+    """
 
     @property
     def scale(self) -> int: ...
@@ -118,10 +121,9 @@ def evaluate_image(
         lr = lr[..., 1] if grey else lr
     sr = upscale_luma(net, _luma(lr), protocol.self_ensemble)
     if protocol.colour == "rgb" and hr.ndim == 3:
-        # Luma from the net and chroma from bicubic, without leaving RGB: the conversion is affine,
-        # and a change of luma alone moves R, G and B by the same 255 / 219 of it.
         bicubic = imresize(lr.astype(np.float64), s)
-        sr = bicubic + ((255.0 / 219.0) * (sr - rgb_to_y(bicubic)))[..., None]
+        q = np.clip(np.rint(128 * (sr - 127.5)), -32768, 32767).astype(np.int16)
+        sr = colour.merge(lr, q, s, height=len(lr), smooth=getattr(net, "smooth", False))
         target = hr.astype(np.float64)
     else:
         bicubic = imresize(_luma(lr), s)

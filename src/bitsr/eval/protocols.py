@@ -24,7 +24,7 @@ class Protocol:
     name: str
     source: str
     colour: Literal["y", "rgb"] = "y"
-    """What is compared: luma, or RGB with the chroma upscaled by bicubic."""
+    """What is compared: luma, or RGB as ``bitsr upscale`` makes it."""
     lr_from: Literal["rgb", "y"] = "rgb"
     """What bicubic shrinks: the 8-bit RGB image into an 8-bit one, or the 8-bit luma into real
     numbers."""
@@ -54,7 +54,7 @@ class Protocol:
         """The one line that stands beside every figure."""
         lr = "8-bit RGB" if self.lr_from == "rgb" else "8-bit luma, not rounded"
         if self.colour == "rgb":
-            compared = "RGB (net on luma, chroma bicubic)"
+            compared = "RGB (net on luma, chroma guided by it)"
         else:
             compared = "Y (BT.601, 16-235)" + ("" if self.round_hr else ", HR not rounded")
         lr += f", then {self.degrade}" if self.degrade else ""

@@ -91,7 +91,10 @@ def pack_checkpoint(
     middles = [_middle(*pairs.image(i), net.scale) for i in range(len(pairs))]
     about = {k: json.dumps(v) for k, v in facts.items()}
     if "recipe" in facts:
-        about["objective"] = legacy.parse(facts["recipe"], str(checkpoint)).objective
+        recipe = legacy.parse(facts["recipe"], str(checkpoint))
+        about["objective"] = recipe.objective
+        if recipe.data.degrade:
+            about["chroma"] = "smooth"
     packed = pack(net, [lr for lr, _ in middles], name, about)
     results = check(net, packed, middles)
     worst = max(abs(a - b) for a, b in results)

@@ -269,7 +269,7 @@ class _Opening:
             if name not in metadata and (value := _get(image, name, None)):
                 metadata[name] = value
         original = image
-        image = self._samples(_to_rgb(image))
+        image = self._samples(to_rgb(image))
         if image.interpretation != original.interpretation and str(original.interpretation) not in _PLAIN:
             model = str(original.interpretation)
             notes.append(f"{'Lab' if model.startswith('lab') else model.upper()} converted to sRGB")
@@ -285,7 +285,7 @@ class _Opening:
         if profile and profile[16:20] not in (b"", wanted):
             del metadata["icc-profile-data"]
             notes.append("ICC profile of another colour model dropped")
-        _tidy(metadata, notes)
+        tidy(metadata, notes)
         if orientation not in (0, 1):
             # Rotation reads columns: the one case that is held whole.
             image = image.copy_memory().autorot()
@@ -338,7 +338,7 @@ _PLAIN = frozenset({"b-w", "srgb", "rgb", "grey16", "rgb16", "multiband", "scrgb
 """Interpretations whose change is no conversion of colours."""
 
 
-def _tidy(metadata: dict[str, bytes | str], notes: list[str]) -> None:
+def tidy(metadata: dict[str, bytes | str], notes: list[str]) -> None:
     """Metadata in one form whatever the file, without what is no longer true of an upright image."""
     block = metadata.pop("exif-data", None)
     if isinstance(block, bytes):
@@ -423,7 +423,7 @@ def _unpacked(data: _Data, facts: dict[int, list[int]], bits: int) -> NDArray[np
     return out.reshape(height, width, channels)
 
 
-def _to_rgb(image: pyvips.Image) -> pyvips.Image:
+def to_rgb(image: pyvips.Image) -> pyvips.Image:
     """sRGB of a CMYK, Lab or other device-independent image; any other as it is."""
     if image.interpretation == "cmyk":
         depth = 16 if image.format == "ushort" else 8
