@@ -27,3 +27,5 @@ bench:
     python -m bench
 wasm:
     cd js && npm ci && npm run build
+web: wasm
+    cd web && npm ci && npm run check && npm run build

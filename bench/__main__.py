@@ -1,4 +1,4 @@
-"""``python -m bench [race|kernel|sizes|colour|memory|folder|batch|crops|pareto|train|wasm|video]``: see bench/README.md."""
+"""``python -m bench NAME``: see bench/README.md."""
 
 from __future__ import annotations
 
@@ -76,6 +76,12 @@ def folder(args: argparse.Namespace) -> None:
     from .folder import report
 
     print(report(args.images, args.net, args.formats, args.threads, args.rounds))
+
+
+def browser(args: argparse.Namespace) -> None:
+    from .browser import report
+
+    print(report(args.lr, args.net, args.scale, args.rounds))
 
 
 def crops(args: argparse.Namespace) -> None:
@@ -170,6 +176,12 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--rounds", type=int, default=3)
     p.set_defaults(run=folder)
+    p = commands.add_parser("browser", help="the page in Chromium: seconds beside native, memory of the tab")
+    p.add_argument("--lr", type=size, nargs="+", default=[(1000, 1000)], metavar="WxH")
+    p.add_argument("--net", default="bitsr-m", help="a family of nets (bitsr-m)")
+    p.add_argument("--scale", type=int, default=4, choices=(2, 3, 4))
+    p.add_argument("--rounds", type=int, default=3)
+    p.set_defaults(run=browser)
     p = commands.add_parser("crops", help="a page of crops: bicubic, nets, ground truth")
     p.add_argument("nets", nargs="+", metavar="NET", help="names or .bsr files of one scale")
     p.add_argument("--sets", nargs="+", default=["Set5", "Set14"], metavar="SET")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from random_nets import srresnet
 
-SLOW = {Path(__file__).parent / name for name in ("slow", "train")}
+SLOW = {Path(__file__).parent / name for name in ("slow", "train", "browser")}
 
 
 def pytest_collection_modifyitems(items):

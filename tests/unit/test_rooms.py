@@ -26,10 +26,11 @@ NEVER = {
     "pack": {"cli"},
     "eval": {"cli"},
     "cluster": {"eval", "nets", "train", "pack", "cli"},
-    "engine": {"nets", "train", "eval", "cli"},
+    "engine": {"nets", "train", "eval", "cli", "serve"},
+    "serve": {"nets", "train", "eval", "pack", "cli"},
 }
 """What these must not, at any depth of their own modules."""
-ABOVE = ("cluster", "eval", "layers", "methods", "nets", "train", "pack", "cli")
+ABOVE = ("cluster", "eval", "layers", "methods", "nets", "train", "pack", "serve", "cli")
 """The rooms above what upscaling is made of, which no module of that may import at its top."""
 BUILD = {"zoo.build", "__main__"}
 """What belongs to no room and drives them."""

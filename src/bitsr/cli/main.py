@@ -19,6 +19,7 @@ import typer
 from ..errors import BitsrError
 from . import measure, reason, say, train
 from .batch import batch
+from .serve import serve
 from .streams import steady
 from .upscale import upscale
 from .video import video
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
-    *(upscale, video, batch, measure.models, measure.recipes, measure.info),
+    *(upscale, video, batch, serve, measure.models, measure.recipes, measure.info),
     *(train.train, train.pack, train.export),
     *(measure.evaluate, measure.shrink, measure.degrade, measure.table, measure.bench),
 ):
