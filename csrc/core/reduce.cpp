@@ -59,9 +59,9 @@ void reduce(const S* rows, int w, int count, const Axis& y, const Axis& x, S* ou
   constexpr uint32_t unit = most == 255 ? 1 : most;
   Array<double> sums;
   Array<uint16_t> product;
-  if (!sums.resize(pitch)) throw std::bad_alloc();
+  if (!sums.resize(pitch)) no_memory();
   if (alpha) {
-    if (!product.resize(pitch * size_t(count))) throw std::bad_alloc();
+    if (!product.resize(pitch * size_t(count))) no_memory();
     for (size_t p = 0; p < pitch * size_t(count); p += C) {
       const uint32_t a = rows[p + C - 1];
       for (int c = 0; c < C - 1; c++)
