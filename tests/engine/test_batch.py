@@ -15,6 +15,7 @@ import pytest
 import pyvips
 
 from bitsr import load
+from bitsr.auto import choose
 from bitsr.cli.main import main
 from bitsr.cluster import Options, Worker, plan, pool, run
 from bitsr.cluster.manifest import Manifest
@@ -128,6 +129,12 @@ def test_a_second_run_makes_what_is_new(source, expected, serial, tmp_path):
     assert files(out)["b.jpg"] != expected["b.jpg"]
     assert set(serial(source, out).values()) == {"made"}
     assert files(out)["b.jpg"] == expected["b.jpg"]
+
+
+def test_another_scale_is_another_result():
+    """x1, x2 and x8 begin with the same net."""
+    scales = (1, 2, 8)
+    assert len({Worker(choose(None, s, threads=1), Options(), "").made_by() for s in scales}) == 3
 
 
 def test_a_run_that_is_left_goes_on(source, expected, serial, tmp_path):

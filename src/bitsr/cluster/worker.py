@@ -65,10 +65,11 @@ class Worker:
         self.upscaler, self.options, self.output = upscaler, options, output
 
     def made_by(self) -> str:
-        """A short hash of the nets and options: outputs are made anew where it is another."""
+        """A short hash of the nets, the scale and options: outputs are made anew where it is another."""
         upscaler = self.upscaler
         nets = (upscaler.clean, upscaler.photo) if isinstance(upscaler, Chooser) else (upscaler,)
-        what = [[net.engine.sha256 for net in nets if net], asdict(self.options)]
+        # x2 and x8 begin with the same net.
+        what = [[net.engine.sha256 for net in nets if net], float(upscaler.scale), asdict(self.options)]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     def __call__(self, task: Task) -> Row:

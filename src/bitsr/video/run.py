@@ -104,7 +104,9 @@ def choose_net(
     each = threads // workers
     if net is None or net == auto.AUTO:
         chooser = auto.Chooser(scale or SCALE, threads=each)
-        return (chooser.photo if chooser.photo and not source.lossless else chooser.clean), workers
+        photo = None if source.lossless else chooser.photo
+        # At x3 that is the net of x4, whose result would have to be reduced.
+        return (photo if photo and photo.scale == chooser.scale else chooser.clean), workers
     return load(net, scale, threads=each), workers
 
 
