@@ -22,49 +22,51 @@ def batch(
         str,
         typer.Argument(
             metavar="SRC",
-            help="Folder with its sub-folders, 'pattern', image, or text file of paths; or URL.",
+            help="Folder with its sub-folders, 'pattern', image, text file of paths, or URL.",
         ),
     ],
     output: Annotated[str, typer.Argument(metavar="DST", help="Folder, or URL of one.")],
     scale: Annotated[
-        int | None, typer.Option("-s", "--scale", help="2, 3 or 4; default that of -n, or 4.")
+        int | None, typer.Option("-s", "--scale", help="Whole number from 1 to 64; default that of -n, or 4.")
     ] = None,
     net: Annotated[
         str | None,
-        typer.Option("-n", "--net", help="Name of a net (see `bitsr models`), .bsr file, or auto."),
+        typer.Option("-n", "--net", help="As in `bitsr upscale`. Default: auto."),
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("-m", "--models", help="Folder of .bsr files where -n is looked up.")
     ] = None,
-    format: Annotated[str, typer.Option("-f", "--format", help="auto, png, jpg, webp, tif or gif.")] = "auto",
+    format: Annotated[
+        str, typer.Option("-f", "--format", help="auto, png, jpg, webp, tif, gif, avif or jxl.")
+    ] = "auto",
     quality: Annotated[
-        int, typer.Option("-q", "--quality", min=1, max=100, help="Of JPEG and WebP, 1 to 100.")
+        int, typer.Option("-q", "--quality", min=1, max=100, help="Of JPEG, WebP, AVIF and JPEG XL.")
     ] = 95,
     ensemble: Annotated[
         bool, typer.Option("-x", "--ensemble", help="Mean of 8 flips and rotations: 8 times the work.")
     ] = False,
     rgb: Annotated[
-        bool, typer.Option("--rgb", help="The net on red, green and blue: 3 times the work.")
+        bool, typer.Option("--rgb", help="Run the net on red, green and blue: 3 times the work.")
     ] = False,
     first: Annotated[
-        bool, typer.Option("--first", help="Of several frames or pages, the first alone.")
+        bool, typer.Option("--first", help="Take only the first of several frames or pages.")
     ] = False,
     allow_damaged: Annotated[
         bool, typer.Option("--allow-damaged", help="Take damaged images as far as they can be decoded.")
     ] = False,
     workers: Annotated[
-        int, typer.Option("-j", "--workers", min=0, help="Images at a time, a CPU each; 0 is every CPU.")
+        int, typer.Option("-j", "--workers", min=0, help="Images at a time, one CPU each; 0 is every CPU.")
     ] = 0,
     ray: Annotated[
         str | None,
         typer.Option(
             "--ray",
             metavar="ADDRESS",
-            help="Run on the Ray cluster there, such as auto or host:6379; local starts one here.",
+            help="Run on the Ray cluster at this address (auto, host:6379); local starts one here.",
         ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", help="File of a line an image: .jsonl or .parquet.")
+        Path | None, typer.Option("--report", help="File with a row for each image: .jsonl or .parquet.")
     ] = None,
 ) -> None:
     """Upscale very many images, on this machine or on a Ray cluster; a second run goes on where the

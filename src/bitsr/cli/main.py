@@ -25,7 +25,7 @@ from .upscale import upscale
 from .video import video
 
 app = typer.Typer(
-    help="1-bit super-resolution: upscale photos on the CPU; train, pack and measure 1-bit nets.",
+    help="Upscale images and clips on the CPU by one-bit nets; train, pack and measure such nets.",
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
 )

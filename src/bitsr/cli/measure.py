@@ -11,7 +11,7 @@ import typer
 
 from ..errors import BitsrError
 
-Json = Annotated[bool, typer.Option("--json", help="As JSON instead.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 
 def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
@@ -140,28 +140,30 @@ def evaluate(
     more: Annotated[list[str] | None, typer.Argument(metavar="SETS", help="As --sets.")] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--sets", help="Test sets: names in --data, or folders. [default: Set5 Set14 B100]"),
+        typer.Option("--sets", help="Test sets: names in --data, or folders. Default: Set5 Set14 B100."),
     ] = None,
     protocol: Annotated[str, typer.Option("--protocol", help="matlab-y, e2fif, srcnn or rgb.")] = "matlab-y",
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder of the sets. [default: $BITSR_DATA, else ../shared/data]"),
+        typer.Option("--data", help="Folder of the sets. Default: $BITSR_DATA, else ../shared/data."),
     ] = None,
     ensemble: Annotated[
         bool, typer.Option("-x", "--ensemble", help="Mean of 8 flips and rotations: 8 times the work.")
     ] = False,
     degrade: Annotated[
         str | None,
-        typer.Option("--degrade", help="Fault added to LR: jpeg90, 75, 60, 40; noise4, 8, 16; blur0.5, 0.8."),
+        typer.Option(
+            "--degrade", help="Fault added to LR: jpeg90, 75, 60 or 40; noise4, 8 or 16; blur0.5 or 0.8."
+        ),
     ] = None,
-    per_image: Annotated[bool, typer.Option("--per-image", help="A line for every image, too.")] = False,
+    per_image: Annotated[bool, typer.Option("--per-image", help="Add a line for every image.")] = False,
     csv: Annotated[Path | None, typer.Option("--csv", help="File for every figure as CSV.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="File for every figure as JSON.")] = None,
     save: Annotated[
         Path | None,
         typer.Option("--save", metavar="DIR", help="Folder for the SR images as PNG."),
     ] = None,
-    threads: Annotated[int, typer.Option("-j", "--threads", min=0, help="0 is every CPU.")] = 0,
+    threads: Annotated[int, typer.Option("-j", "--threads", min=0, help="Threads; 0 is every CPU.")] = 0,
 ) -> None:
     """Measure PSNR and SSIM of a net on test sets, from its packed bits.
 
@@ -273,9 +275,9 @@ def degrade(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Low-resolution PNG to write, or folder.")],
     scale: Annotated[int, typer.Option("-s", "--scale", min=1, help="How many times smaller.")] = 4,
     fault: Annotated[
-        str | None, typer.Option("--as", help="One fault, as `evaluate --degrade`. [default: as in training]")
+        str | None, typer.Option("--as", help="One fault, as `evaluate --degrade`. Default: as in training.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another number, another image.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random faults.")] = 0,
 ) -> None:
     """Make the degraded low-resolution image that a photo net would be trained on."""
     from .. import degrade as faults
@@ -315,14 +317,16 @@ def table(
     protocol: Annotated[str, typer.Option("--protocol", help="matlab-y, e2fif, srcnn or rgb.")] = "matlab-y",
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder of the sets. [default: $BITSR_DATA, else ../shared/data]"),
+        typer.Option("--data", help="Folder of the sets. Default: $BITSR_DATA, else ../shared/data."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="HR images to calibrate with, as in `bitsr pack`.")
     ] = None,
     pictures: Annotated[Path | None, typer.Option("--pictures", hidden=True)] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
-    threads: Annotated[int, typer.Option("-j", "--threads", min=0, help="Of the CPU, 0 automatic.")] = 0,
+    threads: Annotated[
+        int, typer.Option("-j", "--threads", min=0, help="Threads of the CPU; 0 is automatic.")
+    ] = 0,
 ) -> None:
     """Compare nets, trained under one budget or loaded, with each other and with published figures.
 
@@ -362,9 +366,9 @@ def bench(
     ] = "bitsr-m-x4",
     size: Annotated[str, typer.Option("--size", help="LR image, WIDTHxHEIGHT.")] = "320x180",
     threads: Annotated[
-        int, typer.Option("-j", "--threads", min=0, help="Most threads to try, 0 every CPU.")
+        int, typer.Option("-j", "--threads", min=0, help="Most threads to try; 0 is every CPU.")
     ] = 0,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs of which the median counts.")] = 5,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs; the median counts.")] = 5,
 ) -> None:
     """Measure a net's speed on this machine: every path of the engine, one thread to all."""
     from ..eval import speed

@@ -14,17 +14,17 @@ import typer
 def serve(
     port: Annotated[int, typer.Option("--port", "-p", help="Port of 127.0.0.1; 0 takes a free one.")] = 8417,
     native: Annotated[
-        bool, typer.Option(help="Upscale by the native engine; without, by WebAssembly in the browser.")
+        bool, typer.Option(help="Upscale by the native engine, or by WebAssembly in the browser.")
     ] = True,
     open: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
     threads: Annotated[
-        int, typer.Option("-j", "--threads", min=0, help="Of the native engine; 0 is every CPU.")
+        int, typer.Option("-j", "--threads", min=0, help="Threads of the native engine; 0 is every CPU.")
     ] = 0,
     export: Annotated[
-        Path | None, typer.Option(help="Write the page to this new folder, for any web server, and end.")
+        Path | None, typer.Option(help="Only write the page to this new folder, for any web server.")
     ] = None,
 ) -> None:
-    """Open the page for images in the browser, from this machine alone: no internet, nothing uploaded."""
+    """Open the page that upscales images in the browser. It needs no internet and uploads nothing."""
     from .. import serve as page
 
     if export is not None:

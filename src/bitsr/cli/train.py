@@ -20,21 +20,27 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="RUN_DIR", help="Folder of the run.")],
     resume: Annotated[
         bool | None,
-        typer.Option("--resume/--no-resume", help="Demand or refuse a run to go on from. [default: if any]"),
+        typer.Option(
+            "--resume/--no-resume",
+            help="Demand, or refuse, an earlier run in RUN_DIR. Default: go on if there is one.",
+        ),
     ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: train.lr=1e-3; repeatable."),
     ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option("--max-minutes", min=0, help="Stop with a checkpoint after so long.")
+        float | None,
+        typer.Option("--max-minutes", min=0, help="Stop with a checkpoint after so many minutes."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
-    devices: Annotated[int, typer.Option("--devices", min=1, help="How many of them, by DDP.")] = 1,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Number of devices, by DDP.")] = 1,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Curves for TensorBoard too, in RUN_DIR/tensorboard.")
+        bool, typer.Option("--tensorboard", help="Write curves for TensorBoard to RUN_DIR/tensorboard.")
     ] = False,
-    threads: Annotated[int, typer.Option("-j", "--threads", min=0, help="Of the CPU, 0 automatic.")] = 0,
+    threads: Annotated[
+        int, typer.Option("-j", "--threads", min=0, help="Threads of the CPU; 0 is automatic.")
+    ] = 0,
 ) -> None:
     """Train a net by a recipe; Ctrl-C stops with a checkpoint, the same command goes on.
 
@@ -174,13 +180,16 @@ def build(
     runs: Annotated[Path, typer.Option("--runs", help="Folder of the runs.")] = Path("runs") / "zoo",
     sets: Annotated[
         list[str] | None,
-        typer.Option("--sets", help="Sets whose figures go into the file; repeatable. [default: valid]"),
+        typer.Option("--sets", help="Sets whose figures go into the file; repeatable. Default: valid."),
     ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option("--max-minutes", min=0, help="Of each step; then stop with a checkpoint.")
+        float | None,
+        typer.Option("--max-minutes", min=0, help="Stop a step with a checkpoint after so many minutes."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
-    threads: Annotated[int, typer.Option("-j", "--threads", min=0, help="Of the CPU, 0 automatic.")] = 0,
+    threads: Annotated[
+        int, typer.Option("-j", "--threads", min=0, help="Threads of the CPU; 0 is automatic.")
+    ] = 0,
 ) -> None:
     """Make a net by its chain of trainings: train, pack, measure; the same command goes on."""
     try:

@@ -38,11 +38,11 @@ def _threads(text: str) -> tuple[int | None, int | None]:
 def upscale(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[INPUT]...", help="Images, folders of images, or - for standard input."),
+        typer.Argument(metavar="INPUT", help="Images, folders of images, or - for standard input."),
     ] = None,
     input: Annotated[
         list[str] | None,
-        typer.Option("-i", "--input", help="The same as an option.", rich_help_panel=_FILES),
+        typer.Option("-i", "--input", help="Another way to name an input.", rich_help_panel=_FILES),
     ] = None,
     output: Annotated[
         str | None,
@@ -59,9 +59,7 @@ def upscale(
     ] = False,
     suffix: Annotated[
         str | None,
-        typer.Option(
-            "--suffix", help="What names of outputs end in, such as _large.", rich_help_panel=_FILES
-        ),
+        typer.Option("--suffix", help="End of the names of outputs, such as _large.", rich_help_panel=_FILES),
     ] = None,
     overwrite: Annotated[
         bool,
@@ -88,10 +86,12 @@ def upscale(
     ] = None,
     height: Annotated[
         int | None,
-        typer.Option("--height", help="Its height; with both it fits into them.", rich_help_panel=_SIZE),
+        typer.Option(
+            "--height", help="Height in pixels; with --width it fits into both.", rich_help_panel=_SIZE
+        ),
     ] = None,
     max_side: Annotated[
-        int | None, typer.Option("--max-side", help="Its longer side.", rich_help_panel=_SIZE)
+        int | None, typer.Option("--max-side", help="Longer side in pixels.", rich_help_panel=_SIZE)
     ] = None,
     net: Annotated[
         str | None,
@@ -99,8 +99,8 @@ def upscale(
             "-n",
             "--net",
             "--model-name",
-            help="Name of a net (see `bitsr models`), also without its scale (bitsr-l), .bsr file, or auto: "
-            "bitsr-m, and for compressed or noisy images bitsr-photo-m. [default: auto]",
+            help="A name of `bitsr models`, with its scale or without (bitsr-l); a .bsr file; or auto: bitsr-m, "
+            "and bitsr-photo-m for compressed or noisy images. Default: auto.",
             rich_help_panel=_NET,
         ),
     ] = None,
@@ -121,7 +121,9 @@ def upscale(
     ] = False,
     rgb: Annotated[
         bool,
-        typer.Option("--rgb", help="The net on red, green and blue: 3 times the work.", rich_help_panel=_NET),
+        typer.Option(
+            "--rgb", help="Run the net on red, green and blue: 3 times the work.", rich_help_panel=_NET
+        ),
     ] = False,
     format: Annotated[
         str,
@@ -148,7 +150,7 @@ def upscale(
         bool | None,
         typer.Option(
             "--lossless/--lossy",
-            help="WebP, AVIF, JPEG XL; default lossless where the input is such a WebP.",
+            help="Of WebP, AVIF and JPEG XL; default lossy, unless the input is a lossless WebP.",
             rich_help_panel=_FORMAT,
             show_default=False,
         ),
@@ -167,12 +169,16 @@ def upscale(
     ] = False,
     first: Annotated[
         bool,
-        typer.Option("--first", help="Of several frames or pages, the first alone.", rich_help_panel=_FORMAT),
+        typer.Option(
+            "--first", help="Take only the first of several frames or pages.", rich_help_panel=_FORMAT
+        ),
     ] = False,
     strip_metadata: Annotated[
         bool,
         typer.Option(
-            "--strip-metadata", help="Drop EXIF, XMP, IPTC and texts, no colours.", rich_help_panel=_FORMAT
+            "--strip-metadata",
+            help="Drop EXIF, XMP, IPTC and texts; keep the colour profile.",
+            rich_help_panel=_FORMAT,
         ),
     ] = False,
     dpi: Annotated[
@@ -184,7 +190,7 @@ def upscale(
     preserve: Annotated[
         bool,
         typer.Option(
-            "--preserve", help="Keep the input's modification time and mode.", rich_help_panel=_FORMAT
+            "--preserve", help="Keep the input's modification time and permissions.", rich_help_panel=_FORMAT
         ),
     ] = False,
     allow_damaged: Annotated[
@@ -210,7 +216,7 @@ def upscale(
             "-t",
             "--tile",
             min=0,
-            help="Rows of a strip, 0 automatic; changes memory, no pixel.",
+            help="Rows of a strip; 0 is automatic. Changes memory, no pixel.",
             rich_help_panel=_RUN,
         ),
     ] = 0,
@@ -226,11 +232,11 @@ def upscale(
     ] = False,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="A line of JSON an image, on standard output.", rich_help_panel=_RUN),
+        typer.Option("--json", help="Print a line of JSON for each image.", rich_help_panel=_RUN),
     ] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.", rich_help_panel=_RUN)] = False,
 ) -> None:
-    """Upscale images, and every image of folders."""
+    """Upscale images and folders of images."""
     from rich.console import Console
 
     from .. import batch, photo

@@ -45,7 +45,7 @@ def video(
             "-n",
             "--net",
             help="Name of a net (see `bitsr models`), .bsr file, or auto: bitsr-photo-m for clips of "
-            "lossy codecs, bitsr-m for others. [default: auto]",
+            "lossy codecs, bitsr-m for others. Default: auto.",
         ),
     ] = None,
     codec: Annotated[
@@ -56,7 +56,7 @@ def video(
         float | None, typer.Option("--crf", help="Quality; lower is better and larger. libx264: 18.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="Of the encoder; libx264: ultrafast to veryslow.")
+        str | None, typer.Option("--preset", help="Effort of the encoder; libx264: ultrafast to veryslow.")
     ] = None,
     pix_fmt: Annotated[
         str | None, typer.Option("--pix-fmt", help="FFmpeg's pixel format; default the input's.")
@@ -70,19 +70,21 @@ def video(
         bool, typer.Option("--deinterlace", help="Make whole frames of interlaced ones (bwdif).")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an output that was begun, by the same options.")
+        bool, typer.Option("--resume", help="Go on with an unfinished output, with the same options.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("-y", "--overwrite", help="Replace the output.")] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at a damaged frame; default: leave it out, and count.")
+        bool, typer.Option("--strict", help="Stop at a damaged frame, in place of leaving it out.")
     ] = False,
-    threads: Annotated[int, typer.Option("-j", "--threads", min=0, help="0 is every CPU.")] = 0,
+    threads: Annotated[int, typer.Option("-j", "--threads", min=0, help="Threads; 0 is every CPU.")] = 0,
     progress: Annotated[
         str,
-        typer.Option("--progress", help="bar, json (a line a second on stdout; stderr with -o -) or none."),
+        typer.Option(
+            "--progress", help="bar, json (a line a second on stdout, with -o - on stderr) or none."
+        ),
     ] = "bar",
 ) -> None:
-    """Upscale a clip: frames through a net, sound and all else as it is."""
+    """Upscale a clip; sound, subtitles and the rest are copied."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
