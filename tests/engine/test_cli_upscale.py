@@ -453,7 +453,7 @@ def test_images_has_an_older_spelling(tmp_path, capsys):
 
 @pytest.mark.parametrize("error", [RuntimeError("odd"), ValueError("odd\nand long")])
 def test_an_error_of_ours_is_one_line_too(error, monkeypatch, capsys):
-    monkeypatch.setattr("bitsr.zoo.models", lambda: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("bitsr.zoo.models", lambda *_: (x for x in ()).throw(error))
     assert main(["models"]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"bitsr: internal error, {type(error).__name__}: odd") and err.count("\n") == 1
