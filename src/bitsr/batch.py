@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import photo
 from .auto import Chooser
-from .errors import BitsrError
+from .errors import BitsrError, Cancelled
 from .files import Claim, mode_of, naming
 from .pipeline import Opened, Settings
 from .upscaler import Upscaler
@@ -317,6 +317,7 @@ def run(
     dry: bool = False,
     begin: Callable[[Job], object] = lambda job: None,
     progress: Callable[[int, int], object] = lambda done, total: None,
+    cancel: Callable[[], bool] = lambda: False,
     note: Callable[[Job, str], object] = lambda job, text: None,
 ) -> Generator[Result]:
     """Upscale the jobs, and yield in their order how each ended; a failure does not stop the rest.
@@ -327,10 +328,11 @@ def run(
     settings: how it is done; without them quality to allow_damaged, as in ``upscaler.upscale``.
     existing: OVERWRITE, SKIP or FAIL. savers: outputs in work at a time; default by the number of
     CPUs, 2 to 4. dry: open the images and choose their nets, but make nothing. begin: called when
-    the net begins with a job. progress: called with (rows done, rows in all) of that job. note:
-    called with what a user should know of a job. All are called in the caller's thread. A failure is
-    one of FAILURES; others are raised. An image that another process is making is skipped.
-    Closing the generator, or an exception in the caller's thread, ends the threads; what they were
+    the net begins with a job. progress: called with (rows done, rows in all) of that job. cancel:
+    asked between strips, and twice a second, whether to stop. note: called with what a user should
+    know of a job. All are called in the caller's thread. A failure is one of FAILURES; others are
+    raised. An image that another process is making is skipped.
+    Where ``cancel`` says so, what is finished is still yielded, and Cancelled is raised. Closing the generator, or an exception in the caller's thread, ends the threads; what they were
     making is thrown away.
     """
     nets = upscaler if isinstance(upscaler, Chooser) else Chooser(net=upscaler)
@@ -346,7 +348,7 @@ def run(
     work = _Work(list(jobs), nets, settings, existing, savers, dry)
     try:
         work.start()
-        yield from work.results(begin, progress, note)
+        yield from work.results(begin, progress, cancel, note)
     finally:
         work.end()
 
@@ -452,10 +454,16 @@ class _Work:
         self,
         begin: Callable[[Job], object],
         progress: Callable[[int, int], object],
+        cancel: Callable[[], bool],
         note: Callable[[Job, str], object],
     ) -> Iterator[Result]:
         """What happens, in the caller's thread."""
         while True:
+            if cancel():
+                self.end()
+                left = [self.events.get() for _ in range(self.events.qsize())]
+                yield from (value for kind, value in left if kind == "result")
+                raise Cancelled("cancelled")
             try:
                 # Not for ever: on Windows that could not be interrupted.
                 kind, value = self.events.get(timeout=0.5)
@@ -484,6 +492,7 @@ class _Work:
                 thread.join(5 if thread is self.reader else None)
         for writer in list(self.writers):
             writer.__exit__(_Stopped, None, None)
+        self.writers.clear()
         for image in self.images:
             image.release()
 

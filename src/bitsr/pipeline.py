@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from . import photo
 from .auto import Chooser
-from .errors import BitsrError
+from .errors import BitsrError, Cancelled
 from .files import naming
 from .reduce import reduced
 from .sizes import Size
@@ -222,12 +222,27 @@ class Opened:
         stream.flush()
 
 
-def upscale(image: Opened, progress: Callable[[int, int], object] | None = None) -> None:
-    """Enlarge an image that is open, and write it. progress: called with (rows done, rows in all)."""
+def upscale(
+    image: Opened,
+    progress: Callable[[int, int], object] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> None:
+    """Enlarge an image that is open, and write it.
+
+    progress: called with (rows done, rows in all). cancel: asked between strips whether to stop.
+    Raises Cancelled where it says so; no file is then written.
+    """
+
+    def strips(frame: int) -> Iterator[NDArray[Any]]:
+        for strip in image.strips(frame):
+            if cancel and cancel():
+                raise Cancelled("cancelled")
+            yield strip
+
     with image.writer() as writer:
         done, rows_in_all = 0, image.frames * image.target[0]
         for frame in range(image.frames):
-            for rows in image.enlarged(image.strips(frame)):
+            for rows in image.enlarged(strips(frame)):
                 writer.write(rows)
                 done += len(rows)
                 if progress:

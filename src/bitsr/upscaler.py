@@ -272,6 +272,7 @@ def upscale(
     dpi: float | None = None,
     preserve: bool = False,
     progress: Callable[[int, int], object] | None = None,
+    cancel: Callable[[], bool] | None = None,
     note: Callable[[str], object] | None = None,
 ) -> tuple[int, int]:
     """Upscale an image file into another, by strips: memory follows its width, not its height.
@@ -284,10 +285,11 @@ def upscale(
     default by the output's suffix. quality, compression, lossless, progressive:
     ``photo.Encoding``; lossless None is what the input is. threads: None or 0 is every CPU this
     process may use. tile, ensemble, rgb, first, allow_damaged, metadata, dpi, preserve:
-    ``pipeline.Settings``. progress: called with (rows done, rows in all). note: called with what a
-    user should know, one line each.
+    ``pipeline.Settings``. progress: called with (rows done, rows in all). cancel: asked between
+    strips whether to stop. note: called with what a user should know, one line each.
     Returns (height, width) of the result, or of one frame. Raises OSError for files that cannot be
-    read or written and BitsrError for everything else; no partial file stays behind.
+    read or written, Cancelled where ``cancel`` says so, and BitsrError for everything else; no
+    partial file stays behind.
     """
     from . import photo, pipeline
     from .auto import AUTO, Chooser
@@ -314,5 +316,5 @@ def upscale(
     auto = net == AUTO
     nets = Chooser(scale, net=None if auto else net, restore=auto, threads=threads)
     with pipeline.Opened(input, output, format, nets, settings, note or (lambda text: None)) as image:
-        pipeline.upscale(image, progress)
+        pipeline.upscale(image, progress, cancel)
     return image.target

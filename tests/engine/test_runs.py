@@ -368,6 +368,40 @@ def test_closing_a_run_leaves_nothing(net_file, tmp_path):
         rows_of(path)
 
 
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_cancelling_one_image_leaves_what_was_there(net_file, tmp_path, suffix):
+    image(tmp_path / "a.png", 40, 30)
+    out, asked = tmp_path / f"b.{suffix}", list[int]()
+    out.write_bytes(b"earlier")
+
+    def cancel():
+        asked.append(0)
+        return len(asked) == 3
+
+    with pytest.raises(bitsr.Cancelled):
+        bitsr.upscale(tmp_path / "a.png", out, net=net_file, tile=8, cancel=cancel)
+    assert len(asked) == 3 and out.read_bytes() == b"earlier"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", out.name]
+    bitsr.upscale(tmp_path / "a.png", out, net=net_file, cancel=lambda: False)
+    rows_of(out)
+
+
+def test_cancelling_a_run_keeps_and_tells_what_is_finished(net_file, tmp_path):
+    folder_of_images(tmp_path / "in")
+    jobs = batch.plan(tmp_path / "in", tmp_path / "out", 2)
+    stop, told = threading.Event(), list[Path]()
+    with pytest.raises(bitsr.Cancelled):
+        for result in batch.run(jobs, bitsr.load(net_file, threads=1), tile=2, cancel=stop.is_set):
+            assert result.error is None
+            told.append(result.job.output)
+            stop.set()
+    assert 1 <= len(told) < len(jobs)
+    assert sorted((tmp_path / "out").iterdir()) == sorted(told)
+    for path in told:
+        rows_of(path)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("bitsr")]
+
+
 @pytest.mark.parametrize("where", ["begin", "progress", "note"])
 def test_an_error_of_the_caller_ends_a_run(net_file, tmp_path, where):
     image(tmp_path / "a.png", 200, 200, 4)
