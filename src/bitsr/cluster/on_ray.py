@@ -11,13 +11,14 @@ import json
 import logging
 import os
 import signal
+import socket
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import BitsrError
+from ..errors import BitsrError, reason
 from .plan import Task
 from .pool import Isolated
 from .worker import Row, Worker
@@ -27,6 +28,8 @@ LOCAL = "local"
 _LEAST_BYTES, _MOST_BYTES, _MOST_TASKS = 1 << 18, 1 << 22, 16
 """Of a block. At a few microseconds a pixel the least is about a second of work, so that what Ray
 does for a block counts little; the most is about a minute, which is what a killed run makes again."""
+_PATIENCE = 10.0
+"""Seconds in which the address of a cluster must answer."""
 _BLOCKS = 64
 """Wanted for each actor, so that all of them end at about the same time."""
 
@@ -123,6 +126,7 @@ def _connected(ray: Any, address: str, workers: int) -> Generator[None]:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         ray.data.DataContext.get_current().enable_progress_bars = False
+    _reach(address)
     here: dict[str, Any] = {"num_cpus": workers or None, "include_dashboard": False}
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -141,6 +145,17 @@ def _connected(ray: Any, address: str, workers: int) -> Generator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise BitsrError where nobody listens at HOST:PORT: Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # "auto", or what Ray knows
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise BitsrError(f"no Ray cluster at {address}: {reason(error)}") from None
 
 
 @contextmanager
