@@ -332,8 +332,9 @@ def run(
     asked between strips, and twice a second, whether to stop. note: called with what a user should
     know of a job. All are called in the caller's thread. A failure is one of FAILURES; others are
     raised. An image that another process is making is skipped.
-    Where ``cancel`` says so, what is finished is still yielded, and Cancelled is raised. Closing the generator, or an exception in the caller's thread, ends the threads; what they were
-    making is thrown away.
+    Where ``cancel`` says so, what is finished is still yielded, and Cancelled is raised. Closing the
+    generator, or an exception in the caller's thread, ends the threads; what they were making is
+    thrown away.
     """
     nets = upscaler if isinstance(upscaler, Chooser) else Chooser(net=upscaler)
     savers = savers or min(4, max(2, (os.cpu_count() or 1) // 2))

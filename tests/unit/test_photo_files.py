@@ -539,3 +539,13 @@ def test_a_gif_that_is_cut_short_is_refused(tmp_path):
         with pytest.raises(photo.PhotoError, match="damaged or cut short"):
             photo.read(tmp_path / "b.gif", frames=True)
         assert photo.read(tmp_path / "b.gif", allow_damaged=True).notes
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_what_is_cut_short_is_said_in_plain_words(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    noise = np.random.default_rng(2).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(noise).save(path, lossless=True)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(photo.PhotoError, match="^damaged or cut short$"):
+        list(photo.read(path).rows(8))
