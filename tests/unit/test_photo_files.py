@@ -547,5 +547,5 @@ def test_what_is_cut_short_is_said_in_plain_words(tmp_path, suffix):
     noise = np.random.default_rng(2).integers(0, 256, (40, 50, 3), np.uint8)
     Image.fromarray(noise).save(path, lossless=True)
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(photo.PhotoError, match="^damaged or cut short$"):
+    with pytest.raises(photo.PhotoError, match=r"^damaged or cut short$"):
         list(photo.read(path).rows(8))
