@@ -523,3 +523,29 @@ def test_an_animated_png_says_where_one_frame_is_taken(tmp_path):
     frames[0].save(tmp_path / "x.png", save_all=True, append_images=frames[1:])
     assert photo.read(tmp_path / "x.png").notes == ["first of 3 frames taken"]
     np.testing.assert_array_equal(pixels(tmp_path / "x.png"), ramp())
+
+
+def test_a_gif_that_is_cut_short_is_refused(tmp_path):
+    rng = np.random.default_rng(1)
+    frames = [Image.fromarray(rng.integers(0, 256, (9, 13), np.uint8)) for _ in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=40)
+    whole = (tmp_path / "a.gif").read_bytes()
+    assert photo.read(tmp_path / "a.gif", frames=True).frames == 3
+    for tail in (b"", b"; and what programs leave behind"):
+        (tmp_path / "b.gif").write_bytes(whole[:-1] + tail)
+        assert photo.read(tmp_path / "b.gif", frames=True).frames == 3
+    for end in (len(whole) - 9, len(whole) * 2 // 3, len(whole) // 2):
+        (tmp_path / "b.gif").write_bytes(whole[:end])
+        with pytest.raises(photo.PhotoError, match="damaged or cut short"):
+            photo.read(tmp_path / "b.gif", frames=True)
+        assert photo.read(tmp_path / "b.gif", allow_damaged=True).notes
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_what_is_cut_short_is_said_in_plain_words(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    noise = np.random.default_rng(2).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(noise).save(path, lossless=True)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(photo.PhotoError, match=r"^damaged or cut short$"):
+        list(photo.read(path).rows(8))

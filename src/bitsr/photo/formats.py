@@ -135,6 +135,8 @@ def format_of(path: str | Path) -> str | None:
     return next((name for name, (suffixes, _, _) in FORMATS.items() if suffix in suffixes), None)
 
 
+_DAMAGE = ("libpng read error", "unable to parse image")
+"""What libraries say of a PNG and of a WebP whose data end early or make no sense."""
 _UNTELLING = ("unable to call", "unable to fetch", "unable to copy")
 
 
@@ -151,4 +153,5 @@ def reason(error: pyvips.Error) -> str:
             return line.partition("unix error:")[2].strip() or text
         if "not in a known format" in line or "not a known file format" in line:
             return "not an image in a known format"
-    return re.sub(r"^\w+: ", "", text)
+    text = re.sub(r"^\w+: ", "", text)
+    return "damaged or cut short" if text in _DAMAGE else text

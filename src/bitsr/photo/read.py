@@ -18,7 +18,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from .. import _core
-from . import exif, others, png
+from . import exif, gif, others, png
 from .apng import Animation
 from .fork import use_libvips
 from .formats import PhotoError, reason
@@ -188,6 +188,8 @@ class _Opening:
             return self._jpeg()
         if head.startswith(png.SIGNATURE):
             return self._png()
+        if head.startswith(b"GIF8") and not self.lenient and gif.cut_short(self.data):
+            raise PhotoError("damaged or cut short: the file ends within a frame")
         kind = others.kind_of(head)
         if kind in others.LINEAR:
             raise PhotoError(f"{kind} holds linear light: tone-map it to a 16-bit TIFF or PNG first")
