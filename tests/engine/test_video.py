@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -524,7 +525,9 @@ def long(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
 def test_control_c_ends_the_file_so_that_it_plays(long, net, tmp_path, kind):
     out = tmp_path / f"b.{kind}"
-    process = command(long, "-o", out, "-n", net, "--preset", "ultrafast")
+    # a shell's job in the background would hand down that SIGINT is ignored
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = command(long, "-o", out, "-n", net, "--preset", "ultrafast", preexec_fn=heard)
     wait_for(out, 50_000)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
