@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,8 @@ def speed(
         "| decode | net | encode | net idle |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    with tempfile.TemporaryDirectory() as folder:
+    # Ctrl-C ends it with the rows that there are.
+    with tempfile.TemporaryDirectory() as folder, suppress(KeyboardInterrupt):
         clip, out = Path(folder) / "in.mkv", Path(folder) / "out.mkv"
         for width, height in sizes:
             encode(clip, film(frames, width, height))
