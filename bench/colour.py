@@ -12,7 +12,7 @@ from bitsr.engine import Engine
 from bitsr.zoo import find
 
 from . import machine
-from .sizes import timed
+from .sizes import interleaved
 
 
 def report(net: str, lr: tuple[int, int], rounds: int) -> str:
@@ -37,12 +37,7 @@ def report(net: str, lr: tuple[int, int], rounds: int) -> str:
         "RGB of 16 bits": merging(deep),
         "grey": merging(grey),
     }
-    seen: dict[str, list[float]] = {name: [] for name in jobs}
-    for i in range(rounds + 1):
-        for name, job in jobs.items():
-            seconds = timed(job)
-            if i:  # the first round warms up
-                seen[name].append(seconds)
+    seen = interleaved(jobs, rounds)
     lines = [
         f"# Colour beside {engine.name}, x{s}, {engine.isa}, LR {w}x{h}, one thread, {rounds} rounds",
         "",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 
@@ -30,6 +31,20 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+K = TypeVar("K")
+
+
+def interleaved(jobs: Mapping[K, Callable[[], object]], rounds: int) -> dict[K, list[float]]:
+    """Seconds of each job in each of ``rounds`` rounds; one more before them warms up."""
+    seen: dict[K, list[float]] = {key: [] for key in jobs}
+    for i in range(rounds + 1):
+        for key, job in jobs.items():
+            seconds = timed(job)
+            if i:
+                seen[key].append(seconds)
+    return seen
+
+
 def by_layers(engine: Engine, lr: np.ndarray) -> None:
     with engine.stream(*lr.shape, pass_rows=len(lr)) as stream:
         stream.push(lr)
@@ -50,12 +65,7 @@ def report(sizes: list[tuple[int, int]], threads: list[int], rounds: int) -> str
             jobs["depth", n, size] = lambda e=engine, x=lr: e.run(x)
             if w * h * (4 * CHANNELS + 2 * BLOCKS * CHANNELS // 8) <= MOST:
                 jobs["layers", n, size] = lambda e=engine, x=lr: by_layers(e, x)
-    seen: dict[tuple[str, int, tuple[int, int]], list[float]] = {key: [] for key in jobs}
-    for i in range(rounds + 1):
-        for key, job in jobs.items():
-            seconds = timed(job)
-            if i:  # the first round warms up
-                seen[key].append(seconds)
+    seen = interleaved(jobs, rounds)
     lines = [
         f"# SRResNet-E2FIF {CHANNELS}x{BLOCKS} x{SCALE}, {isas()[0]}, {rounds} rounds",
         "",

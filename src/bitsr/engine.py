@@ -19,12 +19,18 @@ from ._core import isas as isas
 from .errors import BitsrError
 from .model_file import ModelFile, equivariant, header
 
-_THREADS_MOST = 1024
+THREADS_MOST = 1024
+"""Of an engine."""
 _core.core()  # where the library is missing, importing this module says so
 
 
 class EngineError(BitsrError):
     """A model, a path or a size that the engine refuses; the message is one line."""
+
+
+def cpus() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Engine:
@@ -59,10 +65,9 @@ class Engine:
         isa = isa or os.environ.get("BITSR_ISA") or None
         if isa and isa not in isas():
             raise EngineError(f"this CPU has no path {isa!r}; it has {', '.join(isas())}")
-        if threads and not 1 <= threads <= _THREADS_MOST:
-            raise EngineError(f"threads must be from 1 to {_THREADS_MOST}, not {threads}; 0 is every CPU")
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.threads = int(threads or min(cpus, _THREADS_MOST))
+        if threads and not 1 <= threads <= THREADS_MOST:
+            raise EngineError(f"threads must be from 1 to {THREADS_MOST}, not {threads}; 0 is every CPU")
+        self.threads = int(threads or min(cpus(), THREADS_MOST))
         try:
             self._handle = _core.model_open(data, isa)
         except _core.CoreError as error:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BitsrError
-from .zoo import CHECKPOINTS as SUFFIXES
-from .zoo import ZOO, find
+from .zoo import CHECKPOINT_SUFFIXES, ZOO, find
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +21,7 @@ def checkpoint_of(net: str | Path) -> Path:
     Raises BitsrError where there is none.
     """
     path = Path(net)
-    if path.suffix in SUFFIXES:
+    if path.suffix in CHECKPOINT_SUFFIXES:
         return path
     if path.suffix == ".bsr":
         raise BitsrError(f"{path.name} holds packed bits; the float net needs the checkpoint they come from")

@@ -18,16 +18,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any, BinaryIO
 
+from ..engine import cpus
 from .plan import Task
 from .worker import Row, Worker, failed
 
 TRIES = 3
 """How often an image is begun whose process ends meanwhile."""
-
-
-def cpus() -> int:
-    """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Isolated:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..eval.metrics import rgb_to_y
 from ..nets.smfanet import SMFANet
 from ..symmetry import sum_over_orientations
+from ..zoo import CHECKPOINT_SUFFIXES
 from . import checkpoint, data, recipe
 
 REPORT_EVERY = 60.0
@@ -147,7 +148,7 @@ def _onnx(path: Path) -> _Teacher:
 
 
 def _is_checkpoint(teacher: str | Path) -> bool:
-    return str(teacher).endswith((".pt", ".safetensors"))
+    return str(teacher).endswith(CHECKPOINT_SUFFIXES)
 
 
 def _find(teacher: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import auto
+from ..engine import THREADS_MOST, cpus
 from ..errors import BitsrError
 from ..upscaler import Upscaler, load
 from .ffmpeg import PIPE
@@ -33,7 +33,6 @@ _AHEAD = 4
 """Frames that wait between reading and the net, and between the net and writing, at most."""
 _MOST_WORKERS = 8
 """Frames that are upscaled at a time, at most."""
-THREADS_MOST = 1024
 _CUT = Fraction(1)
 """Seconds before the end that a file claims, from which on it counts as cut short."""
 T = TypeVar("T")
@@ -99,7 +98,7 @@ def choose_net(
         if scale not in (None, net.scale):
             raise BitsrError(f"{net.name} upscales x{net.scale}, not x{scale}")
         return net, 1
-    threads = threads or _cpus()
+    threads = threads or min(cpus(), THREADS_MOST)
     workers = min(threads, _MOST_WORKERS)
     each = threads // workers
     if net is None or net == auto.AUTO:
@@ -108,11 +107,6 @@ def choose_net(
         # At x3 that is the net of x4, whose result would have to be reduced.
         return (photo if photo and photo.scale == chooser.scale else chooser.clean), workers
     return load(net, scale, threads=each), workers
-
-
-def _cpus() -> int:
-    every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(every, THREADS_MOST)
 
 
 def net_for(upscaler: Upscaler, workers: int, source: Source, reuse: bool) -> FrameNet:

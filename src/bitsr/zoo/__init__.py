@@ -17,7 +17,7 @@ from ..model_file import ModelFile
 ZOO = Path(__file__).parent
 DEFAULTS = ("bitsr-m", "e2fif-srresnet")
 """Where no net is named; the better one first."""
-CHECKPOINTS = (".pt", ".safetensors")
+CHECKPOINT_SUFFIXES = (".pt", ".safetensors")
 """Suffixes of trained nets that are not packed."""
 _OLD = {
     f"house-{old}-x{scale}": f"bitsr-{new}-x{scale}"
@@ -63,7 +63,7 @@ def find(net: str | Path, folder: str | Path = ZOO) -> Path:
     not looked at.
     """
     path = Path(net)
-    if path.suffix in CHECKPOINTS and path.is_file():
+    if path.suffix in CHECKPOINT_SUFFIXES and path.is_file():
         raise BitsrError(f"{net}: not packed yet; pack it first: bitsr pack {net} -o {path.stem}.bsr")
     if path.suffix == ".bsr" or os.sep in str(net):
         return path
