@@ -7,12 +7,12 @@ from typing import Literal
 
 from .errors import BitsrError
 from .folders import packaged_recipe, packaged_recipes
-from .zoo import CHECKPOINTS, ZOO, alias
+from .zoo import CHECKPOINT_SUFFIXES, ZOO, alias
 
 Kind = Literal["packed", "checkpoint", "recipe"]
 SUFFIXES: dict[str, Kind] = {
     ".bsr": "packed",
-    **dict.fromkeys(CHECKPOINTS, "checkpoint"),
+    **dict.fromkeys(CHECKPOINT_SUFFIXES, "checkpoint"),
     ".toml": "recipe",
 }
 
