@@ -2,8 +2,9 @@
 
 After the degradation models of BSRGAN (Zhang et al. 2021, arXiv 2103.14006) and Real-ESRGAN (Wang
 et al. 2021, arXiv 2107.10833): each fault is drawn at random, in the order in which a camera and a
-web site add them, and some images go through the codec twice. Strengths are milder than theirs, and
-every seventh image stays clean, because the nets must keep what a good image has.
+web site add them, and some images go through the codec twice. Strengths are milder than theirs.
+Every fifth image stays clean, because the nets must keep what a good image has, and three in ten
+have one fault alone, as a photograph that was only made small and stored.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from .errors import BitsrError
 from .imresize import imresize, resize
 from .photo.fork import use_libvips
 
-CLEAN = 0.15
+VERSION = 2
+"""Raise it when the same key gives another image: it is part of the key of the training cache."""
+CLEAN = 0.2
 """Share of images that stay as MATLAB's bicubic makes them."""
+SINGLE = 0.3
+"""Share of images that have one fault alone."""
 AGAIN = 0.15
-"""Share of the others that are resized a little and stored a second time."""
+"""Share of the rest that are resized a little and stored a second time."""
 
 NO_METADATA = 0
 """Of libvips: VIPS_FOREIGN_KEEP_NONE."""
@@ -118,24 +123,42 @@ def _codec(x: Pixels, rng: Generator, lowest: int) -> Pixels:
     return stored(x, "webp" if rng.random() < 0.1 else "jpeg", quality, subsample)
 
 
+def _noise(x: Pixels, rng: Generator) -> Pixels:
+    """Up to 20 levels, mostly few; of the sensor or of light, grey or coloured."""
+    kind = noise if rng.random() < 0.7 else shot_noise
+    return kind(x, 20 * rng.random() ** 1.5, bool(rng.random() < 0.5), rng)
+
+
+def _blur(x: Pixels, rng: Generator) -> Pixels:
+    """Gaussian, round or oblong."""
+    wide = rng.uniform(0.3, 1.1)
+    return blur(x, gaussian(wide, wide * rng.choice((1.0, rng.uniform(0.4, 1.0))), rng.uniform(0, math.pi)))
+
+
+def _one_fault(x: Pixels, rng: Generator) -> Pixels:
+    """Compression half of the time, else noise or blur."""
+    draw = rng.random()
+    return _codec(x, rng, 30) if draw < 0.5 else _noise(x, rng) if draw < 0.8 else _blur(x, rng)
+
+
 def degrade(hr: NDArray[np.uint8], scale: int, key: Sequence[int]) -> NDArray[np.uint8]:
     """A low-resolution image (h, w, 3) of ``hr`` (scale h, scale w, 3), both uint8 RGB.
 
     key: whole numbers, such as seed and image; the same key and image give the same result.
     """
     rng = default_rng(list(key))
-    if rng.random() < CLEAN:
-        return to_bytes(shrink(hr, scale, "bicubic"))
+    draw = rng.random()
+    if draw < CLEAN + SINGLE:
+        x = shrink(hr, scale, "bicubic")
+        return to_bytes(x if draw < CLEAN else _one_fault(x, rng))
     kernels = ("bicubic", "area", "linear", "mitchell", "lanczos3")
     x = shrink(hr, scale, str(rng.choice(kernels, p=(0.6, 0.1, 0.1, 0.1, 0.1))))
     if rng.random() < 0.4:
-        wide = rng.uniform(0.3, 1.1)
-        x = blur(x, gaussian(wide, wide * rng.choice((1.0, rng.uniform(0.4, 1.0))), rng.uniform(0, math.pi)))
+        x = _blur(x, rng)
     if rng.random() < 0.15:
         x = sharpen(x, rng.uniform(0.2, 1.0), rng.uniform(0.5, 1.5))
     if rng.random() < 0.55:
-        kind = noise if rng.random() < 0.7 else shot_noise
-        x = kind(x, 20 * rng.random() ** 1.5, bool(rng.random() < 0.5), rng)
+        x = _noise(x, rng)
     if rng.random() < 0.7:
         x = _codec(x, rng, 30)
     if rng.random() < AGAIN:

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..degrade import VERSION as DEGRADE_VERSION
 from ..degrade import degrade as degraded
 from ..errors import BitsrError
 from ..eval.metrics import rgb_to_y
@@ -362,7 +363,7 @@ def load_pairs(
     digests = each(lambda pair: [p and digest(p) for p in pair], files, threads)
     key = key_of(
         *(VERSION, scale, digests, *hr_scales),
-        *([degrade, seed] if degrade else []),
+        *([degrade, DEGRADE_VERSION, seed] if degrade else []),
         *(["rendered", drawn.VERSION, rendered] if rendered else []),
     )
 
