@@ -151,7 +151,7 @@ def test_standard_input_to_standard_output(net_file, tmp_path, suffix):
         ("a.png -o - >&-", "standard output: Bad file descriptor"),
         ("a.png -o - > /dev/full", "standard output: No space left on device"),
         ("a.png -o - | true", "standard output: Broken pipe"),
-        ("a.png --json > /dev/full", "No space left on device"),
+        ("a.png --json > /dev/full", "standard output: No space left on device"),
     ],
 )
 def test_streams_that_fail(net_file, tmp_path, line, text):
