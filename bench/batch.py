@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from bitsr.cluster import Options, Plan, Row, Task, Worker, on_ray, plan, pool, run
-from bitsr.upscaler import load
+from bitsr.auto import choose
+from bitsr.cluster import Plan, Row, Task, Worker, on_ray, plan, pool, run
+from bitsr.pipeline import Settings
 
 from . import machine
 from .memory import photo
@@ -74,7 +75,7 @@ def _growth(worker: Worker, tasks: list[Task], count: int) -> str:
 def _bookkeeping(folder: Path) -> str:
     """What a batch without work costs where it is started: memory and time an image."""
     output = folder / "books"
-    worker = Worker(load("bitsr-s-x2", threads=1), Options(), str(output))
+    worker = Worker(choose("bitsr-s-x2", threads=1), Settings(), str(output))
     tracemalloc.start()
     tasks = [
         Task(f"{i:08}.png", f"/data/images/{i:08}.png", f"{output}/{i:08}.png", "png", 1 << 17, f"{i:019}")
@@ -109,7 +110,7 @@ def report(
             net = str(folder / "random.bsr")
             random_packed(4, 64, 1).write(net)
         tasks = plan(str(folder / "in"), str(folder / "out")).tasks
-        worker = Worker(load(net, threads=1), Options(), str(folder / "out"))
+        worker = Worker(choose(net, threads=1), Settings(), str(folder / "out"))
         ways: dict[str, Callable[[], Iterator[Row]]] = {
             "one process": lambda: (worker(task) for task in tasks)
         }

@@ -17,10 +17,12 @@ import pyvips
 from bitsr import load
 from bitsr.auto import choose
 from bitsr.cli.main import main
-from bitsr.cluster import Options, Worker, plan, pool, run
+from bitsr.cluster import Worker, plan, pool, run
 from bitsr.cluster.manifest import Manifest
 from bitsr.cluster.plan import FOLDER
 from bitsr.errors import BitsrError
+from bitsr.photo import Encoding
+from bitsr.pipeline import Settings
 
 
 def image(path, seed=0, height=11, width=9):
@@ -74,7 +76,7 @@ def serial(net_file):
 
     def go(source, output, options=None, limit=None, **more):
         todo = plan(str(source), str(output), **more)
-        worker = Worker(load(net_file, threads=1), options or Options(), todo.output)
+        worker = Worker(choose(net_file, threads=1), options or Settings(), todo.output)
         rows = run(todo, worker, lambda tasks, worker: (worker(task) for task in tasks))
         found = {}
         for status, row in rows:
@@ -125,7 +127,7 @@ def test_a_second_run_makes_what_is_new(source, expected, serial, tmp_path):
     assert made == {"a.png", "sub/a.png", "c d.webp"}
     assert {name for name, data in files(out).items() if data != expected[name]} == {"a.png"}
     # Other options, and then the first ones again: nothing is taken for what it is not.
-    assert set(serial(source, out, Options(quality=50)).values()) == {"made"}
+    assert set(serial(source, out, Settings(encoding=Encoding(50))).values()) == {"made"}
     assert files(out)["b.jpg"] != expected["b.jpg"]
     assert set(serial(source, out).values()) == {"made"}
     assert files(out)["b.jpg"] == expected["b.jpg"]
@@ -134,7 +136,7 @@ def test_a_second_run_makes_what_is_new(source, expected, serial, tmp_path):
 def test_another_scale_is_another_result():
     """x1, x2 and x8 begin with the same net."""
     scales = (1, 2, 8)
-    assert len({Worker(choose(None, s, threads=1), Options(), "").made_by() for s in scales}) == 3
+    assert len({Worker(choose(None, s, threads=1), Settings(), "").made_by() for s in scales}) == 3
 
 
 def test_a_run_that_is_left_goes_on(source, expected, serial, tmp_path):
@@ -155,8 +157,8 @@ def test_nothing_is_said_to_be_done_while_it_is_made_anew(source, serial, tmp_pa
         seen.append(Manifest(out, "").load())
         return (row for row in ())
 
-    net = load("bitsr-s-x4", threads=1)
-    assert list(run(todo, Worker(net, Options(), out), work)) == [] and seen == [{}]
+    net = choose("bitsr-s-x4", threads=1)
+    assert list(run(todo, Worker(net, Settings(), out), work)) == [] and seen == [{}]
 
 
 def test_failures_are_lines_and_the_others_go_on(source, expected, command, tmp_path):
@@ -247,7 +249,7 @@ def test_an_input_that_an_output_links_to_stays(source, serial, tmp_path):
 def test_one_run_at_a_time(source, net_file, tmp_path):
     pytest.importorskip("fcntl")
     todo = plan(str(source), str(tmp_path / "out"))
-    worker = Worker(load(net_file, threads=1), Options(), todo.output)
+    worker = Worker(choose(net_file, threads=1), Settings(), todo.output)
     rows = run(todo, worker, lambda tasks, worker: (worker(task) for task in tasks))
     next(rows)
     with pytest.raises(BitsrError, match="another run is at work"):
@@ -359,7 +361,7 @@ class Deadly(Worker):
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_an_image_that_kills_its_process_fails_alone(source, expected, net_file, tmp_path):
     todo = plan(str(source), str(tmp_path / "out"))
-    worker = Deadly(load(net_file, threads=1), Options(), todo.output)
+    worker = Deadly(choose(net_file, threads=1), Settings(), todo.output)
     rows = {row.name: row for row in pool.work(todo.tasks, worker, 2)}
     assert rows.pop("a.png").error == f"{source}/a.png: {pool.TRIES} processes ended at work on it"
     assert not any(row.error for row in rows.values())
