@@ -39,7 +39,7 @@ def is_image(path: PurePath) -> bool:
 def target(path: PurePath, format: str) -> tuple[str, str]:
     """Format and suffix of an input's output. format: AUTO keeps the input's where it can be
     written, else PNG; or a key of photo.FORMATS."""
-    kept = photo.format_of(path)
+    kept = photo.format_of(str(path))
     if format == AUTO:
         # GIF has too few colours for what an image becomes: only where it is asked for.
         return (kept, path.suffix) if kept and kept != "gif" else ("png", ".png")
