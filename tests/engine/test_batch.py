@@ -201,6 +201,34 @@ def test_patterns_lists_and_single_images(source, expected, serial, tmp_path):
     assert made == {"a.jpg", "deep/e.jpg"} == set(files(tmp_path / "4"))
 
 
+def test_a_list_is_a_text_of_files(source, command, serial, tmp_path):
+    names = source / "names"
+    for data, text in (
+        (b"\0\1\2", "neither an image nor a text file of paths"),
+        (b".\n", ".: a folder; a list is of files"),
+    ):
+        names.write_bytes(data)
+        code, lines = command(names, tmp_path / "out")
+        assert code == 1 and lines == [f"bitsr: {names}: {text}"]
+    (source / "a.cr2").write_bytes(b"a camera's own")
+    code, lines = command(source / "a.cr2", tmp_path / "out")
+    assert code == 1 and len(lines) == 1 and "does not read: 1 .cr2" in lines[0]
+    names.write_bytes(b"\xef\xbb\xbfa.png\r\n./a.png\r\nsub//a.png\r\n")  # as Windows writes it
+    assert serial(names, tmp_path / "out") == {"a.png": "made", "sub/a.png": "made"}
+
+
+def test_sizes_are_those_of_upscale(source, command, net_file, tmp_path):
+    for number, size in enumerate((["-s", "2.5"], ["--max-side", "20"], ["--width", "5"])):
+        one, other = tmp_path / f"a{number}", tmp_path / f"b{number}"
+        assert (
+            main(["upscale", str(source), "-o", str(one), "-r", "-n", str(net_file), "-j", "1", *size]) == 0
+        )
+        assert command(source, other, *size)[0] == 0 and files(one) == files(other)
+    # Nothing of another size is taken for done.
+    code, lines = command(source, tmp_path / "b2", "--width", "6")
+    assert code == 0 and lines[-1].startswith("6 images, ")
+
+
 def test_earlier_results_are_no_input(source, expected, serial):
     serial(source, source / "out")
     assert set(serial(source, source / "out").values()) == {"kept"}
@@ -278,6 +306,39 @@ def test_a_store_of_objects(source, expected, serial):
     assert statuses["a.png"] == "made" and statuses["b.jpg"] == "failed" and statuses["b.png"] == "kept"
     store.pipe_file("/in/names", b"memory://in/sub/a.png\nsub/a.png")
     assert set(serial("memory://in/names", "memory://list")) == {"in/sub/a.png", "sub/a.png"}
+
+
+def test_what_a_store_is_called_stays_in_the_output_folder(source, tmp_path):
+    """A store's names are any text, "../x.png" too."""
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/up/../../x.png", (source / "a.png").read_bytes())
+    with pytest.raises(BitsrError, match="outside the output folder"):
+        plan("memory://up", str(tmp_path / "out"))
+
+
+def test_errors_of_a_store_are_one_line_with_its_name(source, command, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Broken(MemoryFileSystem):
+        protocol = "broken"
+
+        def isdir(self, path, **_):
+            raise RuntimeError("no\ncredentials")
+
+        glob = isdir
+
+    fsspec.register_implementation("broken", Broken, clobber=True)
+    for args, text in (
+        (("broken://bucket/in", tmp_path / "out"), "broken://bucket/in: no credentials"),
+        ((source, "broken://bucket/out"), f"broken://bucket/out/{FOLDER}/done-*.jsonl: no credentials"),
+        (("memory://none/x", tmp_path / "out"), "memory://none/x: No such file or directory"),
+        (("memory://", tmp_path / "out"), "memory://: names no place"),
+    ):
+        code, lines = command(*args)
+        assert code == 1 and lines == [f"bitsr: {text}"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_store_with_names_to_change(source, expected, command, tmp_path):
