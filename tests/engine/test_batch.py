@@ -333,7 +333,7 @@ def test_errors_of_a_store_are_one_line_with_its_name(source, command, tmp_path)
     for args, text in (
         (("broken://bucket/in", tmp_path / "out"), "broken://bucket/in: no credentials"),
         ((source, "broken://bucket/out"), f"broken://bucket/out/{FOLDER}/done-*.jsonl: no credentials"),
-        (("memory://none/x", tmp_path / "out"), "memory://none/x: No such file or directory"),
+        (("memory://none/x", tmp_path / "out"), "memory:///none/x: No such file or directory"),
         (("memory://", tmp_path / "out"), "memory://: names no place"),
     ):
         code, lines = command(*args)
