@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bitsr.auto import choose
 from bitsr.cluster import Plan, Row, Task, Worker, on_ray, plan, pool, run
+from bitsr.errors import BitsrError
 from bitsr.pipeline import Settings
 
 from . import machine
@@ -147,7 +148,7 @@ def _growth(folder: Path, net: str, count: int, way: Sequence[str]) -> Iterator[
         process.terminate()
         _, said = process.communicate()
     if process.returncode:
-        raise RuntimeError(said.strip().splitlines()[-1])
+        yield f"| {' '.join(way)} | {said.strip().splitlines()[-1]} | | | |"
 
 
 def _bookkeeping(folder: Path) -> str:
@@ -191,19 +192,23 @@ def report(
         ways = _ways(tasks, Worker(choose(net, threads=1), Settings(), str(folder / "out")), workers)
         seen: dict[str, list[tuple[float, float, float, float]]] = {way: [] for way in ways}
         with suppress(KeyboardInterrupt):
-            for _ in range(rounds):
-                for way, rows in ways.items():
-                    seen[way].append(_timed(rows(), count))
+            for way in [*ways] * rounds:
+                if way not in ways:
+                    continue
+                try:
+                    seen[way].append(_timed(ways[way](), count))
+                except BitsrError as error:  # Ray grants itself 30 seconds to start
+                    del ways[way]
+                    yield f"- {way}, left out after {len(seen[way])} rounds: {error}"
         yield from _times(seen, 16e-6 * size[0] * size[1])
         if growth:
             yield f"\nMiB while {growth} images of {_GROWN}x{_GROWN} are made:\n"
             yield "| way | images | command | largest worker | Ray in all |"
             yield "|---|---:|---:|---:|---:|"
             _images(folder / "small", growth, _GROWN, _GROWN)
-            for way in (["-j", "2"], ["-j", "2", "--ray", "local"])[
-                : 2 if importlib.util.find_spec("ray") else 1
-            ]:
-                with suppress(KeyboardInterrupt):
-                    yield from _growth(folder, net, growth, way)
+            for way in (["-j", "2"], ["-j", "2", "--ray", "local"]):
+                if "--ray" not in way or importlib.util.find_spec("ray"):
+                    with suppress(KeyboardInterrupt):
+                        yield from _growth(folder, net, growth, way)
         yield f"\n{_bookkeeping(folder)}"
     yield f"\nLoad average after: {machine.load()}."
