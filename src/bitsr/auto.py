@@ -189,7 +189,8 @@ class Chooser:
         return [self._load(first if i == 0 else self._clean, scale) for i, scale in enumerate(scales)]
 
     def every(self, size: Size) -> list[Upscaler]:
-        """The nets that images get, one or the other, which are to have a size. Raises as ``load``."""
+        """All nets that images may get which are to have ``size``: for a scale those of its chains,
+        for sides in pixels every one. Raises as ``chain``."""
         if size.fixed:
             return [self._load(nets, scale) for nets in (self._clean, self._photo) for scale in nets]
         return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from bitsr.cluster.plan import FOLDER
 from bitsr.errors import BitsrError
 from bitsr.photo import Encoding
 from bitsr.pipeline import Settings
+from bitsr.sizes import Size
+from bitsr.zoo import ZOO
 
 
 def image(path, seed=0, height=11, width=9):
@@ -137,6 +140,21 @@ def test_another_scale_is_another_result():
     """x1, x2 and x8 begin with the same net."""
     scales = (1, 2, 8)
     assert len({Worker(choose(None, s, threads=1), Settings(), "").made_by() for s in scales}) == 3
+
+
+def test_another_net_of_a_chain_is_another_result(tmp_path):
+    """x8 is two nets, a size in pixels may be any of them; other nets of the folder do not count."""
+    marks = []
+    for names in (("m-x2", "m-x4"), ("m-x2", "s-x4"), ("s-x2", "m-x4"), ("m-x2", "m-x4", "m-x3")):
+        folder = tmp_path / "_".join(names)
+        folder.mkdir()
+        for name in names:
+            shutil.copy(ZOO / f"bitsr-{name}.bsr", folder / f"bitsr-m-{name[-2:]}.bsr")
+        x8 = Worker(choose("bitsr-m", 8, folder=folder, threads=1), Settings(), "")
+        wide = Worker(choose("bitsr-m", folder=folder, threads=1), Settings(size=Size(width=99)), "")
+        marks.append((x8.made_by(), wide.made_by()))
+    assert len({x8 for x8, _ in marks}) == 3 and marks[0][0] == marks[3][0]
+    assert len({wide for _, wide in marks}) == 4
 
 
 def test_a_run_that_is_left_goes_on(source, expected, serial, tmp_path):

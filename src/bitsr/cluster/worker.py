@@ -20,7 +20,7 @@ class Row:
     """What became of one image.
 
     name, input, size, tag: of its Task. output: its place. width, height: SR pixels, of one frame.
-    output_bytes: size of the output. net: name of the net. seconds: from its first byte read to its
+    output_bytes: size of the output. net: names of the nets. seconds: from its first byte read to its
     last byte written. notes: what a user should know, joined by "; ". error: one line, "" where the
     output was made; then the numbers are 0.
     """
