@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .contenders import Run, contenders
+from .contenders import Run, lineup
 from .task import Task
 
 LEAST = 0.2
@@ -43,12 +43,12 @@ def main(name: str, task: Task) -> None:
     os.dup2(2, 1)
     # The engine's path is named in the contender itself, whatever this CPU's list of paths is.
     isas = [name.split()[1]] if name.startswith("bitsr ") else []
-    contender = next(c for c in contenders(isas) if c.name == name)
+    contender = next(c for c in lineup(task, isas) if c.name == name)
     try:
         run = contender.build(task)
         image = np.asarray(run())
         want = (task.height * task.scale, task.width * task.scale)
-        if image.shape != want:
+        if image.shape[:2] != want:
             raise RuntimeError(f"its image is {image.shape}, not {want}")
         start = time.perf_counter()
         run()

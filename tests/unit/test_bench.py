@@ -107,7 +107,7 @@ def never(task: Task) -> Run:
 def test_a_race(tmp_path, monkeypatch):
     absent = Contender("absent", next(iter(NETS)), "no_such_library", never)
     broken = Contender("OpenVINO broken", next(iter(NETS)), "bitsr", never)  # unknown to the worker
-    monkeypatch.setattr(module, "contenders", lambda paths: [*contenders(paths), absent, broken])
+    monkeypatch.setattr(module, "lineup", lambda task, paths: [*contenders(paths), absent, broken])
     said = []
     wanted = ["bitsr scalar", "absent", "OpenVINO broken"]
     result = module.race(task(tmp_path), [1, 2], 2, wanted, 0.0, said.append)
