@@ -102,9 +102,9 @@ def faults(args: argparse.Namespace) -> None:
 
 
 def sheet(args: argparse.Namespace) -> None:
-    from .sheet import page
+    from .sheet import write
 
-    print(page(args.folder, args.nets, args.out, args.side, args.zoom, args.format))
+    print(*write(args.folder, args.nets, args.out, args.side, args.zoom, args.format), sep="\n")
 
 
 def pareto(args: argparse.Namespace) -> None:

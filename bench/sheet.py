@@ -22,6 +22,8 @@ from bitsr.upscaler import Upscaler, load
 
 AROUND = 64
 """Pixels beside a crop that go through the nets with it: more than they see (``bitsr info``)."""
+GAP = 8
+"""Pixels between columns."""
 
 
 def places(image: NDArray[np.uint8], side: int) -> list[tuple[int, int]]:
@@ -49,7 +51,7 @@ def strip(
     down, right = min(side, len(image) - top), min(side, image.shape[1] - left)
     rows = slice(scale * (top - up), scale * (top - up + down))
     columns = slice(scale * (left - before), scale * (left - before + right))
-    gap = np.full((zoom * scale * down, 8, 3), 255, np.uint8)
+    gap = np.full((zoom * scale * down, GAP, 3), 255, np.uint8)
     parts: list[NDArray[np.uint8]] = []
     for crop in images:
         parts += [crop[rows, columns].repeat(zoom, axis=0).repeat(zoom, axis=1), gap]
@@ -63,11 +65,11 @@ def _label(text: str, width: int) -> NDArray[np.uint8]:
     return np.repeat(image.numpy()[..., None], 3, axis=2)
 
 
-def page(folder: Path, names: list[str], out: Path, side: int, zoom: int, suffix: str) -> Path:
-    """Write out/NAME.png (or .jpg) for each image of ``folder``, and out/index.md; return that.
+def write(folder: Path, names: list[str], out: Path, side: int, zoom: int, suffix: str) -> list[Path]:
+    """Write out/NAME.png (or .jpg) for each image of ``folder``; return their paths.
 
-    Raises BitsrError where nets differ in scale or the folder has no image, and as ``load`` and
-    ``photo.read_whole``.
+    Raises BitsrError where nets differ in scale or the folder has no image of 8 bits, and as
+    ``load`` and ``photo.read_whole``.
     """
     nets = [load(name) for name in names]
     if len({net.scale for net in nets}) > 1:
@@ -76,8 +78,7 @@ def page(folder: Path, names: list[str], out: Path, side: int, zoom: int, suffix
     if not files:
         raise BitsrError(f"{folder}: no images")
     out.mkdir(parents=True, exist_ok=True)
-    heads = ["bicubic", *(net.name for net in nets)]
-    lines = [f"# x{nets[0].scale}: {' | '.join(heads)}", "", f"At {100 * zoom} %.", ""]
+    heads, made = ["bicubic", *(net.name for net in nets)], []
     for path in files:
         pixels = photo.read_whole(path)
         if pixels.dtype != np.uint8:
@@ -86,13 +87,10 @@ def page(folder: Path, names: list[str], out: Path, side: int, zoom: int, suffix
         rows: list[NDArray[np.uint8]] = []
         for place in places(image, side):
             crops = strip(image, place, side, nets, zoom)
-            column = (crops.shape[1] + 8) // len(heads)
-            labels = [_label(head, column) for head in heads]
-            rows += [np.concatenate(labels, axis=1)[:, : crops.shape[1]], crops]
-        file = out / f"{path.stem}.{suffix}"
+            column = (crops.shape[1] + GAP) // len(heads)
+            labels = np.concatenate([_label(head, column) for head in heads], axis=1)
+            rows += [labels[:, : crops.shape[1]], crops]
+        made.append(out / f"{path.stem}.{suffix}")
         options = {"Q": 88, "subsample_mode": "off"} if suffix == "jpg" else {}
-        pyvips.Image.new_from_array(np.concatenate(rows)).write_to_file(str(file), **options)
-        lines += [path.name, "", f"![{path.stem}]({file.name})", ""]
-    index = out / "index.md"
-    index.write_text("\n".join(lines), encoding="utf-8")
-    return index
+        pyvips.Image.new_from_array(np.concatenate(rows)).write_to_file(str(made[-1]), **options)
+    return made
