@@ -1,4 +1,4 @@
-"""Which net an image wants, by how its file was compressed and how noisy it is.
+"""Which net an image wants, by how its file was compressed, its blocks and its noise.
 
 A clean net keeps all that an image shows, compression artefacts and noise included. A photo net
 removes them, and a little fine detail with them.
@@ -6,6 +6,8 @@ removes them, and a little fine detail with them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +25,13 @@ BEST_JPEG = 90
 """JPEGs of this quality or less are restored. Photo nets gain from there on (docs/photos.md)."""
 LEAST_NOISE = 2.0
 """Levels of luma, 0 to 255, from which an image counts as noisy."""
+TEXTURE = 0.7
+"""Share of the noise that the deviation of quarters of flat blocks stays below; white noise has 0.2."""
+EACH, BOTH = 1.15, 3.0
+"""How many times as often luma steps between the blocks of a JPEG as at the second most frequent
+place: least in rows and in columns, and least product of the two."""
+LEAST_STEPS = 0.002
+"""Share of pixels with a step from which blocks are looked for."""
 _STANDARD_SUM = 3688
 """Sum of the luma quantisation table in Annex K of the JPEG standard (ITU-T T.81), quality 50."""
 AUTO = "auto"
@@ -66,16 +75,16 @@ def lossy_webp(data: bytes) -> bool:
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and b"VP8 " in data[12:]
 
 
-def noise_level(luma: NDArray[np.floating]) -> float:
-    """The deviation of noise in luma (h, w), in its own unit: the median over the flattest tenth of
-    its 8x8 blocks.
+Blocks = tuple[NDArray[np.floating], NDArray[np.floating]]
+"""Of the 8x8 blocks of a strip that are neither near black nor near white, where noise is cut off:
+the deviation of the means of their quarters, and that of their noise."""
 
-    By the difference of two Laplacians (Immerkaer 1996, "Fast noise variance estimation"), which is
-    blind to planes. Blocks near black or white are left out: noise is cut off there. 0 for less
-    than 16 blocks.
-    """
+
+def _blocks(luma: NDArray[np.floating]) -> Blocks:
+    """Noise by the difference of two Laplacians (Immerkaer 1996, "Fast noise variance estimation"),
+    which is blind to planes. None for less than 10 rows or columns."""
     if min(luma.shape) < 10:
-        return 0.0
+        return np.empty(0, luma.dtype), np.empty(0, luma.dtype)
     sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
     corners = luma[:-2, :-2] + luma[:-2, 2:] + luma[2:, :-2] + luma[2:, 2:]
     rough = (corners - 2 * sides + 4 * luma[1:-1, 1:-1]) / 6
@@ -86,12 +95,55 @@ def noise_level(luma: NDArray[np.floating]) -> float:
 
     rough, levels = blocks(rough), blocks(luma[1:-1, 1:-1])
     seen = (levels.min((1, 2)) > 20) & (levels.max((1, 2)) < 235)
-    rough, levels = rough[seen], levels[seen]
-    if len(levels) < 16:
+    coarse = levels[seen].reshape(-1, 2, 4, 2, 4).mean((2, 4)).reshape(-1, 4)
+    return coarse.std(1), np.sqrt(np.square(rough[seen]).mean((1, 2)))
+
+
+def noise_level(strips: Sequence[NDArray[np.floating]]) -> float:
+    """The deviation of noise in strips of luma (h, w), in its own unit: the median over the flattest
+    tenth of all their 8x8 blocks.
+
+    0 for less than 16 blocks, and where even the flattest have more structure than noise: what looks
+    like noise there is texture.
+    """
+    found = [_blocks(strip) for strip in strips]
+    coarse = np.concatenate([part[0] for part in found])
+    rough = np.concatenate([part[1] for part in found])
+    if len(coarse) < 16:
         return 0.0
-    coarse = levels.reshape(-1, 2, 4, 2, 4).mean((2, 4)).reshape(-1, 4)
-    flat = np.argsort(coarse.std(1), kind="stable")[: max(16, len(levels) // 10)]
-    return float(np.median(np.sqrt(np.square(rough[flat]).mean((1, 2)))))
+    flat = np.argsort(coarse, kind="stable")[: max(16, len(coarse) // 10)]
+    noise = float(np.median(rough[flat]))
+    return noise if np.median(coarse[flat]) < TEXTURE * noise else 0.0
+
+
+def _steps(luma: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Of each pixel but the outer three of a row (h, w): whether luma makes a small step behind it,
+    between parts that are flatter."""
+    change = np.abs(np.diff(luma, axis=1))
+    step, beside = change[:, 1:-1], np.maximum(change[:, :-2], change[:, 2:])
+    return (step > 0.75) & (step < 12) & (step > 2 * beside)
+
+
+def has_blocks(strips: Sequence[NDArray[np.floating]]) -> bool:
+    """Whether strips of luma (h, w), in levels, show the 8x8 blocks of a JPEG's strong compression,
+    wherever its first block begins.
+
+    Small steps between flatter parts fall on every eighth row and column there, and anywhere in
+    other images. Where all of them do, pixels were enlarged.
+    strips: each begins a multiple of 8 rows below the first.
+    """
+    ratios: list[float] = []
+    for turned in (False, True):
+        hits, pixels = np.zeros(8), np.zeros(8)
+        for strip in strips:
+            where = _steps(strip.T if turned else strip)
+            for phase in range(8):
+                hits[phase] += where[:, phase::8].sum()
+                pixels[phase] += where[:, phase::8].size
+        *_, second, first = np.sort(hits / np.maximum(pixels, 1))
+        many = hits.sum() > LEAST_STEPS * pixels.sum()
+        ratios.append(float(first / second) if second and many else 0.0)
+    return min(ratios) > EACH and math.prod(ratios) > BOTH
 
 
 def faults(path: Path, image: photo.Photo | None = None) -> str:
@@ -116,7 +168,9 @@ def faults(path: Path, image: photo.Photo | None = None) -> str:
         for i, rows in enumerate(image.rows(_STRIP, 0))
         if i % every == 0
     ]
-    noise = float(np.median([noise_level(strip) for strip in strips]))
+    if has_blocks(strips):
+        return "blocks of a JPEG"
+    noise = noise_level(strips)
     return f"noise of {noise:.0f} levels" if noise >= LEAST_NOISE else ""
 
 

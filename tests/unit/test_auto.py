@@ -42,13 +42,13 @@ def test_no_quality_where_there_is_none(data: bytes) -> None:
 @pytest.mark.parametrize("sigma", [3.0, 6.0, 12.0])
 def test_noise_is_measured(sigma: float) -> None:
     noisy = smooth() + np.random.default_rng(0).normal(0, sigma, (160, 192)).astype(np.float32)
-    assert noise_level(noisy) == pytest.approx(sigma, rel=0.15)
+    assert noise_level([noisy]) == pytest.approx(sigma, rel=0.15)
 
 
 def test_clean_images_have_no_noise() -> None:
-    assert noise_level(smooth()) < 0.1
-    assert noise_level(np.full((64, 64), 255, np.float32)) == 0.0
-    assert noise_level(np.zeros((3, 200), np.float32)) == 0.0
+    assert noise_level([smooth()]) < 0.1
+    assert noise_level([np.full((64, 64), 255, np.float32)]) == 0.0
+    assert noise_level([np.zeros((3, 200), np.float32)]) == 0.0
 
 
 def test_faults_of_files(tmp_path: Path) -> None:
