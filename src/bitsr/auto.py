@@ -23,6 +23,8 @@ from .zoo import choose as find_default
 
 BEST_JPEG = 90
 """JPEGs of this quality or less are restored. Photo nets gain from there on (docs/photos.md)."""
+LEAST_WEBP = 24
+"""WebPs of this quantiser index or more are restored: libwebp's quality 82 or less."""
 LEAST_NOISE = 2.0
 """Levels of luma, 0 to 255, from which an image counts as noisy."""
 TEXTURE = 0.7
@@ -70,9 +72,67 @@ def jpeg_quality(data: bytes) -> int | None:
     return None
 
 
-def lossy_webp(data: bytes) -> bool:
-    """Whether a file's first bytes are those of a WebP with a lossy frame."""
-    return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and b"VP8 " in data[12:]
+def webp_quantiser(data: bytes) -> int | None:
+    """The quantiser index, 0 to 127, of a lossy WebP's first frame (RFC 6386, section 9.6); None for
+    other files. libwebp's quality 75 is 36, 90 is 12.
+
+    data: the file's first bytes, with the first 200 of that frame.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return None
+    at = data.find(b"VP8 ", 12)
+    frame = data[at + 8 :]
+    if at < 0 or frame[3:6] != b"\x9d\x01\x2a":  # the start code of a key frame
+        return None
+    bits = _BoolDecoder(frame[10:])
+    bits.number(2)  # colour space, clamping
+    if bits.number(1):  # segments
+        new_map, new_data = bits.number(1), bits.number(1)
+        if new_data:
+            bits.number(1)
+            for size in (7, 7, 7, 7, 6, 6, 6, 6):
+                bits.optional(size + 1)
+        if new_map:
+            for _ in range(3):
+                bits.optional(8)
+    bits.number(10)  # the loop filter
+    if bits.number(1) and bits.number(1):
+        for _ in range(8):
+            bits.optional(7)
+    bits.number(2)  # partitions
+    return bits.number(7)
+
+
+class _BoolDecoder:
+    """The arithmetic decoder of VP8 (RFC 6386, section 7), for bits of even odds. Beyond the data
+    are zeros."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = iter(data)
+        self._value = next(self._data, 0) << 8 | next(self._data, 0)
+        self._range, self._shifted = 255, 0
+
+    def _bit(self) -> int:
+        split = (self._range + 1) >> 1
+        one = self._value >= split << 8
+        self._value -= (split << 8) * one
+        self._range = self._range - split if one else split
+        while self._range < 128:
+            self._value, self._range, self._shifted = self._value << 1, self._range << 1, self._shifted + 1
+            if self._shifted == 8:
+                self._shifted = 0
+                self._value |= next(self._data, 0)
+        return int(one)
+
+    def number(self, size: int) -> int:
+        value = 0
+        for _ in range(size):
+            value = value << 1 | self._bit()
+        return value
+
+    def optional(self, size: int) -> None:
+        if self.number(1):
+            self.number(size)
 
 
 Blocks = tuple[NDArray[np.floating], NDArray[np.floating]]
@@ -158,8 +218,9 @@ def faults(path: Path, image: photo.Photo | None = None) -> str:
     quality = jpeg_quality(head)
     if quality is not None and quality <= BEST_JPEG:
         return f"JPEG of quality {quality}"
-    if lossy_webp(head):
-        return "lossy WebP"
+    quantiser = webp_quantiser(head)
+    if quantiser is not None and quantiser >= LEAST_WEBP:
+        return "strongly compressed WebP"
     if image is None or not image.hold():
         image = photo.read(path, allow_damaged=bool(image and image.lenient))
     every = max(1, image.height // image.frames // (_STRIP * _STRIPS))
