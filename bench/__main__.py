@@ -30,7 +30,8 @@ def race(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for width, height in args.lr:
         models = str(args.models.resolve()) if args.models else None
-        task = Task(width, height, args.scale, cache=str(args.cache.resolve()), net=args.net, models=models)
+        cache = str(args.cache.resolve())
+        task = Task(width, height, args.scale, cache=cache, net=args.net, cpu=args.cpu, models=models)
         result = race(task, args.threads, args.rounds, args.only, args.pause, say)
         if not result.entries:
             raise RuntimeError("no contender ran")
@@ -154,6 +155,7 @@ def main() -> None:
     )
     p.add_argument("--pause", type=float, default=0.3, help="seconds of rest before each measurement")
     p.add_argument("--net", help="a .bsr file for bitsr in place of random weights; it sets no scale")
+    p.add_argument("--cpu", action="store_true", help="seconds of CPU, for a busy machine and one thread")
     p.add_argument("--models", type=Path, help="folder of ncnn's restorers: they race against the photo net")
     p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "results")
     p.add_argument("--cache", type=Path, default=ROOT / "build" / "bench", help="folder of exported nets")

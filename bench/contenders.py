@@ -8,6 +8,7 @@ made slow proves nothing.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,8 +189,7 @@ def ncnn(*nets: NcnnNet) -> Callable[[Task], Run]:
     """ncnn on the CPU, the whole image at once, the nets one after the other."""
 
     def build(task: Task) -> Run:
-        import ncnn  # pyright: ignore[reportMissingImports]
-
+        ncnn: Any = importlib.import_module("ncnn")
         loaded = []
         for about in nets:
             found = [path for path in Path(task.models or "").rglob("*.param") if _ends(path, about.file)]

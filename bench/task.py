@@ -28,6 +28,8 @@ class Task:
     net: str | None = None
     """A .bsr file for bitsr; None makes one of random weights (the time does not depend on
     them)."""
+    cpu: bool = False
+    """Whether seconds of CPU are measured in place of the clock's: for a busy machine, one thread."""
     models: str | None = None
     """Folder of ncnn's models: the restorers race in place of the float and binary nets."""
 
