@@ -223,9 +223,9 @@ def markdown(result: Result) -> str:
         f"- load average before {result.load[0]}, after {result.load[1]}",
         f"- libraries: {', '.join(sorted({f'{e.contender.library} {e.version}' for e in result.entries}))}",
         "",
-        f"Time{' of CPU' if t.cpu else ''} is the median over rounds in which every contender ran once, in turn; spread is (third - first"
-        " quartile) / median; ratio is the median of the contender's time by the first line's in the same"
-        " round. RSS is the process's peak.",
+        f"Time{' of CPU' if t.cpu else ''} is the median over rounds in which every contender ran once, in"
+        " turn; spread is (third - first quartile) / median; ratio is the median of the contender's time by"
+        " the first line's in the same round. RSS is the process's peak.",
         "",
     ]
     if any(e.agreement is not None for e in result.entries):
