@@ -102,6 +102,12 @@ def faults(args: argparse.Namespace) -> None:
     print(report(args.nets, args.sets, args.faults or EVERY))
 
 
+def response(args: argparse.Namespace) -> None:
+    from .response import report
+
+    print(report(args.nets))
+
+
 def sheet(args: argparse.Namespace) -> None:
     from .sheet import write
 
@@ -213,6 +219,9 @@ def main() -> None:
     p.add_argument("--sets", nargs="+", default=["valid"], metavar="SET")
     p.add_argument("--faults", nargs="+", metavar="FAULT", help="as `bitsr evaluate --degrade`, or clean")
     p.set_defaults(run=faults)
+    p = commands.add_parser("response", help="what nets make of noise on grey and of a straight edge")
+    p.add_argument("nets", nargs="+", metavar="NET", help="names or .bsr files")
+    p.set_defaults(run=response)
     p = commands.add_parser("sheet", help="crops of images as they are: bicubic and nets, side by side")
     p.add_argument("folder", type=Path, help="of images, which are enlarged")
     p.add_argument("nets", nargs="+", metavar="NET", help="names or .bsr files of one scale")

@@ -36,7 +36,7 @@ def places(image: NDArray[np.uint8], side: int) -> list[tuple[int, int]]:
             contrast = np.abs(np.diff(part, axis=0)).mean() + np.abs(np.diff(part, axis=1)).mean()
             found.append((float(contrast), top, left))
     found.sort()
-    return [place[1:] for place in dict.fromkeys((found[-1], found[len(found) // 2]))]
+    return [place[1:] for place in dict.fromkeys((found[-1], found[(len(found) - 1) // 2]))]
 
 
 def strip(
