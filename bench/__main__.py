@@ -7,6 +7,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from bitsr.errors import BitsrError
+
 from .task import ROOT, Task
 
 
@@ -27,11 +29,13 @@ def race(args: argparse.Namespace) -> None:
 
     args.out.mkdir(parents=True, exist_ok=True)
     for width, height in args.lr:
-        task = Task(width, height, args.scale, cache=str(args.cache.resolve()), net=args.net)
+        models = str(args.models.resolve()) if args.models else None
+        cache = str(args.cache.resolve())
+        task = Task(width, height, args.scale, cache=cache, net=args.net, cpu=args.cpu, models=models)
         result = race(task, args.threads, args.rounds, args.only, args.pause, say)
         if not result.entries:
             raise RuntimeError("no contender ran")
-        name = args.out / f"x{args.scale}-{width}x{height}"
+        name = args.out / f"{'restorers-' if models else ''}x{args.scale}-{width}x{height}"
         write_csv(result, name.with_suffix(".csv"))
         text = markdown(result)
         name.with_suffix(".md").write_text(text)
@@ -91,6 +95,26 @@ def crops(args: argparse.Namespace) -> None:
     print(page(args.nets, args.sets, args.out, args.side))
 
 
+def faults(args: argparse.Namespace) -> None:
+    from .faults import EVERY, report
+
+    if unknown := set(args.faults or ()) - set(EVERY):
+        raise RuntimeError(f"unknown fault {min(unknown)}; known: {', '.join(EVERY)}")
+    print(report(args.nets, args.sets, args.faults or EVERY))
+
+
+def response(args: argparse.Namespace) -> None:
+    from .response import report
+
+    print(report(args.nets))
+
+
+def sheet(args: argparse.Namespace) -> None:
+    from .sheet import write
+
+    print(*write(args.folder, args.nets, args.out, args.side, args.zoom, args.format), sep="\n")
+
+
 def pareto(args: argparse.Namespace) -> None:
     from .pareto import pareto
 
@@ -138,6 +162,8 @@ def main() -> None:
     )
     p.add_argument("--pause", type=float, default=0.3, help="seconds of rest before each measurement")
     p.add_argument("--net", help="a .bsr file for bitsr in place of random weights; it sets no scale")
+    p.add_argument("--cpu", action="store_true", help="seconds of CPU, for a busy machine and one thread")
+    p.add_argument("--models", type=Path, help="folder of ncnn's restorers: they race against the photo net")
     p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "results")
     p.add_argument("--cache", type=Path, default=ROOT / "build" / "bench", help="folder of exported nets")
     p.set_defaults(run=race)
@@ -189,6 +215,22 @@ def main() -> None:
     p.add_argument("--side", type=int, default=120, help="of a crop, HR pixels (120)")
     p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "crops")
     p.set_defaults(run=crops)
+    p = commands.add_parser("faults", help="nets and bicubic on degraded LR images: a table by fault")
+    p.add_argument("nets", nargs="+", metavar="NET", help="names or .bsr files of one scale")
+    p.add_argument("--sets", nargs="+", default=["valid"], metavar="SET")
+    p.add_argument("--faults", nargs="+", metavar="FAULT", help="as `bitsr evaluate --degrade`, or clean")
+    p.set_defaults(run=faults)
+    p = commands.add_parser("response", help="what nets make of noise on grey and of a straight edge")
+    p.add_argument("nets", nargs="+", metavar="NET", help="names or .bsr files")
+    p.set_defaults(run=response)
+    p = commands.add_parser("sheet", help="crops of images as they are: bicubic and nets, side by side")
+    p.add_argument("folder", type=Path, help="of images, which are enlarged")
+    p.add_argument("nets", nargs="+", metavar="NET", help="names or .bsr files of one scale")
+    p.add_argument("--side", type=int, default=48, help="of a crop, pixels of the small image (48)")
+    p.add_argument("--zoom", type=int, default=2, help="of the enlarged pixels (2: 200 %%)")
+    p.add_argument("--format", default="png", choices=("png", "jpg"))
+    p.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "sheet")
+    p.set_defaults(run=sheet)
     p = commands.add_parser("pareto", help="quality against time: packed nets and small float nets")
     p.add_argument("nets", nargs="+", metavar="NET", help="names, .bsr files, .onnx files of one scale")
     p.add_argument("--sets", nargs="+", default=["Set5", "Set14", "B100"], metavar="SET")
@@ -223,7 +265,7 @@ def main() -> None:
     args = parser.parse_args(arguments)
     try:
         args.run(args)
-    except RuntimeError as e:
+    except (RuntimeError, BitsrError, OSError) as e:
         raise SystemExit(f"bench: {e}") from None
 
 

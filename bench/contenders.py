@@ -8,6 +8,7 @@ made slow proves nothing.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,8 +162,92 @@ def tflite(net: str, kind: str = "tflite") -> Callable[[Task], Run]:
     return build
 
 
+def photo_net(task: Task) -> Run:
+    """``bitsr-photo-m`` on the best path, colour included."""
+    from bitsr.upscaler import load
+
+    net, rgb = load(f"bitsr-photo-m-x{task.scale}", threads=task.threads), task.rgb()
+    return lambda: net(rgb)
+
+
+@dataclass(frozen=True)
+class NcnnNet:
+    """A restorer of RGB in [0, 1] as a .param and a .bin file of ncnn. input, output: its blobs."""
+
+    file: str
+    """Of both, without their suffix, as it ends."""
+    scale: int
+    input: str = "data"
+    output: str = "output"
+    margin: int = 0
+    """LR pixels that it needs, and drops, beyond every border."""
+    multiple: int = 1
+    """Of which its input's sides must be multiples."""
+
+
+def ncnn(*nets: NcnnNet) -> Callable[[Task], Run]:
+    """ncnn on the CPU, the whole image at once, the nets one after the other."""
+
+    def build(task: Task) -> Run:
+        ncnn: Any = importlib.import_module("ncnn")
+        loaded = []
+        for about in nets:
+            found = [path for path in Path(task.models or "").rglob("*.param") if _ends(path, about.file)]
+            if not found:
+                raise RuntimeError(f"{about.file}.param is not in --models")
+            net = ncnn.Net()
+            net.opt.num_threads, net.opt.use_vulkan_compute = task.threads, False
+            net.load_param(str(found[0]))
+            net.load_model(str(found[0].with_suffix(".bin")))
+            loaded.append((about, net))
+        rgb = task.rgb()
+
+        def run() -> NDArray:
+            x = rgb.transpose(2, 0, 1).astype(np.float32) / 255
+            for about, net in loaded:
+                h, w = x.shape[1:]
+                sides = [(about.margin, about.margin + -n % about.multiple) for n in (h, w)]
+                padded = np.ascontiguousarray(np.pad(x, ((0, 0), *sides), mode="edge"))
+                extractor = net.create_extractor()
+                extractor.input(about.input, ncnn.Mat(padded))
+                x = np.array(extractor.extract(about.output)[1])[:, : about.scale * h, : about.scale * w]
+            return np.floor(255 * x.clip(0, 1) + 0.5).astype(np.uint8).transpose(1, 2, 0)
+
+        return run
+
+    return build
+
+
+def _ends(path: Path, name: str) -> bool:
+    return path.with_suffix("").as_posix().endswith("/" + name)
+
+
+def restorers(scale: int) -> list[Contender]:
+    """What enlarges and cleans photographs: the photo net, and nets of others that ``Task.models``
+    holds. They answer in RGB."""
+    out = [Contender("bitsr-photo-m", "photo net", "bitsr", photo_net)]
+    files = {"realesr-animevideov3": f"realesr-animevideov3-x{scale}"}
+    if scale == 4:
+        files |= {"realesr-general-x4v3": "realesr-general-x4v3", "realesrgan-x4plus": "realesrgan-x4plus"}
+    for name, file in files.items():
+        out.append(Contender(f"ncnn {name}", name, "ncnn", ncnn(NcnnNet(file, scale))))
+    for name, margin, multiple in (("upconv_7_photo", 7, 1), ("cunet", 18, 4)):
+        nets = [
+            NcnnNet(f"models-{name}/{file}", 2, "Input1", "Eltwise4", margin, multiple)
+            for file in ("noise1_scale2.0x_model", "scale2.0x_model")[: scale // 2]
+        ]
+        if scale != 3:
+            out.append(Contender(f"ncnn waifu2x {name}", f"waifu2x {name}", "ncnn", ncnn(*nets)))
+    return out
+
+
+def lineup(task: Task, isas: list[str]) -> list[Contender]:
+    """Who takes part in a task: the restorers where it names a folder of models."""
+    return restorers(task.scale) if task.models else contenders(isas)
+
+
 def contenders(isas: list[str]) -> list[Contender]:
-    """Every contender; ``isas`` are the engine's paths on this machine."""
+    """Every contender of the binary net and its kin; ``isas`` are the engine's paths on this machine."""
     binary, twin, ma, ma_twin, fsrcnn, espcn = NETS
     out = [Contender(f"bitsr {isa}", binary, "bitsr", bitsr(isa)) for isa in isas]
     out += [

@@ -24,7 +24,7 @@ import numpy as np
 from bitsr.eval.complexity import count
 
 from . import machine
-from .contenders import NETS, Contender, contenders
+from .contenders import NETS, Contender, lineup
 from .nets import layers
 from .task import ROOT, Task
 
@@ -134,7 +134,7 @@ def race(
         paths = []
         say(f"bitsr: {e}")
     before = machine.load()
-    wanted = [c for c in contenders(paths) if any(fnmatch.fnmatch(c.name, p) for p in only)]
+    wanted = [c for c in lineup(task, paths) if any(fnmatch.fnmatch(c.name, p) for p in only)]
     entries: list[Entry] = []
     skipped: list[tuple[str, str]] = []
     references: dict[str, np.ndarray] = {}
@@ -206,7 +206,7 @@ def write_csv(result: Result, path: Path) -> None:
 def nets_table(result: Result) -> list[str]:
     """A line a net: MACs of the LR image, parameters without biases and batch norm."""
     lines = []
-    for title in dict.fromkeys(e.contender.net for e in result.entries):
+    for title in dict.fromkeys(e.contender.net for e in result.entries if e.contender.net in NETS):
         sums = count(layers(NETS[title], result.task.scale))
         binary, fp, _ = sums.at(result.task.width, result.task.height)
         weights = sum(x.weights for x in layers(NETS[title], result.task.scale))
@@ -223,15 +223,19 @@ def markdown(result: Result) -> str:
         f"- load average before {result.load[0]}, after {result.load[1]}",
         f"- libraries: {', '.join(sorted({f'{e.contender.library} {e.version}' for e in result.entries}))}",
         "",
-        "Time is the median over rounds in which every contender ran once, in turn; spread is (third - first"
-        " quartile) / median; ratio is the median of the contender's time by the first line's in the same"
-        " round. Agreement is the PSNR of its image with the first fp32 image of the same net; weights"
-        " are random, so it shows that the same net was run, not how good it is. RSS is the process's peak.",
+        f"Time{' of CPU' if t.cpu else ''} is the median over rounds in which every contender ran once, in"
+        " turn; spread is (third - first quartile) / median; ratio is the median of the contender's time by"
+        " the first line's in the same round. RSS is the process's peak.",
         "",
-        "| net | G FP MACs | G binary MACs | parameters |",
-        "|---|---:|---:|---:|",
-        *nets_table(result),
     ]
+    if any(e.agreement is not None for e in result.entries):
+        lines += [
+            "Agreement is the PSNR of its image with the first fp32 image of the same net; weights are"
+            " random, so it shows that the same net was run, not how good it is.",
+            "",
+        ]
+    if nets := nets_table(result):
+        lines += ["| net | G FP MACs | G binary MACs | parameters |", "|---|---:|---:|---:|", *nets]
     for threads, base in bases(result.entries).items():
         lines += [
             "",

@@ -28,6 +28,10 @@ class Task:
     net: str | None = None
     """A .bsr file for bitsr; None makes one of random weights (the time does not depend on
     them)."""
+    cpu: bool = False
+    """Whether seconds of CPU are measured in place of the clock's: for a busy machine, one thread."""
+    models: str | None = None
+    """Folder of ncnn's models: the restorers race in place of the float and binary nets."""
 
     def json(self) -> str:
         return json.dumps(asdict(self))
@@ -42,6 +46,11 @@ class Task:
         waves = 60 * np.sin(x / 17) * np.cos(y / 23) + 30 * np.sin((x + 2 * y) / 5)
         noise = np.random.default_rng(0).normal(0, 4, waves.shape)
         return np.clip(127.5 + waves + noise, 0, 255).astype(np.float32)
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """The same in colour, (height, width, 3)."""
+        y = self.luma()
+        return np.stack([y, 0.9 * y[:, ::-1], 255 - y], axis=2).astype(np.uint8)
 
 
 def prepared(task: Task, kind: str, net: str) -> Path:

@@ -14,11 +14,12 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from .contenders import Run, contenders
+from .contenders import Run, lineup
 from .task import Task
 
 LEAST = 0.2
@@ -26,15 +27,15 @@ LEAST = 0.2
 up."""
 
 
-def measure(run: Run, estimate: float) -> float:
-    """Seconds a run."""
+def measure(run: Run, estimate: float, clock: Callable[[], float]) -> float:
+    """Seconds a run, by ``clock``."""
     n = max(1, math.ceil(LEAST / estimate))
     if n > 1:
         run()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(n):
         run()
-    return (time.perf_counter() - start) / n
+    return (clock() - start) / n
 
 
 def main(name: str, task: Task) -> None:
@@ -43,16 +44,17 @@ def main(name: str, task: Task) -> None:
     os.dup2(2, 1)
     # The engine's path is named in the contender itself, whatever this CPU's list of paths is.
     isas = [name.split()[1]] if name.startswith("bitsr ") else []
-    contender = next(c for c in contenders(isas) if c.name == name)
+    clock = time.process_time if task.cpu else time.perf_counter
+    contender = next(c for c in lineup(task, isas) if c.name == name)
     try:
         run = contender.build(task)
         image = np.asarray(run())
         want = (task.height * task.scale, task.width * task.scale)
-        if image.shape != want:
+        if image.shape[:2] != want:
             raise RuntimeError(f"its image is {image.shape}, not {want}")
-        start = time.perf_counter()
+        start = clock()
         run()
-        estimate = time.perf_counter() - start
+        estimate = clock() - start
     except Exception as e:
         print(json.dumps({"error": f"{type(e).__name__}: {e}".splitlines()[0]}), file=answers)
         return
@@ -65,7 +67,7 @@ def main(name: str, task: Task) -> None:
     print(json.dumps({"version": version, "image": str(path)}), file=answers)
     for line in sys.stdin:
         if line.strip() == "run":
-            estimate = measure(run, estimate)
+            estimate = measure(run, estimate, clock)
             rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             print(json.dumps({"seconds": estimate, "rss_mib": rss}), file=answers)
 

@@ -1,4 +1,4 @@
-"""Which net an image wants, by how its file was compressed and how noisy it is.
+"""Which net an image wants, by how its file was compressed, its blocks and its noise.
 
 A clean net keeps all that an image shows, compression artefacts and noise included. A photo net
 removes them, and a little fine detail with them.
@@ -6,6 +6,8 @@ removes them, and a little fine detail with them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,8 +23,17 @@ from .zoo import choose as find_default
 
 BEST_JPEG = 90
 """JPEGs of this quality or less are restored. Photo nets gain from there on (docs/photos.md)."""
+LEAST_WEBP = 24
+"""WebPs of this quantiser index or more are restored: libwebp's quality 82 or less."""
 LEAST_NOISE = 2.0
 """Levels of luma, 0 to 255, from which an image counts as noisy."""
+TEXTURE = 0.7
+"""Share of the noise that the deviation of quarters of flat blocks stays below; white noise has 0.2."""
+EACH, BOTH = 1.15, 3.0
+"""How many times as often luma steps between the blocks of a JPEG as at the second most frequent
+place: least in rows and in columns, and least product of the two."""
+LEAST_STEPS = 0.002
+"""Share of pixels with a step from which blocks are looked for."""
 _STANDARD_SUM = 3688
 """Sum of the luma quantisation table in Annex K of the JPEG standard (ITU-T T.81), quality 50."""
 AUTO = "auto"
@@ -63,21 +74,79 @@ def jpeg_quality(data: bytes) -> int | None:
     return None
 
 
-def lossy_webp(data: bytes) -> bool:
-    """Whether a file's first bytes are those of a WebP with a lossy frame."""
-    return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and b"VP8 " in data[12:]
+def webp_quantiser(data: bytes) -> int | None:
+    """The quantiser index, 0 to 127, of a lossy WebP's first frame (RFC 6386, section 9.6); None for
+    other files. libwebp's quality 75 is 36, 90 is 12.
 
-
-def noise_level(luma: NDArray[np.floating]) -> float:
-    """The deviation of noise in luma (h, w), in its own unit: the median over the flattest tenth of
-    its 8x8 blocks.
-
-    By the difference of two Laplacians (Immerkaer 1996, "Fast noise variance estimation"), which is
-    blind to planes. Blocks near black or white are left out: noise is cut off there. 0 for less
-    than 16 blocks.
+    data: the file's first bytes, with the first 200 of that frame.
     """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return None
+    at = data.find(b"VP8 ", 12)
+    frame = data[at + 8 :]
+    if at < 0 or frame[3:6] != b"\x9d\x01\x2a":  # the start code of a key frame
+        return None
+    bits = _BoolDecoder(frame[10:])
+    bits.number(2)  # colour space, clamping
+    if bits.number(1):  # segments
+        new_map, new_data = bits.number(1), bits.number(1)
+        if new_data:
+            bits.number(1)
+            for size in (7, 7, 7, 7, 6, 6, 6, 6):
+                bits.optional(size + 1)
+        if new_map:
+            for _ in range(3):
+                bits.optional(8)
+    bits.number(10)  # the loop filter
+    if bits.number(1) and bits.number(1):
+        for _ in range(8):
+            bits.optional(7)
+    bits.number(2)  # partitions
+    return bits.number(7)
+
+
+class _BoolDecoder:
+    """The arithmetic decoder of VP8 (RFC 6386, section 7), for bits of even odds. Beyond the data
+    are zeros."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = iter(data)
+        self._value = next(self._data, 0) << 8 | next(self._data, 0)
+        self._range, self._shifted = 255, 0
+
+    def _bit(self) -> int:
+        split = (self._range + 1) >> 1
+        one = self._value >= split << 8
+        self._value -= (split << 8) * one
+        self._range = self._range - split if one else split
+        while self._range < 128:
+            self._value, self._range, self._shifted = self._value << 1, self._range << 1, self._shifted + 1
+            if self._shifted == 8:
+                self._shifted = 0
+                self._value |= next(self._data, 0)
+        return int(one)
+
+    def number(self, size: int) -> int:
+        value = 0
+        for _ in range(size):
+            value = value << 1 | self._bit()
+        return value
+
+    def optional(self, size: int) -> None:
+        if self.number(1):
+            self.number(size)
+
+
+Blocks = tuple[NDArray[np.floating], NDArray[np.floating]]
+"""Of the 8x8 blocks of a strip that are neither near black nor near white, where noise is cut off:
+the deviation of the means of their quarters, and that of their noise."""
+
+
+def _blocks(luma: NDArray[np.floating]) -> Blocks:
+    """Noise by the difference of two Laplacians (Immerkaer 1996, "Fast noise variance estimation"),
+    which is blind to planes. None for less than 10 rows or columns."""
     if min(luma.shape) < 10:
-        return 0.0
+        return np.empty(0, luma.dtype), np.empty(0, luma.dtype)
     sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
     corners = luma[:-2, :-2] + luma[:-2, 2:] + luma[2:, :-2] + luma[2:, 2:]
     rough = (corners - 2 * sides + 4 * luma[1:-1, 1:-1]) / 6
@@ -88,12 +157,55 @@ def noise_level(luma: NDArray[np.floating]) -> float:
 
     rough, levels = blocks(rough), blocks(luma[1:-1, 1:-1])
     seen = (levels.min((1, 2)) > 20) & (levels.max((1, 2)) < 235)
-    rough, levels = rough[seen], levels[seen]
-    if len(levels) < 16:
+    coarse = levels[seen].reshape(-1, 2, 4, 2, 4).mean((2, 4)).reshape(-1, 4)
+    return coarse.std(1), np.sqrt(np.square(rough[seen]).mean((1, 2)))
+
+
+def noise_level(strips: Sequence[NDArray[np.floating]]) -> float:
+    """The deviation of noise in strips of luma (h, w), in its own unit: the median over the flattest
+    tenth of all their 8x8 blocks.
+
+    0 for less than 16 blocks, and where even the flattest have more structure than noise: what looks
+    like noise there is texture.
+    """
+    found = [_blocks(strip) for strip in strips]
+    coarse = np.concatenate([part[0] for part in found])
+    rough = np.concatenate([part[1] for part in found])
+    if len(coarse) < 16:
         return 0.0
-    coarse = levels.reshape(-1, 2, 4, 2, 4).mean((2, 4)).reshape(-1, 4)
-    flat = np.argsort(coarse.std(1), kind="stable")[: max(16, len(levels) // 10)]
-    return float(np.median(np.sqrt(np.square(rough[flat]).mean((1, 2)))))
+    flat = np.argsort(coarse, kind="stable")[: max(16, len(coarse) // 10)]
+    noise = float(np.median(rough[flat]))
+    return noise if np.median(coarse[flat]) < TEXTURE * noise else 0.0
+
+
+def _steps(luma: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Of each pixel but the outer three of a row (h, w): whether luma makes a small step behind it,
+    between parts that are flatter."""
+    change = np.abs(np.diff(luma, axis=1))
+    step, beside = change[:, 1:-1], np.maximum(change[:, :-2], change[:, 2:])
+    return (step > 0.75) & (step < 12) & (step > 2 * beside)
+
+
+def has_blocks(strips: Sequence[NDArray[np.floating]]) -> bool:
+    """Whether strips of luma (h, w), in levels, show the 8x8 blocks of a JPEG's strong compression,
+    wherever its first block begins.
+
+    Small steps between flatter parts fall on every eighth row and column there, and anywhere in
+    other images. Where all of them do, pixels were enlarged.
+    strips: each begins a multiple of 8 rows below the first.
+    """
+    ratios: list[float] = []
+    for turned in (False, True):
+        hits, pixels = np.zeros(8), np.zeros(8)
+        for strip in strips:
+            where = _steps(strip.T if turned else strip)
+            for phase in range(8):
+                hits[phase] += where[:, phase::8].sum()
+                pixels[phase] += where[:, phase::8].size
+        *_, second, first = np.sort(hits / np.maximum(pixels, 1))
+        many = hits.sum() > LEAST_STEPS * pixels.sum()
+        ratios.append(float(first / second) if second and many else 0.0)
+    return min(ratios) > EACH and math.prod(ratios) > BOTH
 
 
 def faults(path: Path, image: photo.Photo | None = None) -> str:
@@ -108,8 +220,9 @@ def faults(path: Path, image: photo.Photo | None = None) -> str:
     quality = jpeg_quality(head)
     if quality is not None and quality <= BEST_JPEG:
         return f"JPEG of quality {quality}"
-    if lossy_webp(head):
-        return "lossy WebP"
+    quantiser = webp_quantiser(head)
+    if quantiser is not None and quantiser >= LEAST_WEBP:
+        return "strongly compressed WebP"
     if image is None or not image.hold():
         image = photo.read(path, allow_damaged=bool(image and image.lenient))
     every = max(1, image.height // image.frames // (_STRIP * _STRIPS))
@@ -118,7 +231,9 @@ def faults(path: Path, image: photo.Photo | None = None) -> str:
         for i, rows in enumerate(image.rows(_STRIP, 0))
         if i % every == 0
     ]
-    noise = float(np.median([noise_level(strip) for strip in strips]))
+    if has_blocks(strips):
+        return "blocks of a JPEG"
+    noise = noise_level(strips)
     return f"noise of {noise:.0f} levels" if noise >= LEAST_NOISE else ""
 
 

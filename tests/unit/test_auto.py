@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from random_nets import srresnet
 
 from bitsr import photo
-from bitsr.auto import Chooser, choose, faults, jpeg_quality, lossy_webp, noise_level
+from bitsr.auto import Chooser, choose, faults, jpeg_quality, noise_level, webp_quantiser
 from bitsr.cli.main import main
 
 Image = pytest.importorskip("PIL.Image")
@@ -42,13 +43,13 @@ def test_no_quality_where_there_is_none(data: bytes) -> None:
 @pytest.mark.parametrize("sigma", [3.0, 6.0, 12.0])
 def test_noise_is_measured(sigma: float) -> None:
     noisy = smooth() + np.random.default_rng(0).normal(0, sigma, (160, 192)).astype(np.float32)
-    assert noise_level(noisy) == pytest.approx(sigma, rel=0.15)
+    assert noise_level([noisy]) == pytest.approx(sigma, rel=0.15)
 
 
 def test_clean_images_have_no_noise() -> None:
-    assert noise_level(smooth()) < 0.1
-    assert noise_level(np.full((64, 64), 255, np.float32)) == 0.0
-    assert noise_level(np.zeros((3, 200), np.float32)) == 0.0
+    assert noise_level([smooth()]) < 0.1
+    assert noise_level([np.full((64, 64), 255, np.float32)]) == 0.0
+    assert noise_level([np.zeros((3, 200), np.float32)]) == 0.0
 
 
 def test_faults_of_files(tmp_path: Path) -> None:
@@ -64,13 +65,74 @@ def test_faults_of_files(tmp_path: Path) -> None:
     ):
         Image.fromarray(pixels).convert("RGB").save(tmp_path / name, **options)
     found = {path.name: faults(path) for path in sorted(tmp_path.iterdir())}
-    assert found["bad.jpg"] == "JPEG of quality 60" and found["bad.webp"] == "lossy WebP"
+    assert found["bad.jpg"] == "JPEG of quality 60" and found["bad.webp"] == "strongly compressed WebP"
     assert found["noisy.png"].startswith("noise of ")
     assert not found["clean.png"] and not found["good.jpg"] and not found["good.webp"]
 
 
-def test_lossy_webp_by_its_chunk() -> None:
-    assert not lossy_webp(b"RIFF\0\0\0\0WEBPVP8L") and lossy_webp(b"RIFF\0\0\0\0WEBPVP8 ")
+@pytest.mark.parametrize(("quality", "quantiser"), [(50, 52), (75, 36), (85, 20), (95, 6)])
+def test_quantiser_of_webp(tmp_path: Path, quality: int, quantiser: int) -> None:
+    """What libwebp takes at its qualities, with its segments; with an ICC profile before the frame."""
+    file = tmp_path / "a.webp"
+    noise = np.random.default_rng(0).normal(0, 8, (160, 192))
+    image = Image.fromarray((smooth() + noise).clip(0, 255).astype(np.uint8)).convert("RGB")
+    for options in ({}, {"icc_profile": bytes(600)}):
+        image.save(file, quality=quality, **options)
+        found = webp_quantiser(file.read_bytes())
+        assert found is not None and abs(found - quantiser) <= 2
+        assert (faults(file) == "strongly compressed WebP") == (quality <= 82)
+
+
+def test_no_quantiser_where_there_is_none(tmp_path: Path) -> None:
+    Image.fromarray(smooth().astype(np.uint8)).convert("RGB").save(tmp_path / "a.webp", lossless=True)
+    data = (tmp_path / "a.webp").read_bytes()
+    assert webp_quantiser(data) is None
+    for broken in (b"", b"RIFF\0\0\0\0WEBP", b"RIFF\0\0\0\0WEBPVP8 ", b"RIFF\0\0\0\0WEBPVP8 \0\0\0\0\0"):
+        assert webp_quantiser(broken) is None
+
+
+def jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    """Pixels (h, w, 3) after a trip through a JPEG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+def scene() -> np.ndarray:
+    """(320, 360, 3) uint8 without faults: waves of many sizes."""
+    y, x = np.mgrid[:320, :360].astype(np.float32)
+    waves = sum(12 * np.sin(x * a / 40 + y * b / 40 + a * b) for a in range(1, 8) for b in range(-3, 4))
+    return (
+        np.stack([128 + 0.6 * waves, 120 + 0.5 * waves, 110 + 0.3 * waves], axis=2)
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
+
+
+def test_blocks_of_a_jpeg_in_another_file(tmp_path: Path) -> None:
+    """A JPEG that was cut and stored as PNG, or anew as a good JPEG, is still one."""
+    clean = scene()
+    bad = jpeg(clean, 50)
+    Image.fromarray(bad).save(tmp_path / "bad.png")
+    Image.fromarray(bad[3:, 5:]).save(tmp_path / "cut.png")
+    Image.fromarray(bad).save(tmp_path / "again.jpg", quality=96)
+    Image.fromarray(clean).save(tmp_path / "clean.png")
+    Image.fromarray(jpeg(clean, 97)).save(tmp_path / "good.png")
+    Image.fromarray(clean[::8, ::8].repeat(8, 0).repeat(8, 1)).save(tmp_path / "enlarged.png")
+    found = {path.stem: faults(path) for path in tmp_path.iterdir()}
+    blocks = {name for name, why in found.items() if why == "blocks of a JPEG"}
+    assert blocks == {"bad", "cut", "again"} and not any(found[n] for n in found.keys() - blocks)
+
+
+def test_texture_is_no_noise() -> None:
+    """Structure everywhere that is coarser than noise is left alone; white noise upon it counts."""
+    rng = np.random.default_rng(0)
+    texture = rng.normal(0, 1, (192, 240))
+    for axis in (0, 1, 0, 1):
+        texture = (np.roll(texture, 1, axis) + 2 * texture + np.roll(texture, -1, axis)) / 4
+    texture = 128 + 30 * texture / texture.std()
+    noisy = texture + rng.normal(0, 12, texture.shape)
+    assert noise_level(np.split(texture, 3)) == 0 and noise_level(np.split(noisy, 3)) > 8
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,16 @@ if not (ROOT / "bench").is_dir():
     pytest.skip("no bench folder in a source distribution", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
+import bitsr
 from bench import colour, sizes
 from bench import race as module
 from bench.contenders import NETS, Contender, Run, contenders
 from bench.nets import layers, random_int8, random_packed
 from bench.task import Task
 from bitsr.engine import Engine, isas
+from bitsr.errors import BitsrError
 from bitsr.eval.complexity import count
+from bitsr.zoo import find
 
 
 def task(tmp_path, **kw) -> Task:
@@ -107,7 +111,7 @@ def never(task: Task) -> Run:
 def test_a_race(tmp_path, monkeypatch):
     absent = Contender("absent", next(iter(NETS)), "no_such_library", never)
     broken = Contender("OpenVINO broken", next(iter(NETS)), "bitsr", never)  # unknown to the worker
-    monkeypatch.setattr(module, "contenders", lambda paths: [*contenders(paths), absent, broken])
+    monkeypatch.setattr(module, "lineup", lambda task, paths: [*contenders(paths), absent, broken])
     said = []
     wanted = ["bitsr scalar", "absent", "OpenVINO broken"]
     result = module.race(task(tmp_path), [1, 2], 2, wanted, 0.0, said.append)
@@ -195,3 +199,58 @@ def test_an_unknown_size_is_one_line():
         [sys.executable, "-m", "bench", "--lr", "big"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode and "WIDTHxHEIGHT" in done.stderr and "Traceback" not in done.stderr
+
+
+def small_images(folder: Path, shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(folder / f"{i}.png")
+
+
+def test_faults(tmp_path):
+    from bench.faults import report
+    from bitsr.eval.evaluate import evaluate
+
+    small_images(tmp_path / "set", (187, 190, 3))
+    text = report(["bitsr-s-x2"], [str(tmp_path / "set")], ["clean", "noise8"])
+    rows = [line.strip("| ").replace("*", "").split(" | ") for line in text.splitlines()]
+    mean = evaluate(Engine(find("bitsr-s-x2")), [str(tmp_path / "set")]).means()[0]
+    clean = [row for row in rows if row[0] == "clean"]
+    assert [cell.split(" / ")[0] for cell in clean[0][1:]] == [f"{mean.bicubic_psnr:.2f}", f"{mean.psnr:.2f}"]
+    assert [cell.split(" / ")[0] for cell in clean[1][1:]] == [f"{mean.bicubic_ssim:.4f}", f"{mean.ssim:.4f}"]
+    with pytest.raises(BitsrError, match="one scale"):
+        report(["bitsr-s-x2", "bitsr-s-x4"], [str(tmp_path / "set")], ["clean"])
+
+
+def test_sheet(tmp_path):
+    """The crop is that of the whole image."""
+    from bench.sheet import AROUND, places, strip
+    from bench.sheet import write as sheet
+
+    small_images(tmp_path / "in", (30, 41, 3))
+    paths = sheet(tmp_path / "in", ["bitsr-s-x2"], tmp_path / "out", 16, 2, "png")
+    assert [path.name for path in paths] == ["0.png", "1.png"]
+    with Image.open(paths[0]) as made:
+        assert made.size == (2 * 64 + 8, 2 * (64 + 22))
+    net = bitsr.load("bitsr-s-x2")
+    image = np.random.default_rng(0).integers(0, 256, (2 * AROUND + 40, 60, 3), np.uint8)
+    place = AROUND + 8, 20
+    crop = strip(image, place, 16, [net], 1)
+    assert (crop[:, -32:] == net(image)[2 * place[0] :][:32, 40:72]).all()
+    assert len(places(image, 16)) == 2 and len(places(image, 500)) == 1
+
+
+def test_response():
+    from bench.response import report
+
+    lines = report(["bitsr-s-x2"]).splitlines()
+    assert len(lines) == 4 and all(float(cell) >= 0 for cell in lines[-1].strip("| ").split(" | ")[1:])
+    assert lines[2].startswith("| bicubic x2 | 0.8") and lines[2].endswith("| 12.3 | 0.0 |")
+
+
+def test_restorers_without_models(tmp_path):
+    """Each that is absent is skipped, with the file that it wants."""
+    result = module.race(replace(task(tmp_path), models=str(tmp_path)), [1], 1, ["*cunet*"], 0.0)
+    assert not result.entries and len(result.skipped) == 1
+    assert all("is not in --models" in why or "ncnn is not installed" in why for _, why in result.skipped)

@@ -70,8 +70,60 @@ export function jpegQuality(file: Bytes): number | undefined {
   return undefined;
 }
 
-export const lossyWebp = (file: Bytes): boolean =>
-  kindOf(file) === "webp" && [...riff(file)].some(([kind]) => kind === "VP8 " || kind === "ANMF");
+/** The quantiser index, 0 to 127, of a lossy WebP's first frame (RFC 6386, section 9.6). */
+export function webpQuantiser(file: Bytes): number | undefined {
+  if (kindOf(file) !== "webp") return undefined;
+  for (const [kind, body] of riff(file)) {
+    const frame = kind === "VP8 " ? body : kind === "ANMF" && text(body, 16, 4) === "VP8 " ? body.subarray(24) : null;
+    if (!frame) continue;
+    if (frame[3] !== 0x9d || frame[4] !== 0x01 || frame[5] !== 0x2a) return undefined;
+    const number = boolDecoder(frame.subarray(10));
+    const optional = (size: number, count: number): void => {
+      for (let i = 0; i < count; i++) if (number(1)) number(size);
+    };
+    number(2); // colour space, clamping
+    if (number(1)) {
+      const [newMap, newData] = [number(1), number(1)];
+      if (newData) {
+        number(1);
+        optional(8, 4);
+        optional(7, 4);
+      }
+      if (newMap) optional(8, 3);
+    }
+    number(10); // the loop filter
+    if (number(1) && number(1)) optional(7, 8);
+    number(2); // partitions
+    return number(7);
+  }
+  return undefined;
+}
+
+/** Numbers of so many bits of even odds from the arithmetic coder of VP8 (RFC 6386, section 7). */
+function boolDecoder(data: Bytes): (size: number) => number {
+  let at = 2;
+  let value = ((data[0] ?? 0) << 8) | (data[1] ?? 0);
+  let [range, shifted] = [255, 0];
+  const bit = (): number => {
+    const split = (range + 1) >> 1;
+    const one = value >= split << 8;
+    if (one) value -= split << 8;
+    range = one ? range - split : split;
+    while (range < 128) {
+      [value, range] = [value << 1, range << 1];
+      if (++shifted === 8) {
+        shifted = 0;
+        value |= data[at++] ?? 0;
+      }
+    }
+    return one ? 1 : 0;
+  };
+  return (size) => {
+    let out = 0;
+    for (let i = 0; i < size; i++) out = (out << 1) | bit();
+    return out;
+  };
+}
 
 /** ICC profile and frames of a file that is no PNG, which `png.walk` reads. */
 export function facts(file: Bytes): { colours: Colours; notes: string[] } {

@@ -109,10 +109,22 @@ def upscale_luma(net: LumaNet, y: NDArray[np.float64], self_ensemble: bool = Fal
     return sum_over_orientations(net.run, q) / (8 * 128.0) + 127.5
 
 
-def _coloured(net: LumaNet, lr: NDArray[np.uint8], sr: NDArray[np.float64]) -> NDArray[np.uint8]:
+def coloured(net: LumaNet, lr: NDArray[np.uint8], sr: NDArray[np.float64]) -> NDArray[np.uint8]:
     """The image that users get: the luma (scale * h, scale * w) of the net with chroma of LR (h, w, 3)."""
     q = np.clip(np.rint(128 * (sr - 127.5)), -32768, 32767).astype(np.int16)
     return colour.merge(lr, q, net.scale, height=len(lr), smooth=getattr(net, "smooth", False))
+
+
+def low_resolution(hr: NDArray[np.uint8], scale: int, protocol: protocols.Protocol) -> NDArray[Any]:
+    """The LR image of an HR one, uint8 (H, W) or (H, W, 3) whose sides ``scale`` divides, with the
+    protocol's fault. A protocol that shrinks luma gives real numbers (h, w)."""
+    lr = imresize(hr if protocol.lr_from == "rgb" else to_8bit(_luma(hr)), Fraction(1, scale))
+    if not protocol.degrade:
+        return lr
+    # noise of its own for every image, the same in every run
+    seed, grey = zlib.crc32(lr.tobytes()), lr.ndim == 2
+    lr = degrade_as(protocol.degrade, np.repeat(lr[..., None], 3, axis=2) if grey else lr, seed)
+    return lr[..., 1] if grey else lr
 
 
 @dataclass(frozen=True)
@@ -140,17 +152,11 @@ def evaluate_image(
     """
     s = net.scale
     hr = hr[: hr.shape[0] // s * s, : hr.shape[1] // s * s]
-    shrink = Fraction(1, s)
-    lr = imresize(hr if protocol.lr_from == "rgb" else to_8bit(_luma(hr)), shrink)
-    if protocol.degrade:
-        # noise of its own for every image, the same in every run
-        seed, grey = zlib.crc32(lr.tobytes()), lr.ndim == 2
-        lr = degrade_as(protocol.degrade, np.repeat(lr[..., None], 3, axis=2) if grey else lr, seed)
-        lr = lr[..., 1] if grey else lr
+    lr = low_resolution(hr, s, protocol)
     sr = upscale_luma(net, _luma(lr), protocol.self_ensemble)
     if protocol.colour == "rgb" and hr.ndim == 3:
         bicubic = imresize(lr.astype(np.float64), s)
-        sr = _coloured(net, lr, sr)
+        sr = coloured(net, lr, sr)
         if keep is not None:
             keep(sr)
         target = hr.astype(np.float64)
@@ -158,8 +164,9 @@ def evaluate_image(
         bicubic = imresize(_luma(lr), s)
         target = to_8bit(_luma(hr)) if protocol.round_hr else _luma(hr)
         if keep is not None:
-            small = lr if lr.ndim == hr.ndim else imresize(hr, shrink)  # of a protocol that shrinks luma
-            keep(to_8bit(sr).astype(np.uint8) if hr.ndim == 2 else _coloured(net, small, sr))
+            # of a protocol that shrinks luma
+            small = lr if lr.ndim == hr.ndim else imresize(hr, Fraction(1, s))
+            keep(to_8bit(sr).astype(np.uint8) if hr.ndim == 2 else coloured(net, small, sr))
     return *protocol.score(to_8bit(sr), target, s), *protocol.score(to_8bit(bicubic), target, s)
 
 
