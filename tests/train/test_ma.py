@@ -289,7 +289,7 @@ def test_a_resumed_adversarial_run_is_the_same(tmp_path: Path) -> None:
     r = make("ledig-srresnet", 2, loss="mse", adversarial={}, log_every=1, ema=0.5, iterations=3)
     said: list[str] = []
     loop.train(r, tmp_path / "whole", device="cpu", say=said.append)
-    assert "best.pt" in said[0] and "last.pt" in said[0] and "random weights" in said[1]
+    assert "best.pt" in said[0] and "last validated state" in said[0] and "random weights" in said[1]
     assert not any("going on" in line for line in said)
     stopped = loop.train(r, tmp_path / "cut", device="cpu", max_minutes=1e-9)
     assert stopped.iteration == 1 and not stopped.complete
