@@ -24,7 +24,7 @@ import numpy as np
 from bitsr.eval.complexity import count
 
 from . import machine
-from .contenders import NETS, Contender, contenders
+from .contenders import NETS, Contender, contenders, model_file
 from .nets import layers
 from .task import ROOT, Task
 
@@ -204,13 +204,18 @@ def write_csv(result: Result, path: Path) -> None:
 
 
 def nets_table(result: Result) -> list[str]:
-    """A line a net: MACs of the LR image, parameters without biases and batch norm."""
+    """A line a net: MACs of the LR image, parameters without biases and batch norm, size."""
     lines = []
+    packed = {e.contender.net for e in result.entries if e.contender.library == "bitsr"}
     for title in dict.fromkeys(e.contender.net for e in result.entries):
         sums = count(layers(NETS[title], result.task.scale))
         binary, fp, _ = sums.at(result.task.width, result.task.height)
         weights = sum(x.weights for x in layers(NETS[title], result.task.scale))
-        lines.append(f"| {title} | {fp:.2f} | {binary:.2f} | {weights:,} |")
+        size = sums.bytes_1_32
+        if title in packed:
+            net = None if title == next(iter(NETS)) else NETS[title]
+            size = Path(model_file(result.task, net)).stat().st_size
+        lines.append(f"| {title} | {fp:.2f} | {binary:.2f} | {weights:,} | {size / 1024:.0f} |")
     return lines
 
 
@@ -226,10 +231,11 @@ def markdown(result: Result) -> str:
         "Time is the median over rounds in which every contender ran once, in turn; spread is (third - first"
         " quartile) / median; ratio is the median of the contender's time by the first line's in the same"
         " round. Agreement is the PSNR of its image with the first fp32 image of the same net; weights"
-        " are random, so it shows that the same net was run, not how good it is. RSS is the process's peak.",
+        " are random, so it shows that the same net was run, not how good it is. RSS is the process's peak."
+        " KiB is the packed file, of other nets 32 bits a float parameter and 1 a binary weight.",
         "",
-        "| net | G FP MACs | G binary MACs | parameters |",
-        "|---|---:|---:|---:|",
+        "| net | G FP MACs | G binary MACs | parameters | KiB |",
+        "|---|---:|---:|---:|---:|",
         *nets_table(result),
     ]
     for threads, base in bases(result.entries).items():

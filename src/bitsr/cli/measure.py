@@ -333,7 +333,9 @@ def table(
     pictures: Annotated[Path | None, typer.Option("--pictures", hidden=True)] = None,
     most: Annotated[
         int | None,
-        typer.Option("--calibrate", metavar="N", min=1, help="Calibrate with N of these images; default all."),
+        typer.Option(
+            "--calibrate", metavar="N", min=1, help="Calibrate with N of these images; default all."
+        ),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
     threads: Annotated[
