@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from math import inf
 from pathlib import Path
 from statistics import fmean
@@ -482,7 +482,7 @@ def compare(
                         device=device,
                         max_minutes=minutes,
                         threads=threads,
-                        report=lambda iteration, row, name=name: report(name, iteration, row),
+                        report=partial(report, name),
                     )
                 if signal:
                     break

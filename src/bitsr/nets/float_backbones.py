@@ -10,7 +10,7 @@ Input and output of each: (N, 1, h, w) -> (N, 1, scale*h, scale*w), Y in [0, 255
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..layers.modules import TypedModuleList
 from ..layers.ops import Net, Ops, V
@@ -69,8 +69,11 @@ class _ResidualBlock(nn.Module):
     def build(self, ops: Ops[V], x: V, name: str) -> V:
         y = ops.conv(f"{name}.conv2", self.conv2, ops.conv(f"{name}.conv1", self.conv1, x, act=RELU))
         if self.residual_scale != 1:
-            y = ops.torch_only(lambda v: v * self.residual_scale, y)
+            y = ops.torch_only(self._scaled, y)
         return ops.add(y, x)
+
+    def _scaled(self, v: Tensor) -> Tensor:
+        return v * self.residual_scale
 
 
 class FloatEDSR(_FloatBackbone):
