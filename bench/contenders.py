@@ -24,12 +24,15 @@ Run = Callable[[], NDArray]
 NETS = {
     "SRResNet-E2FIF W1A1": "srresnet-binary",
     "SRResNet float twin": "srresnet",
-    "SRResNet-Ma W1A8": "ledig-binary",
-    "SRResNet-Ma float twin": "ledig",
+    "SRResNet and SRGAN of Ma, W1A8": "ledig-binary",
+    "SRResNet and SRGAN, float twin": "ledig",
+    "LapSRN of Ma, W1A8": "lapsrn-binary",
+    "LapSRN, float twin": "lapsrn",
     "FSRCNN(56, 12, 4)": "fsrcnn",
     "ESPCN-like 64x3": "espcn",
 }
-"""Titles of the nets in reports, and their names in bench.nets."""
+"""Titles of the nets in reports, and their names in bench.nets. SRGAN has the net of SRResNet,
+trained otherwise: one time and one size stand for both."""
 
 AVX2_ONLY = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
@@ -47,6 +50,11 @@ class Contender:
     """Whether the other contenders of this net are compared with its image."""
 
 
+def model_file(task: Task, net: str | None) -> str | Path:
+    """The .bsr file that bitsr runs; net: as for ``bitsr``."""
+    return prepared(task, "bsr", net) if net else task.net or prepared(task, "bsr", "random-64x16")
+
+
 def bitsr(isa: str, net: str | None = None) -> Callable[[Task], Run]:
     """The integer engine on one of its paths; int16 luma in and out. net: packed anew in place of
     the task's."""
@@ -54,8 +62,7 @@ def bitsr(isa: str, net: str | None = None) -> Callable[[Task], Run]:
     def build(task: Task) -> Run:
         from bitsr.engine import Engine
 
-        model = prepared(task, "bsr", net) if net else task.net or prepared(task, "bsr", "random-64x16")
-        engine = Engine(model, isa=isa, threads=task.threads)
+        engine = Engine(model_file(task, net), isa=isa, threads=task.threads)
         lr = np.floor(128 * (task.luma() - 127.5) + 0.5).astype(np.int16)
         return lambda: engine.run(lr)
 
@@ -248,7 +255,7 @@ def lineup(task: Task, isas: list[str]) -> list[Contender]:
 
 def contenders(isas: list[str]) -> list[Contender]:
     """Every contender of the binary net and its kin; ``isas`` are the engine's paths on this machine."""
-    binary, twin, ma, ma_twin, fsrcnn, espcn = NETS
+    binary, twin, ma, ma_twin, lap, lap_twin, fsrcnn, espcn = NETS
     out = [Contender(f"bitsr {isa}", binary, "bitsr", bitsr(isa)) for isa in isas]
     out += [
         Contender("PyTorch simulated bits", binary, "torch", pytorch("srresnet-binary")),
@@ -287,20 +294,21 @@ def contenders(isas: list[str]) -> list[Contender]:
     ]
     # The scalar path would take minutes.
     fast = [isa for isa in isas if isa != "scalar"]
-    out += [Contender(f"bitsr {isa} Ma", ma, "bitsr", bitsr(isa, NETS[ma])) for isa in fast]
-    best = {"fold": True, "channels_last": True}
-    out += [
-        Contender("PyTorch fp32 Ma", ma_twin, "torch", pytorch("ledig"), reference=True),
-        Contender("PyTorch fp32 BN folded channels_last Ma", ma_twin, "torch", pytorch("ledig", **best)),
-        Contender("PyTorch fp32 compiled Ma", ma_twin, "torch", pytorch("ledig", **best, compiled=True)),
-        Contender(
-            "PyTorch fp32 BN folded channels_last Ma, AVX2",
-            ma_twin,
-            "torch",
-            pytorch("ledig", **best),
-            AVX2_ONLY,
-        ),
-    ]
+    for bits, floats, who in ((ma, ma_twin, "Ma"), (lap, lap_twin, "Ma LapSRN")):
+        best, net = {"fold": True, "channels_last": True}, NETS[floats]
+        out += [Contender(f"bitsr {isa} {who}", bits, "bitsr", bitsr(isa, NETS[bits])) for isa in fast]
+        out += [
+            Contender(f"PyTorch fp32 {who}", floats, "torch", pytorch(net), reference=True),
+            Contender(f"PyTorch fp32 BN folded channels_last {who}", floats, "torch", pytorch(net, **best)),
+            Contender(f"PyTorch fp32 compiled {who}", floats, "torch", pytorch(net, **best, compiled=True)),
+            Contender(
+                f"PyTorch fp32 BN folded channels_last {who}, AVX2",
+                floats,
+                "torch",
+                pytorch(net, **best),
+                AVX2_ONLY,
+            ),
+        ]
     for title in (fsrcnn, espcn):
         net = NETS[title]
         out += [

@@ -82,10 +82,12 @@ def torch_net(name: str, scale: int) -> nn.Module:
 
     srresnet: the float twin of SRResNet-E2FIF 64x16; srresnet-binary: its bits simulated in
     float32, as researchers run them; ledig and ledig-binary: the float twin of Ma-SRResNet 64x16
-    and its one-bit filters; fsrcnn, espcn: see bitsr.nets.small.
+    and its one-bit filters; lapsrn and lapsrn-binary: those of Ma-LapSRN; fsrcnn, espcn: see
+    bitsr.nets.small.
     """
     import torch
 
+    from bitsr.nets.lapsrn import LapSRN
     from bitsr.nets.small import ESPCN, FSRCNN
     from bitsr.nets.srgan import LedigSRResNet
     from bitsr.nets.srresnet import SRResNet
@@ -96,6 +98,8 @@ def torch_net(name: str, scale: int) -> nn.Module:
         "srresnet-binary": lambda: SRResNet(scale, binary=True),
         "ledig": lambda: LedigSRResNet(scale, binary=False),
         "ledig-binary": lambda: LedigSRResNet(scale),
+        "lapsrn": lambda: LapSRN(scale, binary=False),
+        "lapsrn-binary": lambda: LapSRN(scale),
         "fsrcnn": lambda: FSRCNN(scale),
         "espcn": lambda: ESPCN(scale),
     }

@@ -24,7 +24,7 @@ import numpy as np
 from bitsr.eval.complexity import count
 
 from . import machine
-from .contenders import NETS, Contender, lineup
+from .contenders import NETS, Contender, lineup, model_file
 from .nets import layers
 from .task import ROOT, Task
 
@@ -204,13 +204,18 @@ def write_csv(result: Result, path: Path) -> None:
 
 
 def nets_table(result: Result) -> list[str]:
-    """A line a net: MACs of the LR image, parameters without biases and batch norm."""
+    """A line a net: MACs of the LR image, parameters without biases and batch norm, size."""
     lines = []
+    packed = {e.contender.net for e in result.entries if e.contender.library == "bitsr"}
     for title in dict.fromkeys(e.contender.net for e in result.entries if e.contender.net in NETS):
         sums = count(layers(NETS[title], result.task.scale))
         binary, fp, _ = sums.at(result.task.width, result.task.height)
         weights = sum(x.weights for x in layers(NETS[title], result.task.scale))
-        lines.append(f"| {title} | {fp:.2f} | {binary:.2f} | {weights:,} |")
+        size = sums.bytes_1_32
+        if title in packed:
+            net = None if title == next(iter(NETS)) else NETS[title]
+            size = Path(model_file(result.task, net)).stat().st_size
+        lines.append(f"| {title} | {fp:.2f} | {binary:.2f} | {weights:,} | {size / 1024:.0f} |")
     return lines
 
 
@@ -235,7 +240,13 @@ def markdown(result: Result) -> str:
             "",
         ]
     if nets := nets_table(result):
-        lines += ["| net | G FP MACs | G binary MACs | parameters |", "|---|---:|---:|---:|", *nets]
+        lines += [
+            "KiB is the packed file, of other nets 32 bits a float parameter and 1 a binary weight.",
+            "",
+            "| net | G FP MACs | G binary MACs | parameters | KiB |",
+            "|---|---:|---:|---:|---:|",
+            *nets,
+        ]
     for threads, base in bases(result.entries).items():
         lines += [
             "",

@@ -289,7 +289,7 @@ def test_a_resumed_adversarial_run_is_the_same(tmp_path: Path) -> None:
     r = make("ledig-srresnet", 2, loss="mse", adversarial={}, log_every=1, ema=0.5, iterations=3)
     said: list[str] = []
     loop.train(r, tmp_path / "whole", device="cpu", say=said.append)
-    assert "best.pt" in said[0] and "last.pt" in said[0] and "random weights" in said[1]
+    assert "best.pt" in said[0] and "last validated state" in said[0] and "random weights" in said[1]
     assert not any("going on" in line for line in said)
     stopped = loop.train(r, tmp_path / "cut", device="cpu", max_minutes=1e-9)
     assert stopped.iteration == 1 and not stopped.complete
@@ -305,6 +305,20 @@ def test_a_resumed_adversarial_run_is_the_same(tmp_path: Path) -> None:
         for run in ("whole", "cut")
     ]
     assert rows[0] == rows[1] and len(rows[0]) == 3 and all(float(d) > 0 for _, d in rows[0])
+
+
+def test_the_last_state_of_an_adversarial_run_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the PSNR falls, best.pt and latent.safetensors are the last state; without an adversary the best."""
+    for name, adversary, kept in (("gan", {}, 3), ("plain", None, 1)):
+        scores = iter((30.0, 20.0, 10.0))
+        monkeypatch.setattr(loop, "validate", lambda net, pairs, crop, scores=scores: next(scores))
+        r = make("ledig-srresnet", 2, loss="mse", adversarial=adversary, validate_every=1, iterations=3)
+        assert loop.train(r, tmp_path / name, device="cpu").best == 30.0
+        for file in ("best.pt", "latent.safetensors"):
+            state = checkpoint.load_any(tmp_path / name / file)
+            assert state["iteration"] == kept and state["psnr"] == (10.0 if adversary is not None else 30.0)
 
 
 def test_adversarial_in_bf16() -> None:

@@ -28,8 +28,10 @@ from bitsr.eval.table import (
     _backbone,
     compare,
     parse_budget,
+    parse_rates,
     published,
     with_budget,
+    with_rate,
 )
 from bitsr.model_file import ModelFile
 from bitsr.nets import NETS
@@ -98,6 +100,10 @@ def test_train_measure_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixture) 
     packed = ModelFile.read(out / "e2fif.bsr")
     assert float(rows[0]["kib"]) == pytest.approx(len(packed.to_bytes()) / 1024, rel=1e-4)
     assert float(rows[0]["ms"]) > 0 and rows[2]["ms"] == ""
+    assert 0 < float(rows[0]["sharpness"]) < 3 and rows[3]["sharpness"] == rows[3]["validation"] == ""
+    assert float(rows[0]["validation"]) == pytest.approx(
+        checkpoint.load(out / "e2fif/best.pt")["psnr"], abs=1e-3
+    )
     assert 5 < float(rows[0]["Mine_psnr"]) < 60 and float(rows[2]["ops_g"]) > float(rows[0]["ops_g"])
     assert any(row["Set5_psnr"] == "37.44" and row["method"] == "BBCU-M" for row in rows)
 
@@ -111,6 +117,26 @@ def test_train_measure_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert both.rows[0].figures == again.rows[0].figures and both.rows[0].about == again.rows[0].about
     assert f"iteration {content['iteration']} {budget}" in both.rows[0].about
     assert both.rows[1].how == SIMULATED
+
+
+def test_the_best_learning_rate_counts(tmp_path: Path) -> None:
+    """Each factor has a run of its own; the best on validation is the row; one that diverges is passed over."""
+    out, source = tmp_path / "out", str(tmp_path / "e2fif.toml")
+    (row,) = compare([source], out, sets=["Mine"], budget="6", rates=[1, 0.1, 1e30]).rows
+    psnr = {p.name: checkpoint.load(p / "best.pt")["psnr"] for p in (out / "e2fif", out / "e2fif-rate0.1")}
+    best = max(psnr, key=lambda name: psnr[name])
+    assert row.valid == psnr[best] and f"learning rate {1e-3 if best == 'e2fif' else 1e-4}" in row.about
+    assert not (out / "e2fif-rate1e+30" / "best.pt").exists()
+    (again,) = compare([source], out, sets=["Mine"], rates=[1, 0.1]).rows  # of what is there
+    assert again.figures == row.figures and again.about == row.about
+    (wild,) = compare([source], out, sets=["Mine"], budget="6", rates=[1e30]).rows
+    assert wild.how == FAILED and "the loss is" in wild.about
+    two = with_rate(recipe.load("e2fif-srresnet-x4-two-stage"), 3, "two")
+    assert [s.lr for s in two.stages] == pytest.approx([6e-4, 1.2e-3])
+    assert parse_rates("0.3,1,3") == (0.3, 1, 3)
+    for text in ("", "x", "1,1", "0", "-1", "inf", "1;2"):
+        with pytest.raises(TableError, match=r"such as 0\.3,1,3"):
+            parse_rates(text)
 
 
 def test_the_simulation_is_measured_as_packed_bits_are(tmp_path: Path) -> None:
@@ -207,7 +233,7 @@ def test_rows_stand_by_backbone_and_scale() -> None:
     places = [(r.backbone.lower().removesuffix(" without bn"), r.scale) for r in lines]
     assert places == sorted(places) and set(places) == {("edsr", 2), ("srresnet", 4)}
     text = Table(tuple(mine), ("Set5",), "matlab-y").markdown()
-    assert text.count("| *BBCU-L* | *SRResNet without BN* | *x4* | *31.79 / 0.8905* |") == 1
+    assert text.count("| *BBCU-L* | *SRResNet without BN* | *x4* | - | *31.79 / 0.8905* |") == 1
     assert "*30.34 / 0.864*" in text  # the digits that were printed
 
 

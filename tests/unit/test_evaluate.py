@@ -21,7 +21,7 @@ from bitsr.eval.evaluate import (
     to_q,
     upscale_luma,
 )
-from bitsr.eval.metrics import psnr, rgb_to_y, ssim, to_8bit
+from bitsr.eval.metrics import psnr, rgb_to_y, sharpness, ssim, to_8bit
 from bitsr.eval.protocols import PROTOCOLS
 from bitsr.imresize import imresize
 
@@ -65,12 +65,12 @@ def save(pixels, path):
 @pytest.mark.parametrize("grey", [False, True])
 def test_a_bicubic_net_scores_as_bicubic(protocol, scale, grey):
     hr = image()[..., 0] if grey else image()
-    net_psnr, net_ssim, psnr_, ssim_ = evaluate_image(Bicubic(scale), hr, protocol)
+    net_psnr, net_ssim, psnr_, ssim_, _ = evaluate_image(Bicubic(scale), hr, protocol)
     assert net_psnr == pytest.approx(psnr_, abs=0.02)
     assert net_ssim == pytest.approx(ssim_, abs=1e-3)
     ensemble = evaluate_image(Bicubic(scale), hr, protocol.with_self_ensemble())
     assert ensemble[0] == pytest.approx(net_psnr, abs=0.02)  # bicubic is equivariant
-    assert ensemble[2:] == (psnr_, ssim_)
+    assert ensemble[2:4] == (psnr_, ssim_)
 
 
 def test_matlab_y_step_by_step():
@@ -83,6 +83,7 @@ def test_matlab_y_step_by_step():
     target = to_8bit(rgb_to_y(inner))
     got = evaluate_image(Bicubic(s), hr, PROTOCOLS["matlab-y"])
     assert got[:2] == (psnr(sr, target, crop=4), ssim(sr, target, crop=4))
+    assert got[4] == sharpness(sr, target, crop=4) < 0.9  # bicubic is smooth
     unrounded = evaluate_image(Bicubic(s), hr, PROTOCOLS["e2fif"])
     assert unrounded[0] == psnr(sr, rgb_to_y(inner), crop=4)
 
@@ -196,7 +197,7 @@ def test_evaluate_and_its_tables(tmp_path):
 
 
 def test_json_of_a_perfect_image():
-    row = Scores("A", "x", float("inf"), 1.0, 30.0, 0.9)
+    row = Scores("A", "x", float("inf"), 1.0, 30.0, 0.9, 1.0)
     body = json.loads(Evaluation("n", 2, PROTOCOLS["rgb"], (row,)).json())
     assert body["images"][0]["psnr"] is None and body["means"][0]["psnr"] is None
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitsr.errors import BitsrError
-from bitsr.eval.metrics import MS_WEIGHTS, Y_WEIGHTS, ms_ssim, psnr, rgb_to_y, ssim, to_8bit
+from bitsr.eval.metrics import MS_WEIGHTS, Y_WEIGHTS, ms_ssim, psnr, rgb_to_y, sharpness, ssim, to_8bit
 from bitsr.eval.protocols import PROTOCOLS
 
 
@@ -186,3 +186,21 @@ def test_score_crops_by_the_scale():
     p = PROTOCOLS["matlab-y"]
     assert p.score(a, b, 1) == (psnr(a, b, crop=1), ssim(a, b, crop=1))
     assert PROTOCOLS["e2fif"].score(a, b, 1)[1] == ssim(a, b, crop=1, sample_covariance=True)
+
+
+def test_sharpness_compares_the_length_of_gradients() -> None:
+    a, b = golden_pair()
+    mine, theirs = (
+        np.mean(
+            [[np.hypot(v[i, j + 1] - v[i, j], v[i + 1, j] - v[i, j]) for j in range(10)] for i in range(11)]
+        )
+        for v in (a[1:13, 1:12].astype(float), b[1:13, 1:12].astype(float))
+    )
+    assert sharpness(a, b, crop=1) == pytest.approx(mine / theirs, rel=1e-12)
+    # twice the contrast is twice as sharp, and a place says nothing
+    assert sharpness(2 * a, a) == pytest.approx(2) and sharpness(a[::-1, ::-1], a[::-1, ::-1]) == 1
+    flat = np.full((4, 5), 7)
+    assert sharpness(flat, flat) == 1 and sharpness(flat, flat + np.eye(4, 5)) == 0
+    assert sharpness(np.eye(4, 5), flat) == math.inf
+    with pytest.raises(BitsrError, match="at least 2x2 pixels"):
+        sharpness(flat[:1], flat[:1])

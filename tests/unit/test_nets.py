@@ -26,6 +26,7 @@ from bitsr.nets.e2fif_ablation import (
     RDNAblation,
     SRResNetAblation,
 )
+from bitsr.nets.float_backbones import FloatEDSR, FloatRCAN, FloatRDN
 from bitsr.nets.msrresnet import BINARIZED, MSRResNet
 from bitsr.nets.rcan import RCAN
 from bitsr.nets.rdn import RDN
@@ -321,3 +322,53 @@ def test_repeated_blocks_are_compiled_once(name: str, args: dict[str, Any]) -> N
         results.append((y, gradients, dict(net.named_buffers())))
     assert counter.frame_count == 1
     torch.testing.assert_close(results[0], results[1])
+
+
+def own_tail(net: Any, y: Tensor) -> Tensor:
+    """EDSR's upsampling in steps, and its last convolution."""
+    for up, s in zip(net.up, steps(net.scale), strict=True):
+        y = F.pixel_shuffle(up(y), s)
+    return net.tail(y)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_float_backbones(scale: int) -> None:
+    """As their papers draw them."""
+    torch.manual_seed(0)
+    x = picture()
+    net = FloatEDSR(scale, 8, 2, residual_scale=0.1)
+    y = head = net.head(x - 127.5)
+    for block in net.body:
+        y = y + 0.1 * block.conv2(F.relu(block.conv1(y)))
+    same(net, own_tail(net, net.end(y) + head), x)
+
+    net = FloatRDN(scale, 8, 2, 3)
+    head = net.head(x - 127.5)
+    outs = [net.first(head)]
+    for block in net.body:
+        dense = outs[-1]
+        for conv in block.convs:
+            dense = torch.cat([dense, F.relu(conv(dense))], 1)
+        outs.append(block.fusion(dense) + outs[-1])
+    y = net.fusion2(net.fusion1(torch.cat(outs[1:], 1)))
+    same(net, own_tail(net, y + head), x)
+
+    net = FloatRCAN(scale, 32, 2, 2)
+    y = head = net.head(x - 127.5)
+    for group in net.body:
+        start = y
+        for block in group.blocks:
+            z = block.conv2(F.relu(block.conv1(y)))
+            gate = F.relu(block.down(z.mean((2, 3), keepdim=True)))
+            assert gate.shape[1] == 2  # 32 / 16
+            y = z * torch.sigmoid(block.up(gate)) + y
+        y = group.end(y) + start
+    same(net, own_tail(net, net.end(y) + head), x)
+
+
+@pytest.mark.parametrize("name", ["edsr-float", "rdn-float", "rcan-float"])
+def test_float_backbones_refuse_no_size(name: str) -> None:
+    for key in ("scale", "channels", "blocks"):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            NETS[name](**{key: 0})

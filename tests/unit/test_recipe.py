@@ -238,3 +238,28 @@ def test_blocks_of_the_nets_that_ship() -> None:
                 r = load(f"bitsr-{size}-x{scale}{cpu}")
                 assert (r.scale, r.net.args["blocks"], r.net.symmetry) == (scale, blocks, 8)
     assert load("bitsr-xl-x2").net.args["blocks"] == load("bitsr-xl-x2-cpu").net.args["blocks"] == 48
+
+
+TABLES = Path(__file__).resolve().parents[2] / "examples" / "tables"
+
+
+@pytest.mark.skipif(not TABLES.is_dir(), reason="no examples in this tree")
+def test_the_recipes_of_the_tables_differ_in_what_their_names_say() -> None:
+    """One budget for all; 8 methods on 4 backbones; each a net that can be made."""
+    made = {f"{path.parent.name}/{path.stem}": load(path) for path in TABLES.glob("[!s]*/*.toml")}
+    assert len({r.data.model_dump_json() for r in made.values()}) == 1
+    assert {(r.scale, r.iterations, r.train.schedule, r.train.seed) for r in made.values()} == {
+        (4, 2000, "cosine", 0)
+    }
+    methods = {
+        tuple(name.removeprefix("methods/").split("-")) for name in made if name.startswith("methods/")
+    }
+    assert methods == set(itertools.product({b for b, _ in methods}, {m for _, m in methods}))
+    assert len(methods) == 32
+    for backbone, method in methods:
+        net = made[f"methods/{backbone}-{method}"].net
+        assert (net.name, net.args["method"]) == (backbone, method)
+    for name in ("srresnet", "lapsrn", "srgan"):
+        real, binary = made[f"ma/{name}-float"], made[f"ma/{name}"]
+        assert real.net.args.pop("binary") is False and real.net == binary.net
+        assert (real.train.lr, real.train.loss) == (binary.train.lr, binary.train.loss)

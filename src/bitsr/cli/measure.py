@@ -310,6 +310,14 @@ def table(
         str | None,
         typer.Option("--train", metavar="N|Nm", help="Train each recipe N iterations, or N minutes a call."),
     ] = None,
+    rates: Annotated[
+        str,
+        typer.Option(
+            "--rates",
+            metavar="F,F...",
+            help="Factors of the learning rate: each recipe is trained with each, the best on validation counts.",
+        ),
+    ] = "1",
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of every recipe; repeatable."),
@@ -323,6 +331,12 @@ def table(
         Path | None, typer.Option("--images", help="HR images to calibrate with, as in `bitsr pack`.")
     ] = None,
     pictures: Annotated[Path | None, typer.Option("--pictures", hidden=True)] = None,
+    most: Annotated[
+        int | None,
+        typer.Option(
+            "--calibrate", metavar="N", min=1, help="Calibrate with N of these images; default all."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
     threads: Annotated[
         int, typer.Option("-j", "--threads", min=0, help="Threads of the CPU; 0 is automatic.")
@@ -335,7 +349,7 @@ def table(
     from rich.console import Console
 
     try:
-        from ..eval.table import FAILED, compare
+        from ..eval.table import FAILED, compare, parse_rates
     except ImportError as error:
         raise ImportError(f"{error}; the table wants: pip install 'bitsr[train]'") from error
 
@@ -346,9 +360,11 @@ def table(
             sets=sets.split(","),
             protocol=protocol,
             budget=budget,
+            rates=parse_rates(rates),
             assignments=assignments or (),
             data=data,
             images=images or pictures,
+            most=most,
             device=device,
             threads=threads or None,
             report=lambda name, iteration, row: status.update(f"{name}: iteration {iteration}"),

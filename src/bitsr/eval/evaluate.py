@@ -28,7 +28,7 @@ from ..imresize import imresize
 from ..photo.fork import use_libvips
 from ..symmetry import sum_over_orientations
 from . import protocols
-from .metrics import rgb_to_y, to_8bit
+from .metrics import rgb_to_y, sharpness, to_8bit
 
 HR_FOLDERS = ("", "HR", "GTmod12", "GT", "original")
 """Where a set's folder may keep its HR files, in the order in which they are looked for."""
@@ -129,7 +129,8 @@ def low_resolution(hr: NDArray[np.uint8], scale: int, protocol: protocols.Protoc
 
 @dataclass(frozen=True)
 class Scores:
-    """One image's figures, or a set's means: PSNR in dB, of the net and of bicubic."""
+    """One image's figures, or a set's means: PSNR in dB, of the net and of bicubic; sharpness of the
+    net (``metrics.sharpness``)."""
 
     set: str
     image: str
@@ -137,6 +138,7 @@ class Scores:
     ssim: float
     bicubic_psnr: float
     bicubic_ssim: float
+    sharpness: float
 
 
 def evaluate_image(
@@ -144,8 +146,9 @@ def evaluate_image(
     hr: NDArray[np.uint8],
     protocol: protocols.Protocol,
     keep: Callable[[NDArray[np.uint8]], object] | None = None,
-) -> tuple[float, float, float, float]:
-    """(PSNR, SSIM, bicubic's PSNR, bicubic's SSIM) of one HR image, uint8 (H, W) or (H, W, 3).
+) -> tuple[float, float, float, float, float]:
+    """(PSNR, SSIM, bicubic's PSNR, bicubic's SSIM, sharpness) of one HR image, uint8 (H, W) or
+    (H, W, 3).
 
     keep: is called with the SR image, uint8 as HR. Raises BitsrError for an
     image too small for the protocol.
@@ -167,7 +170,8 @@ def evaluate_image(
             # of a protocol that shrinks luma
             small = lr if lr.ndim == hr.ndim else imresize(hr, Fraction(1, s))
             keep(to_8bit(sr).astype(np.uint8) if hr.ndim == 2 else coloured(net, small, sr))
-    return *protocol.score(to_8bit(sr), target, s), *protocol.score(to_8bit(bicubic), target, s)
+    figures = *protocol.score(to_8bit(sr), target, s), *protocol.score(to_8bit(bicubic), target, s)
+    return *figures, sharpness(to_8bit(sr), target, crop=s)
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,8 @@ class Evaluation:
         out: list[Scores] = []
         for name in dict.fromkeys(row.set for row in self.rows):
             rows = [row for row in self.rows if row.set == name]
-            figures = np.mean([(r.psnr, r.ssim, r.bicubic_psnr, r.bicubic_ssim) for r in rows], axis=0)
+            each = [(r.psnr, r.ssim, r.bicubic_psnr, r.bicubic_ssim, r.sharpness) for r in rows]
+            figures = np.mean(each, axis=0)
             out.append(Scores(name, f"mean of {len(rows)}", *map(float, figures)))
         return out
 

@@ -1,4 +1,4 @@
-"""Image quality: luma, PSNR, SSIM and MS-SSIM (numpy alone)."""
+"""Image quality: luma, PSNR, SSIM, MS-SSIM and sharpness (numpy alone)."""
 
 from __future__ import annotations
 
@@ -52,6 +52,28 @@ def psnr(a: ArrayLike, b: ArrayLike, *, crop: int = 0, peak: float = 255.0) -> f
     x, y = _pair(a, b, crop)
     mse = float(np.mean((x - y) ** 2))
     return math.inf if mse == 0 else 10.0 * math.log10(peak * peak / mse)
+
+
+def sharpness(a: ArrayLike, b: ArrayLike, *, crop: int = 0) -> float:
+    """How much contrast of edges and texture image a has beside the original b: 1 as much, less is
+    smoother, more is noisier.
+
+    The mean length of the gradient of a over that of b, the gradient being the differences to the
+    pixels to the right and below. It compares amounts: it does not say whether a has the same edges
+    as b, which PSNR and SSIM do. Infinite where b alone is flat.
+
+    a, b, crop: as in ``psnr``. Raises BitsrError where shapes differ or less than 2x2 pixels are
+    left.
+    """
+    x, y = _pair(a, b, crop)
+    if min(x.shape[:2]) < 2:
+        raise BitsrError(f"sharpness wants at least 2x2 pixels, not {x.shape[:2]}")
+    mine, original = (
+        float(np.hypot(v[:-1, 1:] - v[:-1, :-1], v[1:, :-1] - v[:-1, :-1]).mean()) for v in (x, y)
+    )
+    if original == 0:
+        return math.inf if mine else 1.0
+    return mine / original
 
 
 def _window(x: NDArray[np.float64], taps: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -196,7 +196,7 @@ class Source:
     @property
     def unpackable(self) -> str:
         """Why it does not pack; empty where nothing is known against it."""
-        if not isinstance(self.net, Net):
+        if not isinstance(self.net, Net) or not self.net.packs:
             return f"a net of class {type(self.net).__name__} has no packed form"
         if reason := why_unpackable(self.net):
             return reason

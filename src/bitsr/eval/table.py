@@ -12,10 +12,12 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
+from math import inf
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -27,11 +29,13 @@ from ..methods import METHODS
 from ..model_file import ModelFile, ModelFileError
 from ..pack import PackError, pack_checkpoint
 from ..source import Kind, kind
+from ..train import checkpoint
 from ..train import run as loop
 from ..train.build import build
 from ..train.checkpoint import load_net, stage_number
 from ..train.legacy import parse
 from ..train.recipe import Recipe, load
+from ..train.trainer import Diverged
 from ..zoo import find
 from .complexity import LR_SIZE, Layer, count, packed_layers
 from .evaluate import evaluate, find_set
@@ -82,6 +86,10 @@ class Row:
     """Of the packed file; where there is none, with one bit a binary weight and 32 any other
     parameter."""
     ms: float | None = None
+    valid: float | None = None
+    """PSNR in dB of the float simulation on the validation images of its recipe."""
+    sharpness: float | None = None
+    """Mean over the images of all sets (``metrics.sharpness``)."""
     about: str = ""
     """How it was trained, where it was published, or why it has no packed form."""
 
@@ -133,6 +141,25 @@ def with_budget(recipe: Recipe, iterations: int, name: str) -> Recipe:
     return parse(content, name).changed(recipe, name)
 
 
+def with_rate(recipe: Recipe, factor: float, name: str) -> Recipe:
+    """The recipe, called ``name``, with every learning rate times ``factor``."""
+    content = recipe.model_dump(mode="json")
+    for place in content["train"]["stages"] or [content["train"]]:
+        place["lr"] *= factor
+    return parse(content, name).changed(recipe, name)
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """Factors of the learning rate from "0.3,1,3". Raises TableError for anything else."""
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = ()
+    if not rates or not all(0 < rate < inf for rate in rates) or len(set(rates)) < len(rates):
+        raise TableError(f"--rates wants factors of the learning rate, such as 0.3,1,3, not {text!r}")
+    return rates
+
+
 def parse_budget(text: str) -> tuple[int | None, float | None]:
     """(iterations, minutes) from "3000" or "30m". Raises TableError for anything else."""
     number = text.removesuffix("m")
@@ -150,7 +177,11 @@ def _about(recipe: Recipe, facts: dict[str, Any]) -> str:
         if "iteration" in facts
         else "not of our training"
     )
-    return f"{seen}, batch {recipe.data.batch}, patch {recipe.data.patch}, seed {recipe.train.seed}"
+    rates = " then ".join(f"{stage.lr:.3g}" for stage in recipe.stages)
+    return (
+        f"{seen}, batch {recipe.data.batch}, patch {recipe.data.patch}, seed {recipe.train.seed},"
+        f" learning rate {rates}"
+    )
 
 
 def _method(recipe: Recipe, stage: int) -> str:
@@ -174,44 +205,75 @@ def _backbone(recipe: Recipe) -> str:
 class _Meter:
     """Measures nets alike."""
 
-    def __init__(self, sets: Sequence[str], protocol: str, data: Path | None, threads: int | None) -> None:
+    def __init__(
+        self,
+        sets: Sequence[str],
+        protocol: str,
+        data: Path | None,
+        threads: int | None,
+        images: Path | None,
+        most: int | None,
+    ) -> None:
         self.sets, self.protocol, self.data, self.threads = sets, protocol, data, threads
+        self.images, self.most = images, most
 
-    def figures(self, net: Any) -> dict[str, tuple[float, float]]:
-        means = evaluate(net, self.sets, self.protocol, data=self.data).means()
-        return {row.set: (row.psnr, row.ssim) for row in means}
+    def measured(self, net: Any, row: Row) -> Row:
+        """The row with the figures of the net."""
+        made = evaluate(net, self.sets, self.protocol, data=self.data)
+        figures = {mean.set: (mean.psnr, mean.ssim) for mean in made.means()}
+        return replace(row, figures=figures, sharpness=fmean(image.sharpness for image in made.rows))
 
-    def packed(self, model: ModelFile, rows: Sequence[Layer], method: str, backbone: str, about: str) -> Row:
+    def packed(
+        self,
+        model: ModelFile,
+        rows: Sequence[Layer],
+        method: str,
+        backbone: str,
+        about: str,
+        valid: float | None = None,
+    ) -> Row:
         engine = Engine(model, threads=self.threads)
         width, height = LR_SIZE
         timing = measure(
             model, width=width, height=height, threads=engine.threads, paths=[engine.isa], rounds=3
         )[-1]
         ops, kib = count(rows).at()[2], len(model.to_bytes()) / 1024
-        return Row(method, backbone, model.scale, PACKED, self.figures(engine), ops, kib, timing.ms, about)
+        row = Row(
+            method,
+            backbone,
+            model.scale,
+            PACKED,
+            ops=ops,
+            kib=kib,
+            ms=timing.ms,
+            valid=valid,
+            about=about,
+        )
+        return self.measured(engine, row)
 
-    def checkpoint(self, path: Path, name: str, images: Path | None, store: Path) -> Row:
+    def checkpoint(self, path: Path, name: str, store: Path) -> Row:
         """A net in torch, packed where it can be; the packed file goes to ``store``."""
         net, facts = load_net(path)
         recipe = parse(facts["recipe"], str(path))
         rows = layers(net)[0]
         head = _method(recipe, facts["stage"]), _backbone(recipe)
-        about = _about(recipe, facts)
+        about, valid = _about(recipe, facts), facts.get("psnr")
         try:
-            model = pack_checkpoint(path, name, images=images)
+            model = pack_checkpoint(path, name, images=self.images, most=self.most)
         except PackError as error:
             total = count(rows)
-            return Row(
+            row = Row(
                 *head,
                 recipe.scale,
                 SIMULATED,
-                self.figures(Simulation(net, recipe.scale)),
-                total.at()[2],
-                total.bytes_1_32 / 1024,
+                ops=total.at()[2],
+                kib=total.bytes_1_32 / 1024,
+                valid=valid,
                 about=f"{about}; {error}",
             )
+            return self.measured(Simulation(net, recipe.scale), row)
         model.write(store)
-        return self.packed(model, rows, *head, about)
+        return self.packed(model, rows, *head, about, valid)
 
     def file(self, path: Path) -> Row:
         model = ModelFile.read(path)
@@ -259,15 +321,18 @@ class Table:
         width, height = LR_SIZE
         lines = [
             f"PSNR (dB) / SSIM, protocol {PROTOCOLS[self.protocol]}. OPs = FP MACs + binary MACs / 64, and time, at"
-            f" {width}x{height} LR. Rows in italics are published figures, from other training data and schedules.",
+            f" {width}x{height} LR. Validation: PSNR of the float simulation, by the recipe. Sharpness: length of the"
+            " gradient by that of HR, over all sets. Rows in italics are published figures, from other training data"
+            " and schedules.",
             "",
-            "| method | backbone | scale | "
+            "| method | backbone | scale | validation | "
             + "".join(f"{s} | " for s in self.sets)
-            + "OPs G | KiB | ms | from |",
-            "|---|---|---|" + "---:|" * (len(self.sets) + 3) + "---|",
+            + "sharpness | OPs G | KiB | ms | from |",
+            "|---|---|---|" + "---:|" * (len(self.sets) + 5) + "---|",
         ]
         for row in self.lines():
             cells = [row.method, row.backbone, f"x{row.scale}"]
+            cells.append("-" if row.valid is None else f"{row.valid:.2f}")
             for name in self.sets:
                 psnr, ssim = row.figures.get(name, (None, None))
                 ours = isinstance(psnr, float)
@@ -275,6 +340,7 @@ class Table:
             kib = (
                 None if row.kib is None else f"{row.kib:.0f}" + ("" if row.how == PACKED else " (1 + 32 bit)")
             )
+            cells.append("-" if row.sharpness is None else f"{row.sharpness:.3f}")
             cells += ["-" if row.ops is None else f"{row.ops:.2f}", kib or "-"]
             cells.append("-" if row.ms is None else f"{row.ms:.1f}")
             cells.append(": ".join(filter(None, (row.how, row.about.replace("|", "/")))))
@@ -288,11 +354,15 @@ class Table:
         writer = csv.writer(out, lineterminator="\n")
         columns = [f"{s}_{x}" for s in self.sets for x in ("psnr", "ssim")]
         writer.writerow(
-            ["method", "backbone", "scale", *columns, "ops_g", "kib", "ms", "from", "about", "protocol"]
+            [
+                *("method", "backbone", "scale", "validation", *columns),
+                *("sharpness", "ops_g", "kib", "ms", "from", "about", "protocol"),
+            ]
         )
         for row in self.lines():
             figures = [x for s in self.sets for x in row.figures.get(s, (None, None))]
-            numbers = ["" if x is None else f"{x:.6g}" for x in (*figures, row.ops, row.kib, row.ms)]
+            every = (row.valid, *figures, row.sharpness, row.ops, row.kib, row.ms)
+            numbers = ["" if x is None else f"{x:.6g}" for x in every]
             protocol = "" if row.how == IN_PRINT else self.protocol
             writer.writerow([row.method, row.backbone, row.scale, *numbers, row.how, row.about, protocol])
         return out.getvalue()
@@ -305,6 +375,36 @@ def _name(source: str) -> str:
     return path.resolve().parent.name if stem in ("last", "best", "latent") else stem
 
 
+def _train(
+    recipe: Recipe, name: str, trials: Mapping[Path, float], **settings: Any
+) -> tuple[list[Path], int]:
+    """Train a recipe in each folder at its factor of the learning rate: the folders of those that did
+    not diverge, and the signal that stopped one (0: none). settings: of ``loop.train``.
+
+    Raises Diverged where all of them do, and what ``loop.train`` raises otherwise.
+    """
+    done: list[Path] = []
+    fault: Diverged | None = None
+    for place, factor in trials.items():
+        tried = recipe if factor == 1 else with_rate(recipe, factor, name)
+        try:
+            outcome = loop.train(tried, place, **settings)
+        except Diverged as error:
+            fault = error
+            continue
+        if outcome.signal:
+            return done, outcome.signal
+        done.append(place)
+    if fault is not None and not done:
+        raise fault
+    return done, 0
+
+
+def _validation(path: Path) -> float:
+    """The validation PSNR of a run's best.pt, dB."""
+    return checkpoint.load(path).get("psnr", -inf)
+
+
 def compare(
     sources: Sequence[str],
     folder: str | Path,
@@ -312,9 +412,11 @@ def compare(
     sets: Sequence[str] = ("Set5", "Set14", "B100"),
     protocol: str = "matlab-y",
     budget: str | None = None,
+    rates: Sequence[float] = (1.0,),
     assignments: Sequence[str] = (),
     data: Path | None = None,
     images: Path | None = None,
+    most: int | None = None,
     device: str = "auto",
     threads: int | None = None,
     report: Callable[[str, int, dict[str, Any] | None], None] = lambda name, iteration, row: None,
@@ -324,9 +426,11 @@ def compare(
 
     sources: recipes (names or files), checkpoints, packed nets (names or files). A recipe's run is
     ``folder``/NAME; with a budget (``parse_budget``) it is trained there, or goes on; without one
-    the run must be there. Minutes are for each call. A name of both a recipe and a net of the zoo
+    the run must be there. Minutes are for each call. rates: factors of the learning rate. Each
+    recipe is trained with each, a factor beside 1 in ``folder``/NAME-rateFACTOR, and the run with
+    the best validation PSNR is measured; one that diverges is passed over. A name of both a recipe and a net of the zoo
     is the recipe if there is a budget or a run. assignments: "train.seed=1" and the like, on every
-    recipe. images: for calibration, as in ``pack_checkpoint``. report(name, iteration, row): during
+    recipe. images, most: for calibration, as in ``pack_checkpoint``. report(name, iteration, row): during
     training, as in ``loop.train``.
 
     A source that fails becomes a row that says why. Raises TableError, RecipeError, ValueError or
@@ -347,36 +451,43 @@ def compare(
         raise TableError(f"{twice[0]} is there twice: each row's files have its name")
     kinds: list[Kind] = []
     recipes: dict[str, Recipe] = {}
+    trials: dict[str, dict[Path, float]] = {}  # run folder -> factor of the learning rate
     for source, name in zip(sources, names, strict=True):
-        wanted = "recipe" if budget or (folder / name / "best.pt").is_file() else "packed"
-        kinds.append(kind(source, wanted))
+        places = {folder / (name if f == 1 else f"{name}-rate{f:g}"): f for f in rates}
+        there = {place: f for place, f in places.items() if (place / "best.pt").is_file()}
+        trials[name] = places if budget else there
+        kinds.append(kind(source, "recipe" if trials[name] else "packed"))
         if kinds[-1] == "recipe":
             recipe = load(source, assignments)
             recipes[name] = with_budget(recipe, iterations, name) if iterations else recipe
-            if not budget and not (folder / name / "best.pt").is_file():
+            if not trials[name]:
                 raise TableError(
                     f"{folder / name}: no trained net of {source} is there; a budget trains one (--train)"
                 )
     folder.mkdir(parents=True, exist_ok=True)
-    meter, signal = _Meter(sets, protocol, data, threads), 0
+    meter, signal = _Meter(sets, protocol, data, threads, images, most), 0
     for source, name, what in zip(sources, names, kinds, strict=True):
         try:
             if what == "packed":
                 rows.append(meter.file(find(source)))
                 continue
-            if what == "recipe" and budget:
-                outcome = loop.train(
-                    recipes[name],
-                    folder / name,
-                    device=device,
-                    max_minutes=minutes,
-                    threads=threads,
-                    report=lambda iteration, row, name=name: report(name, iteration, row),
-                )
-                if signal := outcome.signal:
+            path = Path(source)
+            if what == "recipe":
+                places, signal = list(trials[name]), 0
+                if budget:
+                    places, signal = _train(
+                        recipes[name],
+                        name,
+                        trials[name],
+                        device=device,
+                        max_minutes=minutes,
+                        threads=threads,
+                        report=partial(report, name),
+                    )
+                if signal:
                     break
-            path = folder / name / "best.pt" if what == "recipe" else Path(source)
-            rows.append(meter.checkpoint(path, name, images, folder / f"{name}.bsr"))
+                path = max((place / "best.pt" for place in places), key=_validation)
+            rows.append(meter.checkpoint(path, name, folder / f"{name}.bsr"))
         except (ValueError, OSError) as error:
             recipe = recipes.get(name)
             backbone, scale = (_backbone(recipe), recipe.scale) if recipe else ("-", 0)

@@ -256,6 +256,8 @@ class Net(nn.Module):
     """Colours of the image for which the paper of the net counts operations."""
     has_repeated_blocks: ClassVar[bool] = False
     """Whether ``build`` calls ``Ops.repeated_block``."""
+    packs: ClassVar[bool] = True
+    """False: the net is float alone, to compare with, and has no packed form."""
     order: int = 1
     """Of the group of symmetries under which the net is equivariant, its weights being tied
     (``train.equivariance``): channels come in fields of so many. 1: none."""

@@ -45,9 +45,10 @@ class E2FIF(Unit):
 class BNN(Unit):
     """bn(conv(sign(x), sign(w))), one skip over two.
 
-    Both gradients g * 1{|.| <= 1}. Source: Courbariaux et al. 2016 (arXiv 1602.02830). Its HardTanh
-    between the convolutions has the gradient of the sign that follows it, and no effect on that
-    sign: it needs no module.
+    Both gradients g * 1{|.| <= 1}. Source: Courbariaux et al. 2016 (arXiv 1602.02830). There latent
+    weights are clipped to [-1, 1] after each step. Here they are not: one that has left [-1, 1]
+    gets no gradient any more. Its HardTanh between the convolutions has the gradient of the sign
+    that follows it, and no effect on that sign: it needs no module.
     """
 
     skips = "block"
@@ -269,7 +270,7 @@ class Plain(Unit):
 class Ma(Unit):
     """bn(conv(x, scale * sign(w))), one skip over two, then LeakyReLU(slope).
 
-    One learned scale a filter, float activations (W1A32).     Gradients: see
+    One learned scale a filter, float activations (W1A32). Gradients: see
     ``WeightBinaryConv2d``. Source: Ma et al. 2018 (arXiv 1812.06378) for the filters; before batch
     norm their scale is redundant, and kept as published. ``nets.srgan`` has their own net, with a
     learned PReLU. Packed with 8-bit activations (W1A8).
@@ -394,9 +395,10 @@ class PAMS(Unit):
     one.
 
     See ``layers.convs.PAMSConv2d``. bits: 2 to 8. Source: Li et al. 2020 (PAMS, ECCV, arXiv
-    2011.04212) on EDSR's block, without its knowledge transfer and the start from a trained float
-    net. There the skip carries the quantised input of the block and its sum is quantised once more;
-    here the skip is full precision.
+    2011.04212) on EDSR's block, without its knowledge transfer. Its start from a trained float net
+    is a first stage of the recipe, with binary = false (examples/tables/methods). There the skip
+    carries the quantised input of the block and its sum is quantised once more; here the skip is
+    full precision.
     """
 
     skips = "block"

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..plugins import Registry
 from .e2fif_ablation import RCANAblation, RDNAblation, SRResNetAblation
+from .float_backbones import FloatEDSR, FloatRCAN, FloatRDN
 from .lapsrn import LapSRN
 from .msrresnet import MSRResNet
 from .rcan import RCAN
@@ -35,5 +36,8 @@ NETS: Registry[type[nn.Module]] = Registry(
         "srresnet-ablation": SRResNetAblation,
         "rcan-ablation": RCANAblation,
         "rdn-ablation": RDNAblation,
+        "edsr-float": FloatEDSR,
+        "rdn-float": FloatRDN,
+        "rcan-float": FloatRCAN,
     },
 )

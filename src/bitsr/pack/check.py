@@ -73,20 +73,24 @@ def pack_checkpoint(
     name: str,
     *,
     images: str | os.PathLike[str] | None = None,
+    most: int | None = None,
     metadata: dict[str, str] | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> ModelFile:
     """Pack a checkpoint of ``bitsr train`` and check the result against the float net.
 
     images: folder of HR images for calibration and check, default valid/ of the training data.
+    most: so many of them, evenly from all, sorted by name; None: all.
     note: gets a line as each part of the work begins, and the result of the check. Raises PackError,
     CheckpointError, DataError or OSError.
     """
     net, facts = load_net(checkpoint)
-    if not isinstance(net, Net):
+    if not isinstance(net, Net) or not net.packs:
         raise PackError(f"a net of class {type(net).__name__} has no packed form")
     root, folder = (Path(images), ".") if images else (data_folder(), "valid")
     (files,) = data.find_pairs(root, [folder], "valid", net.scale)
+    if most is not None and most < len(files):
+        files = [files[i * len(files) // most] for i in range(most)]
     pairs = data.load_pairs(files, net.scale, say=note)
     middles = [_middle(*pairs.image(i), net.scale) for i in range(len(pairs))]
     about = {k: json.dumps(v) for k, v in facts.items()}

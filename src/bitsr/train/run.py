@@ -37,7 +37,7 @@ from .distill import soft_targets
 from .log import Log
 from .provenance import provenance
 from .recipe import Recipe, Stage, settings
-from .trainer import Trainer, TrainError, over_devices
+from .trainer import Diverged, Trainer, TrainError, over_devices
 from .validate import protocol, validate
 
 try:
@@ -249,7 +249,7 @@ class _Run:
         self.provenance = before if before[-1:] == [here] else [*before, here]
         title = f"loss: {recipe.objective}\n{protocol(valid, recipe.data.valid_crop)}"
         if recipe.train.adversarial:
-            title += "\nbest.pt: the best PSNR, so an early state; last.pt: the end of the training"
+            title += "\nbest.pt: the last validated state"
         self.log = Log(folder, self.iteration, title, tensorboard) if fabric.is_global_zero else None
 
     def stage(self, trainer: Trainer, number: int, stage: Stage, begin: int) -> bool:
@@ -274,7 +274,7 @@ class _Run:
                 self.count, timed, early = 0, 0, False
                 if not math.isfinite(row["loss"]):
                     where = f"at iteration {self.iteration}"
-                    raise TrainError(f"the loss is {row['loss']} {where}: try a lower train.lr")
+                    raise Diverged(f"the loss is {row['loss']} {where}: try a lower train.lr")
             stop = not last and self._stop()
             if self.log is not None:
                 if self.iteration % t.validate_every == 0 or last or (stop and not self.interrupted()):
@@ -320,8 +320,10 @@ class _Run:
     def _validate(self, trainer: Trainer, number: int) -> float:
         net = trainer.validated()
         score = validate(net, self.valid, self.recipe.data.valid_crop)
-        if score > self.best:
-            self.best = score
+        better = score > self.best
+        self.best = max(self.best, score)
+        # An adversarial objective lowers the PSNR, which then cannot choose: the last state counts.
+        if better or self.recipe.train.adversarial:
             content = {"net": net.state_dict(), **self._facts(number), "psnr": score}
             checkpoint.save(self.folder / "best.pt", content)
         return score
@@ -407,8 +409,8 @@ def _train(
 
     if recipe.train.adversarial:
         say(
-            "note: best.pt and latent.safetensors keep the best PSNR-Y, so an early and least adversarial"
-            " state; last.pt is the result of the whole training"
+            "note: best.pt and latent.safetensors keep the last validated state, not that of the best"
+            " PSNR-Y: that would be an early one, for the objective trades PSNR for sharpness"
         )
         if state is None and not recipe.train.init_from:
             say("note: adversarial training starts from random weights; train.init_from names a trained net")

@@ -28,6 +28,10 @@ class TrainError(BitsrError):
     """A run that cannot start or go on; the message is one line."""
 
 
+class Diverged(TrainError):
+    """The loss is not finite any more."""
+
+
 class Graphed:
     """Calls ``step`` as one CUDA graph: a few calls on a side stream, one capture, then replays.
 
