@@ -342,10 +342,10 @@ def test_errors_of_a_store_are_one_line_with_its_name(source, command, tmp_path)
     class Broken(MemoryFileSystem):
         protocol = "broken"
 
-        def isdir(self, path, **_):
+        def isdir(self, path, **_):  # pyright: ignore[reportIncompatibleMethodOverride]
             raise RuntimeError("no\ncredentials")
 
-        glob = isdir
+        glob = isdir  # pyright: ignore[reportAssignmentType]
 
     fsspec.register_implementation("broken", Broken, clobber=True)
     for args, text in (
