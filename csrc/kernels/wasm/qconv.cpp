@@ -111,10 +111,11 @@ void qconv(const Qconv& op, const QconvRow& row) {
       [&](int x, int n, int16_t* sums) {
         for (int i = 0; i < n; i += 4) dots<1>(op, row, x + i, x + n, 0, sums + i);
       },
-      [&](int block, int x, int n, const int16_t (*sums)[64]) {
-        finish_chunk(op, row, block, x, n,
-                     [sums](int i, int c) { return wasm_v128_load(sums[i] + c); });
-      });
+      [&](const EpilogueRow& to, int block, int x, int n, const int16_t (*sums)[64]) {
+        finish_channels(op, to, block, x, n,
+                        [sums](int i, int c) { return wasm_v128_load(sums[i] + c); });
+      },
+      quant);
 }
 
 }  // namespace bitsr::wasm
