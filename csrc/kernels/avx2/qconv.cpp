@@ -1,17 +1,18 @@
 /* int8 convolution, AVX2.
  *
- * Budget, instructions on 256 bits for 32 MAC, beside the loads:
- *   small weights   vpmaddubsw + vpaddw                                               = 2
+ * Budget, instructions on 256 bits for 32 MAC, beside the loads, in groups of G fours of channels:
+ *   small weights   vpmaddubsw + vpaddw, and vpmaddwd + vpaddd once a group           = 2 + 1/G
  *   other weights   2 (vpmaddwd + vpaddd) + 1 of the activations' halves
  *                   + 0.75 of the weights'                                            = 5.75
- * A pixel of 64 -> 64 channels, 3x3, takes 1152 with small weights. vpmaddubsw takes the bytes as
- * they are, but adds two products in 16 bits: of +-1 at most 510, so that 64 of its results add up
- * in 16 bits before they are widened (Qconv::pairs; 9 with 4-bit weights), while two products of
- * 8-bit weights do not even fit. At three instructions a cycle 48 MAC/cycle against 17 (44 and 20
- * on Zen 4); bit planes through the binary kernel would be 8 passes of it, 110 / 8 = 14 MAC/cycle.
- * Six pixels of 16 filters keep 12 sums in registers: 6 broadcasts and 2 vectors of weights for 24
- * instructions. AVX-VNNI is left out: CPUs that have it without AVX-512 could do 32 MAC in one
- * instruction.
+ * vpmaddubsw takes the bytes as they are, but adds two products in 16 bits, of which those of two
+ * 8-bit weights do not even fit. Small are the weights of 16 filters where two neighbours are at
+ * most 128, so 7 bits always. How many results add up in 16 bits before they are widened depends on
+ * the weights, which are known (Qconv::groups): of +-1 a tap's row, of 7-bit weights as trained 2.8
+ * with 16 channels and 3.6 with 32. A pixel of 16 -> 16 channels, 3x3, then takes 170 instructions,
+ * and of 32 -> 32 658: at four a cycle, which Zen 3 has, 54 and 56 MAC/cycle; other weights 22. Bit
+ * planes through the binary kernel would be 8 passes of it, 110 / 8 = 14 MAC/cycle. Six pixels of
+ * 16 filters keep 12 sums in registers: 6 broadcasts and 2 vectors of weights for 24 instructions.
+ * AVX-VNNI is left out: CPUs that have it without AVX-512 could do 32 MAC in one instruction.
  */
 #include <utility>
 

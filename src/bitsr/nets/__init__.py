@@ -13,6 +13,7 @@ from ..plugins import Registry
 from .e2fif_ablation import RCANAblation, RDNAblation, SRResNetAblation
 from .lapsrn import LapSRN
 from .msrresnet import MSRResNet
+from .plain import Plain
 from .rcan import RCAN
 from .rdn import RDN
 from .small import ESPCN, FSRCNN
@@ -30,6 +31,7 @@ NETS: Registry[type[nn.Module]] = Registry(
         "msrresnet": MSRResNet,
         "fsrcnn": FSRCNN,
         "espcn": ESPCN,
+        "plain": Plain,
         "ledig-srresnet": LedigSRResNet,
         "lapsrn": LapSRN,
         "srresnet-ablation": SRResNetAblation,
