@@ -3,7 +3,7 @@
  * Budget, operations on 128 bits for 32 MAC of two pixels and 4 filters of 4 channels, beside the
  * loads: 4 (dot + add), 3 to widen the weights, 2 x 2 / 4 the activations = 12; 2.7 MAC each.
  * There is no product of bytes that adds up in 16 bits but i16x8.extmul, which needs as many
- * additions as it saves products. No net that comes with bitsr has such a convolution.
+ * additions as it saves products.
  */
 #include "kernels/qconv_chunks.h"
 #include "kernels/wasm/epilogue.h"
