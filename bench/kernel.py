@@ -18,7 +18,7 @@ from bitsr.eval.complexity import packed_layers
 from bitsr.model_file import ModelFile
 
 from . import machine
-from .nets import random_int8, random_packed
+from .nets import random_int8, random_packed, random_row
 
 SOURCE = Path(__file__).with_name("ceilings.cpp")
 WIDTH, HEIGHT = 320, 180
@@ -77,8 +77,8 @@ def int8_rates(rounds: int, height: int = 40) -> dict[tuple[str, str], float]:
     """{(path, shape): MACs a second} of int8 convolutions, one thread; without the scalar path, it
     takes too long.
 
-    A convolution's time is the difference between a net with three of them and one with one, as of
-    the body.
+    A convolution's time is the difference between a net with three of them and one with one, or
+    nine and three in a row, as of the body.
     """
     out = {}
     for bits, cin, cout, k in ((1, 64, 64, 3), (8, 64, 64, 3), (8, 64, 256, 3), (8, 64, 1, 9)):
@@ -86,6 +86,11 @@ def int8_rates(rounds: int, height: int = 40) -> dict[tuple[str, str], float]:
         for isa, (three, one) in fastest(nets, isas()[:-1], height, rounds).items():
             shape = f"{cin} -> {cout}, {k}x{k}, W{bits}A8"
             out[isa, shape] = 2 * cin * cout * k * k * WIDTH * height / (three - one)
+    for channels in (16, 32):
+        nets = [random_row(channels, layers) for layers in (9, 3)]
+        for isa, (nine, three) in fastest(nets, isas()[:-1], height, rounds).items():
+            shape = f"{channels} -> {channels}, 3x3, W7A8, in a row"
+            out[isa, shape] = 6 * 9 * channels**2 * WIDTH * height / (nine - three)
     return out
 
 

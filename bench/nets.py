@@ -66,6 +66,35 @@ def random_int8(cin: int, cout: int, k: int, one_bit: bool, times: int) -> Model
     return ModelFile(tensors, [Op.parse(line) for line in ops], {"name": f"random-int8-{cin}-{cout}"})
 
 
+def random_row(channels: int, layers: int) -> ModelFile:
+    """3x3 int8 convolutions of so many channels one after another, PReLU between, as of the net
+    ``plain``. Weights have 7 bits and the distribution of trained ones (Laplace): the time of AVX2
+    depends on it."""
+    from bitsr.model_file import ModelFile, Op
+
+    rng = np.random.default_rng(0)
+    tensors = {
+        "head.weight": rng.integers(-2000, 2001, (channels, 3, 3, 1), np.int16),
+        "head.bias": rng.integers(-2000, 2001, channels, np.int32),
+        "tail.weight": rng.integers(-500, 501, (1, 1, 1, channels), np.int16),
+        "tail.bias": np.zeros(1, np.int32),
+    }
+    ops = ["conv x0 lr head shift=12"]
+    for i in range(layers):
+        weight = rng.laplace(size=(channels, 3, 3, channels))
+        weight *= 63 / np.abs(weight).max((1, 2, 3), keepdims=True)
+        tensors |= {
+            f"q{i}.mul": np.full(channels, 16384, np.int16),
+            f"c{i}.weight": np.rint(weight).astype(np.int8),
+            f"c{i}.mul": rng.integers(1000, 9000, channels, np.int16),
+            f"c{i}.add": rng.integers(-200, 201, channels, np.int16),
+            f"c{i}.slope": rng.integers(-9000, 9001, channels, np.int16),
+        }
+        ops += [f"quant b{i} x{i} q{i} shift=6", f"qconv x{i + 1} b{i} c{i} shift=2"]
+    ops += [f"conv y x{layers} tail shift=12", "shuffle sr y scale=1"]
+    return ModelFile(tensors, [Op.parse(line) for line in ops], {"name": f"random-row-{channels}"})
+
+
 def layers(name: str, scale: int) -> list[Layer]:
     """The convolutions of a net, to count its MACs; names as in ``torch_net``."""
     import torch

@@ -1,8 +1,8 @@
 """The Pareto front of quality against time: packed nets and small float nets, one table, one plot.
 
 A float net (.onnx of ``bitsr export``) runs in ONNX Runtime, as float32 and as static int8
-(calibrated on validation images), and, where it is installed, in OpenVINO as float32. Each of these
-is judged by its own images.
+(calibrated on validation images), and, where it is installed, in OpenVINO as both. Each of these is
+judged by its own images.
 """
 
 from __future__ import annotations
@@ -89,15 +89,14 @@ def points(nets: list[str], threads: int, folder: Path) -> list[Point]:
             out.append(Point(path.stem, "bitsr", path.stat().st_size / 1024, Engine(path, threads=threads)))
             continue
         kib = path.stat().st_size / 1024
-        runs = onnxruntime(path, threads)
-        out.append(Point(path.stem, "ONNX Runtime float32", kib, runs))
         small = folder / f"{path.stem}-int8.onnx"
-        quantise_onnx(path, small, luma_tiles(runs.scale))
-        out.append(
-            Point(path.stem, "ONNX Runtime int8", small.stat().st_size / 1024, onnxruntime(small, threads))
-        )
+        quantise_onnx(path, small, luma_tiles(onnxruntime(path, threads).scale))
+        small_kib = small.stat().st_size / 1024
+        out.append(Point(path.stem, "ONNX Runtime float32", kib, onnxruntime(path, threads)))
+        out.append(Point(path.stem, "ONNX Runtime int8", small_kib, onnxruntime(small, threads)))
         try:
             out.append(Point(path.stem, "OpenVINO float32", kib, openvino(path, threads)))
+            out.append(Point(path.stem, "OpenVINO int8", small_kib, openvino(small, threads)))
         except ImportError:
             continue
     if len({p.runs.scale for p in out}) > 1:

@@ -153,7 +153,7 @@ def attention(seed: int, channels: int = 64, blocks: int = 3) -> ModelFile:
 def everything(seed: int) -> ModelFile:
     """Thresholds, RPReLU, maps, one or eight, and their sum, weights of one orientation, 1x1 to 9x9, both kinds of
     edges, one filter of many channels, widths that are no multiple of 64, two readers of one sum, an unused sum; int8
-    convolutions of weights of 1, 4 and 8 bits, one of them of a plane."""
+    convolutions of weights of 1, 4, 7 and 8 bits, one of them of a plane."""
     m = Maker(seed)
     x = m.conv("lr", 1, 96, 9, 14, edge=True)
     b = m.sign(x, 96, True)
@@ -175,6 +175,8 @@ def everything(seed: int) -> ModelFile:
     f = m.plain("add", f, m.plain("repeat", m.conv(sum, 96, 2, 1, 13), times=4))
     ones = m.qconv(m.quant(f, 8), 8, 96, 5, 1, sum, True, True, True)
     g = m.qconv(m.quant(ones, 96, 7), 96, 8, 3, 4, f, False, True)
+    h = m.qconv(m.quant(g, 8), 8, 40, 3, 7, slope=True)  # bytes beside values, then bytes alone
+    g = m.qconv(m.quant(h, 40), 40, 8, 1, 7, g)
     up = m.plain("shuffle", g, scale=2)  # two channels at twice the size
     plane = m.conv(m.conv(up, 2, 2, 7, 16), 2, 1, 5, 14, slope=True)
     return m.end(m.qconv(m.quant(plane, 1), 1, 1, 9, 8, plane), 1, 2)

@@ -44,8 +44,9 @@ struct Operation {
   std::shared_ptr<void> settings; /* its shifts and weights: a type of its own, see ops.h */
   std::vector<int> inputs;        /* buffers; those after the first are read a row at a time */
   int skip = -1, map = -1;        /* buffers, which are inputs too; -1: none */
-  int output = -1;                /* buffer; -1: a bconv of which only the bits are wanted */
-  int bits = -1;                  /* buffer of the sign fused into a bconv */
+  int output = -1;                /* buffer; -1: only what is fused is wanted */
+  int fused = -1; /* buffer of the sign or quant of its output that it makes as well; -1: none */
+  std::shared_ptr<const Quant> quant; /* what that quant does */
   int gate = -1;  /* the pooling that must be done with the whole image first; -1: none */
   int side = 0;   /* pixels to each side that the first input is read at */
   int radius = 0; /* the same in LR rows, rounded up */

@@ -1,4 +1,5 @@
-/* From loaded operations to a plan: signs fused, delays and levels found, memory laid out. */
+/* From loaded operations to a plan: signs and quants fused, delays and levels found, memory laid
+ * out. */
 #include <algorithm>
 
 #include "core/ops.h"
@@ -31,19 +32,31 @@ bool only_reader(const Model& m, const Operation& op, int input) {
   return true;
 }
 
-/* A sign whose input a binary convolution makes becomes that convolution's second output. */
-void fuse_signs(Model& m) {
+/* Whether a convolution can make what a sign or quant makes of its output. */
+bool can_fuse(const Model& m, const Operation& from, const Operation& next) {
+  if (from.fused >= 0) return false;
+  if (next.type == &SIGN) return from.type == &BCONV;
+  const int channels = m.buffer(from.output).channels;
+  return next.type == &QUANT && channels > 1 && channels <= FUSED_MOST &&
+         (from.type == &QCONV || (from.type == &CONV && m.buffer(from.inputs[0]).channels == 1));
+}
+
+/* A sign or quant of what a convolution makes becomes that convolution's second output. */
+void fuse(Model& m) {
   std::vector<bool> gone(m.operations.size());
   for (size_t i = 0; i < m.operations.size(); i++) {
-    Operation& sign = m.operations[i];
-    if (sign.type != &SIGN) continue;
-    const int source = sign.inputs[0];
+    Operation& next = m.operations[i];
+    if (next.type != &SIGN && next.type != &QUANT) continue;
+    const int source = next.inputs[0];
     Operation& from = m.operation(m.buffer(source).producer);
-    if (from.type != &BCONV || from.bits >= 0) continue;
-    from.bits = sign.output;
-    from.get<Bconv>().threshold = std::move(sign.get<Sign>().threshold);
-    m.buffer(sign.output).producer = m.buffer(source).producer;
-    sign.inputs.clear();
+    if (!can_fuse(m, from, next)) continue;
+    from.fused = next.output;
+    if (next.type == &SIGN)
+      from.get<Bconv>().threshold = std::move(next.get<Sign>().threshold);
+    else
+      from.quant = std::static_pointer_cast<const Quant>(next.settings);
+    m.buffer(next.output).producer = m.buffer(source).producer;
+    next.inputs.clear();
     gone[i] = true;
     if (readers_of(m, source).empty()) {
       m.buffer(source).producer = UNUSED;
@@ -92,7 +105,7 @@ void find_storages(Model& m) {
       continue; /* unused, or straight into the caller's rows */
     const Operation& op = m.operation(b.producer);
     const int from = op.type->in_place_from;
-    if (b.cells != Cells::bits && from != NONE)
+    if (b.values() && from != NONE)
       for (size_t j = size_t(from); j < op.inputs.size(); j++) {
         const Buffer& source = m.buffer(op.inputs[j]);
         if (source.storage >= 0 && source.producer > 0 && only_reader(m, op, op.inputs[j]) &&
@@ -175,7 +188,7 @@ void plan(Loader& loader, uint64_t file_bytes) {
       m.operations.back().type != &SHUFFLE)
     fail("the last operation does not shuffle into 'sr'");
   m.scale = sr.rate;
-  fuse_signs(m);
+  fuse(m);
   for (Operation& op : m.operations)
     if (op.type->prepare) op.type->prepare(loader, op);
   for (size_t i = 0; i + 1 < m.buffers.size(); i++)

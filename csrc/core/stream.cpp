@@ -248,7 +248,7 @@ class Stream : public Rows {
       if (!are_made(model.buffer(op.inputs[j]).producer, y - radius, y + radius)) return false;
     }
     if (op.gate >= 0 && !gates_[size_t(op.gate)]->done()) return false;
-    for (const int buffer : {op.output, op.bits}) {
+    for (const int buffer : {op.output, op.fused}) {
       if (buffer < 0 || model.buffer(buffer).storage < 0) continue;
       const int storage = model.buffer(buffer).storage;
       const Storage& s = model.storages[size_t(storage)];

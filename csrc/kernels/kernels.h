@@ -144,13 +144,16 @@ struct Quant {
  *   lanes (ceil(cout / 16), k * run / 4, 16, 4)       four channels of 16 filters side by side
  *   dots  (round_up(cout, 4), k, round_up(run, DOT))  fewer than 16 filters, one after another
  */
-constexpr int DOT = 64;
+constexpr int DOT = 64, FUSED_MOST = 64;
 struct Qconv : Epilogue {
   int k = 3, cin = 0, cout = 0, left = 0, right = 0;
   int stride = 0, run = 0; /* bytes of a pixel, and of a tap's row: k * stride */
   bool dots = false;       /* the order of the weights */
-  /* Sums of two products of the bytes, and products of q, that fit 16 bits. */
-  int pairs = 0, singles = 0;
+  int singles = 0;         /* products of q whose sum fits 16 bits */
+  /* Of lanes, (ceil(cout / 16), k * run / 4): lengths of groups of fours of channels, one after
+   * another along each tap's row. The products of a group's bytes, those of two neighbouring
+   * channels in one sum, fit 16 bits. A first length of 0: those of one four do not. */
+  Array<uint16_t> groups;
   Array<int8_t> weight; /* zero in the padding */
   Array<int32_t> bias;  /* round_up(cout, 16) */
   BITSR_INLINE size_t at(int c, int dy, int i) const {
@@ -166,7 +169,10 @@ struct Qconv : Epilogue {
 struct QconvRow : EpilogueRow {
   const uint8_t* rows[MAX_K];
   int w;
-  uint64_t* scratch; /* SCRATCH words of this thread, 64-byte aligned */
+  const Quant* quant; /* of the bytes that are made of the result as well, or of it alone where out
+                         is null; null: none. Only where cout is from 2 to FUSED_MOST. */
+  uint8_t* bytes;     /* Quant::stride() a pixel */
+  uint64_t* scratch;  /* SCRATCH words of this thread, 64-byte aligned */
 };
 
 struct Kernels {

@@ -13,10 +13,12 @@ static_assert(QCHUNK * 64 * sizeof(int16_t) <= SCRATCH * 8, "scratch is too smal
  *   some(x, n, filter, filters, sums)  the sums of up to `filters` filters for n pixels from column
  *                                      x on, as sums[i][filter % 64 ...]; returns of how many
  *   plane(x, n, sums)                  those of the only filter
- *   finish(block, x, n, sums)          the epilogue of 64 channels */
+ *   finish(to, block, x, n, sums)      the epilogue of 64 channels, for n pixels from column x of
+ *                                      `to` on
+ *   quant                              Kernels::quant of the path */
 template <class Some, class Plane, class Finish>
 static inline void qconv_chunks(const Qconv& op, const QconvRow& row, Some some, Plane plane,
-                                Finish finish) {
+                                Finish finish, decltype(Kernels::quant) quant) {
   for (int x = 0; x < row.w; x += QCHUNK) {
     const int n = row.w - x < QCHUNK ? row.w - x : QCHUNK;
     if (op.cout == 1) {
@@ -30,7 +32,15 @@ static inline void qconv_chunks(const Qconv& op, const QconvRow& row, Some some,
     for (int block = 0; block < op.cout; block += 64) {
       const int end = block + 64 < op.cout ? block + 64 : op.cout;
       for (int filter = block; filter < end;) filter += some(x, n, filter, end - filter, sums);
-      finish(block / 64, x, n, sums);
+      if (!row.quant) {
+        finish(row, block / 64, x, n, sums);
+        continue;
+      }
+      const size_t at = size_t(x) * 64;
+      const EpilogueRow to = {row.skip ? row.skip + at : nullptr, nullptr,
+                              row.out ? row.out + at : sums[0], nullptr};
+      finish(to, 0, 0, n, sums);
+      quant(*row.quant, to.out, n, row.bytes + size_t(x) * size_t(row.quant->stride()));
     }
   }
 }

@@ -21,8 +21,8 @@ void interleave_row(const int16_t* x, int stride, int w, int s, int16_t* out);
 void repeat_row(const int16_t* x, int16_t* out, int w, int channels, int times, int stride,
                 int out_stride);
 
-/* x = x < 0 ? mulh(x, slope) : x over a row of w pixels. */
-void prelu_row(int16_t* x, const int16_t* slope, int w, int stride);
+/* x = x < 0 ? mulh(x, slope) : x over a row of w pixels, of whose channels the first ones count. */
+void prelu_row(int16_t* x, const int16_t* slope, int w, int channels, int stride);
 
 /* Adds n pixels of 64 channels to their sums. */
 void sum_row(const int16_t* x, size_t n, size_t stride, int64_t* sums);

@@ -8,7 +8,7 @@ from random_nets import Maker
 
 from bitsr import reference
 from bitsr.engine import Engine, isas
-from bitsr.model_file import ModelFile
+from bitsr.model_file import ModelFile, Op
 
 SHAPES = [  # cin, cout, k: both orders of the weights, full and broken vectors
     (1, 1, 9), (1, 64, 3), (3, 5, 5), (4, 16, 1), (5, 1, 1), (17, 33, 3), (20, 2, 7), (64, 1, 9), (64, 3, 3),
@@ -73,3 +73,35 @@ def extreme(cin: int, cout: int, k: int, bits: int) -> ModelFile:
     packed.tensors["u2.mul"][:] = 32767
     packed.tensors["u2.add"][:] = 0
     return packed
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("channels", [2, 5, 16, 17, 32, 33, 64, 65])
+def test_a_row_of_convolutions(channels, kept):
+    """Bytes made straight from sums, alone or (kept) beside the values, which a skip reads; in strips, by two
+    threads."""
+    m = Maker(channels)
+    x = m.conv("lr", 1, channels, 3, 12, slope=True)
+    for bits in (7, 8):
+        q = m.quant(x, channels)
+        x = m.qconv(q, channels, channels, 3, bits, skip=x if kept else None, slope=True)
+    x = m.qconv(m.quant(x, channels), channels, 4, 3, 7, skip=m.conv("lr", 1, 4, 5, 14, edge=True))
+    m.ops.append(Op("shuffle", "sr", (x,), "", {"scale": 2}))
+    packed = ModelFile(m.tensors, m.ops, {"name": "row", "scale": "2"})
+    for h, w in ((1, 1), (5, 3), (7, 50), (3, 97)):
+        lr = plane(h, w, seed=w)
+        expected = check(packed, lr)
+        for isa in isas():
+            with Engine(packed, isa=isa, threads=2).stream(h, w, pass_rows=min(h, 2)) as stream:
+                parts = [stream.push(lr[y : y + 2]) for y in range(0, h, 2)]
+            np.testing.assert_array_equal(np.concatenate(parts), expected, isa)
+
+
+@pytest.mark.parametrize("pair", [(64, 64), (-64, -64), (127, 1), (127, -127), (127, 2), (100, 100)])
+def test_sums_of_pairs_at_the_limit_of_16_bits(pair):
+    """128 times 255 still fits, and one more does not. Bytes are the largest, or the smallest."""
+    packed = extreme(16, 16, 3, 8)
+    packed.tensors["u2.weight"][..., 0::2], packed.tensors["u2.weight"][..., 1::2] = pair
+    for value in (-32768, 32767):
+        check(packed, np.full((5, 23), value, np.int16))
+    check(packed, np.random.default_rng(0).choice([-32768, 32767], (5, 23)).astype(np.int16))

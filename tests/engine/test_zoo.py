@@ -25,7 +25,9 @@ DATA = data_folder() if (data_folder() / "Set5").is_dir() else None
 needs_data = pytest.mark.skipif(DATA is None, reason="the test sets are not here (BITSR_DATA)")
 FLOOR = {2: 36.0, 3: 32.0, 4: 30.3}
 """Set5, dB: what a net of this kind must reach to be worth its place; bicubic is 33.65, 30.39, 28.42."""
-CLEAN = [p for p in NETS if p.stem.startswith("bitsr") and "photo" not in p.stem]
+TIED = [p for p in NETS if p.stem.startswith("bitsr") and "xs" not in p.stem]
+"""Nets of ours with weights tied over eight orientations."""
+CLEAN = [p for p in TIED if "photo" not in p.stem]
 """Nets of ours that keep what the LR image tells."""
 
 
@@ -39,10 +41,11 @@ def test_there_is_a_default_net():
 
 
 def test_the_rule_of_sizes():
-    """s, m, l: 8, 16, 32 residual blocks of two binary convolutions, at every scale; xl: 48, at x2 alone."""
+    """s, m, l: 8, 16, 32 residual blocks of two binary convolutions, at every scale; xl: 48, at x2 alone. xs: int8,
+    no binary one, at x4 alone."""
     blocks = {"s": 8, "m": 16, "l": 32}
     wanted = {f"bitsr-{size}-x{scale}": n for size, n in blocks.items() for scale in (2, 3, 4)}
-    wanted |= {"bitsr-xl-x2": 48, "bitsr-photo-m-x2": 16, "bitsr-photo-m-x4": 16}
+    wanted |= {"bitsr-xl-x2": 48, "bitsr-photo-m-x2": 16, "bitsr-photo-m-x4": 16, "bitsr-xs-x4": 0}
     ours = [p for p in NETS if p.stem.startswith("bitsr")]
     found = {p.stem: sum(op.kind == "bconv" for op in ModelFile.read(p).ops) // 2 for p in ours}
     assert found == wanted
@@ -78,7 +81,7 @@ def test_equivariant_is_what_the_file_says(path):
         np.array_equal(up.engine.run(np.ascontiguousarray(move(lr))), move(sr))
         for move in (np.fliplr, np.transpose)
     ]
-    assert all(moved) == any(moved) == up.equivariant == path.stem.startswith("bitsr")
+    assert all(moved) == any(moved) == up.equivariant == (path in TIED)
 
 
 @pytest.mark.parametrize("path", NETS, ids=lambda p: p.stem)

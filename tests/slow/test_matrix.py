@@ -51,6 +51,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "msrresnet": [{"blocks": 1, "binarized": part} for part in BINARIZED],
     "ledig-srresnet": [{"blocks": 1}],
     "lapsrn": [{"depth": 1}],
+    "plain": [{"layers": 2}],
 }
 """Arguments that keep a net's width and every kind of layer, and leave out depth."""
 CASES = [

@@ -162,6 +162,7 @@ def test_a_chain_makes_its_net(name: str, monkeypatch: pytest.MonkeyPatch) -> No
             assert all((ROOT / file).is_file() for file in files if "/" in file), files
         assert all(net_name(file).endswith(f"x{recipe.scale}") for file in recipe.data.teachers)
     model = ModelFile.read(ZOO / f"{name}.bsr")
-    binary = sum(op.kind == "bconv" for op in model.ops)
-    assert (recipes[-1].scale, 2 * recipes[-1].net.args["blocks"]) == (model.scale, binary)
+    kind, args = ("qconv", "layers") if recipes[-1].net.name == "plain" else ("bconv", "blocks")
+    made, wanted = sum(op.kind == kind for op in model.ops), recipes[-1].net.args[args]
+    assert (recipes[-1].scale, wanted + 1 if kind == "qconv" else 2 * wanted) == (model.scale, made)
     assert (recipes[-1].net.symmetry == 8) == model.equivariant

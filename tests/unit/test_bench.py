@@ -22,7 +22,7 @@ import bitsr
 from bench import colour, sizes
 from bench import race as module
 from bench.contenders import NETS, Contender, Run, contenders
-from bench.nets import layers, random_int8, random_packed
+from bench.nets import layers, random_int8, random_packed, random_row
 from bench.task import Task
 from bitsr.engine import Engine, isas
 from bitsr.errors import BitsrError
@@ -54,6 +54,7 @@ def test_the_random_net_runs_on_the_engine():
             5,
             7,
         )
+    assert Engine(random_row(16, 2), threads=1).run(np.zeros((5, 7), np.int16)).shape == (5, 7)
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ void run(Rows& rows, const Operation& op, int y, uint64_t* scratch) {
   row.skip = op.skip >= 0 ? rows.values(op.skip, y) : nullptr;
   row.map = op.map >= 0 ? rows.values(op.map, y) : nullptr;
   row.out = op.output >= 0 ? rows.values(op.output, y) : nullptr;
-  row.bits = op.bits >= 0 ? rows.bits(op.bits, y) : nullptr;
+  row.bits = op.fused >= 0 ? rows.bits(op.fused, y) : nullptr;
   row.scratch = scratch;
   rows.model.kernels->bconv(op.get<Bconv>(), row);
 }

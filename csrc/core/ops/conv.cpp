@@ -52,12 +52,14 @@ void load(Loader& loader, Line& line, Operation& op) {
 }
 
 /* The rows of a plane go through scratch: there they get the value behind their last run, and their
- * edges. */
+ * edges. So do values that only a quant wants. */
 void run_plane(Rows& rows, const Operation& op, int y, int w, ConvRow row, uint64_t* scratch) {
   constexpr int LONG = CHUNK + MAX_K;
   const Conv& c = op.get<Conv>();
   const int side = c.k / 2, last = rows.h * rows.model.buffer(op.inputs[0]).rate - 1;
   auto* copies = reinterpret_cast<int16_t*>(scratch);
+  constexpr size_t VALUES_AT = (MAX_K * LONG + 31) / 32 * 32;
+  static_assert((VALUES_AT + CHUNK * FUSED_MOST) * sizeof(int16_t) <= SCRATCH * 8);
   for (int from = 0; from < w; from += CHUNK) {
     row.w = std::min(CHUNK, w - from);
     const int n = row.w + 2 * side;
@@ -73,8 +75,13 @@ void run_plane(Rows& rows, const Operation& op, int y, int w, ConvRow row, uint6
       copy[n] = 0;
       row.rows[i] = copy;
     }
-    row.out = rows.values(op.output, y) + size_t(from) * size_t(row.out_stride);
+    row.out = op.output >= 0 ? rows.values(op.output, y) + size_t(from) * size_t(row.out_stride)
+                             : copies + VALUES_AT;
     rows.model.kernels->conv(c, row);
+    if (c.slope.size()) prelu_row(row.out, c.slope.data(), row.w, c.cout, row.out_stride);
+    if (op.quant)
+      rows.model.kernels->quant(*op.quant, row.out, row.w,
+                                rows.bytes(op.fused, y) + from * op.quant->stride());
   }
 }
 
@@ -82,18 +89,18 @@ void run(Rows& rows, const Operation& op, int y, uint64_t* scratch) {
   const Conv& c = op.get<Conv>();
   const int w = rows.width(op), stride = rows.model.buffer(op.inputs[0]).stride();
   ConvRow row;
-  row.out_stride = rows.model.buffer(op.output).stride();
+  row.out_stride = c.cout == 1 ? 1 : round_up(c.cout, 64);
   row.step = stride;
-  if (stride > 1) {
+  if (stride == 1) {
+    run_plane(rows, op, y, w, row, scratch);
+  } else {
     for (int i = 0; i < c.k; i++)
       row.rows[i] = rows.values(op.inputs[0], y + i - c.k / 2) - c.k / 2 * stride;
     row.w = w;
     row.out = rows.values(op.output, y);
     rows.model.kernels->conv(c, row);
-  } else {
-    run_plane(rows, op, y, w, row, scratch);
+    if (c.slope.size()) prelu_row(row.out, c.slope.data(), w, c.cout, row.out_stride);
   }
-  if (c.slope.size()) prelu_row(rows.values(op.output, y), c.slope.data(), w, row.out_stride);
 }
 
 }  // namespace

@@ -6,6 +6,37 @@
 namespace bitsr {
 namespace {
 
+/* Qconv::groups of 16 filters, as long as they can be. Bytes being from 0 to 255, the sum of a pair
+ * is largest where those of its positive weights are 255 and the others 0. */
+void find_groups(const Qconv& q, int filter, uint16_t* groups) {
+  constexpr int MOST = INT16_MAX / 255;
+  uint16_t* next = groups;
+  for (int dy = 0; dy < q.k; dy++) {
+    int sums[32][2] = {}; /* of a pair's positive and negative weights */
+    uint16_t length = 0;
+    for (int at = 0; at < q.run; at += 4, length++) {
+      int own[32][2] = {}, alone = 0, together = 0;
+      const int8_t* w = q.weight.data() + q.at(filter, dy, at);
+      for (int i = 0; i < 64; i++) own[i / 2][w[i] < 0] += w[i] < 0 ? -w[i] : w[i];
+      for (int i = 0; i < 64; i++) {
+        alone = std::max(alone, own[i / 2][i % 2]);
+        together = std::max(together, sums[i / 2][i % 2] + own[i / 2][i % 2]);
+      }
+      if (alone > MOST) {
+        groups[0] = 0;
+        return;
+      }
+      if (together > MOST) {
+        *next++ = length;
+        length = 0;
+        std::memset(sums, 0, sizeof sums);
+      }
+      for (int i = 0; i < 64; i++) sums[i / 2][i % 2] += own[i / 2][i % 2];
+    }
+    *next++ = length;
+  }
+}
+
 void load_weights(Loader& loader, Operation& op, const Buffer& in) {
   Qconv& q = op.get<Qconv>();
   const std::string name = op.name + ".weight";
@@ -33,11 +64,11 @@ void load_weights(Loader& loader, Operation& op, const Buffer& in) {
   loader.budget.allocate(q.weight, q.dots ? size_t(filters * q.k) * size_t(round_up(q.run, DOT))
                                           : size_t(round_up(q.cout, 16)) * size_t(q.k * q.run));
   loader.budget.allocate(q.bias, size_t(round_up(q.cout, 16)));
-  int single = 1, pair = 1; /* the largest weight, and sum of two neighbours */
+  int single = 1; /* the largest weight */
   for (int c = 0; c < q.cout; c++) {
     int32_t sum = 0;
     for (int tap = 0; tap < taps; tap++)
-      for (int i = 0, before = 0; i < q.cin; i++) {
+      for (int i = 0; i < q.cin; i++) {
         const size_t pixel = size_t(c) * size_t(taps) + size_t(tap);
         int v;
         if (ones) {
@@ -52,15 +83,16 @@ void load_weights(Loader& loader, Operation& op, const Buffer& in) {
         }
         q.weight[q.at(c, tap / q.k, tap % q.k * q.stride + i)] = int8_t(v);
         sum += v;
-        const int size = v < 0 ? -v : v;
-        single = std::max(single, size);
-        pair = std::max(pair, size + (i % 2 ? before : 0));
-        before = size;
+        single = std::max(single, v < 0 ? -v : v);
       }
     q.bias[size_t(c)] = (q.right ? 1 << (q.right - 1) : 0) - 128 * sum;
   }
-  q.pairs = INT16_MAX / (255 * pair);
   q.singles = INT16_MAX / (127 * single);
+  if (!q.dots) {
+    const int quads = q.k * q.run / 4;
+    loader.budget.allocate(q.groups, size_t(round_up(q.cout, 16) / 16) * size_t(quads));
+    for (int c = 0; c < q.cout; c += 16) find_groups(q, c, q.groups.data() + c / 16 * quads);
+  }
   load_epilogue(loader, q, op.name, q.cout);
 }
 
@@ -87,8 +119,10 @@ void run(Rows& rows, const Operation& op, int y, uint64_t* scratch) {
   row.w = rows.width(op);
   row.skip = op.skip >= 0 ? rows.values(op.skip, y) : nullptr;
   row.map = nullptr;
-  row.out = rows.values(op.output, y);
+  row.out = op.output >= 0 ? rows.values(op.output, y) : nullptr;
   row.bits = nullptr;
+  row.quant = op.quant.get();
+  row.bytes = op.quant ? rows.bytes(op.fused, y) : nullptr;
   row.scratch = scratch;
   rows.model.kernels->qconv(q, row);
 }

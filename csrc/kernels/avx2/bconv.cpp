@@ -112,7 +112,7 @@ __attribute__((noinline)) void finish(const Bconv& op, const BconvRow& row,
   const __m128i up = _mm_cvtsi32_si128(op.shift + 1);
   const V* base = reinterpret_cast<const V*>(op.base.data() + size_t(where) * size_t(op.cout_pad) +
                                              64 * size_t(block));
-  finish_chunk(op, row, block, x, n, [=](int i, int q) {
+  finish_chunk<64>(op, row, block, x, n, [=](int i, int q) {
     return _mm256_sub_epi16(base[q],
                             _mm256_sll_epi16(reinterpret_cast<const V*>(counts[i])[q], up));
   });

@@ -9,9 +9,10 @@ namespace bitsr {
 
 using V = __m256i;
 
-/* 64 channels of n pixels from column `from` on; sums(i, q) gives `a` of 16 channels of pixel from
+/* CHANNELS (16, 32 or 64) of 64 channels of n pixels from column `from` on; sums(i, q) gives `a` of
+ * 16 channels of pixel from
  * + i. */
-template <bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
+template <int CHANNELS, bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
 static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op,
                                                                const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
@@ -24,7 +25,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
   const bool several = op.maps > 1;
   /* 32 channels at a time, so that their values stay in registers; copies, for stores to out might
    * change the array. */
-  for (int half = 0; half < 2; half++) {
+  for (int half = 0; half < (CHANNELS + 31) / 32; half++) {
     V v[VALUES][2];
 #pragma GCC unroll 7
     for (int i = 0; i < VALUES; i++)
@@ -40,7 +41,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
                   ? _mm256_broadcastsi128_si256(reinterpret_cast<const __m128i*>(row.map)[from + i])
                   : _mm256_set1_epi16(row.map[from + i]);
 #pragma GCC unroll 2
-      for (int q = 0; q < 2; q++) {
+      for (int q = 0; q < (CHANNELS == 16 ? 1 : 2); q++) {
         V r = row.map ? _mm256_mulhrs_epi16(map, v[0][q]) : v[0][q];
         r = _mm256_adds_epi16(_mm256_mulhrs_epi16(sums(i, 2 * half + q), r), v[1][q]);
         if (INNER) r = _mm256_adds_epi16(leak(r, v[2][q]), v[3][q]);
@@ -50,7 +51,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
         if (out) out[q] = r;
         below[q] = _mm256_cmpgt_epi16(v[5][q], r);
       }
-      if (row.bits) {
+      if (CHANNELS == 64 && row.bits) {
         const V bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(below[0], below[1]), 0xD8);
         const int32_t mask = _mm256_movemask_epi8(bytes);
         auto* word =

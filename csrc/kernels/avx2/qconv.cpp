@@ -1,18 +1,21 @@
 /* int8 convolution, AVX2.
  *
- * Budget, instructions on 256 bits for 32 MAC, beside the loads:
- *   small weights   vpmaddubsw + vpaddw                                               = 2
+ * Budget, instructions on 256 bits for 32 MAC, beside the loads, in groups of G fours of channels:
+ *   small weights   vpmaddubsw + vpaddw, and vpmaddwd + vpaddd once a group           = 2 + 1/G
  *   other weights   2 (vpmaddwd + vpaddd) + 1 of the activations' halves
  *                   + 0.75 of the weights'                                            = 5.75
- * A pixel of 64 -> 64 channels, 3x3, takes 1152 with small weights. vpmaddubsw takes the bytes as
- * they are, but adds two products in 16 bits: of +-1 at most 510, so that 64 of its results add up
- * in 16 bits before they are widened (Qconv::pairs; 9 with 4-bit weights), while two products of
- * 8-bit weights do not even fit. At three instructions a cycle 48 MAC/cycle against 17 (44 and 20
- * on Zen 4); bit planes through the binary kernel would be 8 passes of it, 110 / 8 = 14 MAC/cycle.
- * Six pixels of 16 filters keep 12 sums in registers: 6 broadcasts and 2 vectors of weights for 24
- * instructions. AVX-VNNI is left out: CPUs that have it without AVX-512 could do 32 MAC in one
- * instruction.
+ * vpmaddubsw takes the bytes as they are, but adds two products in 16 bits, of which those of two
+ * 8-bit weights do not even fit. Small are the weights of 16 filters where two neighbours are at
+ * most 128, so 7 bits always. How many results add up in 16 bits before they are widened depends on
+ * the weights, which are known (Qconv::groups): of +-1 a tap's row, of 7-bit weights as trained 2.8
+ * with 16 channels and 3.6 with 32. A pixel of 16 -> 16 channels, 3x3, then takes 170 instructions,
+ * and of 32 -> 32 658: at four a cycle, which Zen 3 has, 54 and 56 MAC/cycle; other weights 22. Bit
+ * planes through the binary kernel would be 8 passes of it, 110 / 8 = 14 MAC/cycle. Six pixels of
+ * 16 filters keep 12 sums in registers: 6 broadcasts and 2 vectors of weights for 24 instructions.
+ * AVX-VNNI is left out: CPUs that have it without AVX-512 could do 32 MAC in one instruction.
  */
+#include <utility>
+
 #include "kernels/avx2/epilogue.h"
 #include "kernels/qconv_chunks.h"
 
@@ -45,50 +48,74 @@ inline V bias(const Qconv& op, int filter) {
   return _mm256_load_si256(reinterpret_cast<const V*>(op.bias.data() + filter));
 }
 
+/* acc + sums of two products of bytes a and signed bytes w. As intrinsics GCC 12 does all products
+ * first and spills the sums. */
+inline __attribute__((always_inline)) V multiply_add(V acc, V a, V w) {
+  V product;
+  asm("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(a), "x"(w));
+  return acc;
+}
+
+/* wide + sums of two neighbours in acc. Left to itself GCC 12 keeps wide in registers, which the
+ * products need. */
+inline __attribute__((always_inline)) void widen(V& wide, V acc) {
+  alignas(32) static const int16_t ones[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+  asm("vpmaddwd %2, %1, %1\n\tvpaddd %0, %1, %1\n\tvmovdqa %1, %0"
+      : "+m"(wide), "+x"(acc)
+      : "m"(ones));
+}
+
+inline const uint16_t* groups(const Qconv& op, int filter) {
+  return op.groups.data() + filter / 16 * (op.k * op.run / 4);
+}
+
+#define INLINED __attribute__((always_inline))
+/* f(0), f(1), ... Of a loop that GCC 12 does not unroll early it keeps the arrays in memory. */
+template <class F, int... I>
+inline __attribute__((always_inline)) void unrolled(F f, std::integer_sequence<int, I...>) {
+  (f(I), ...);
+}
+
 /* P pixels from column x on, 16 filters, by vpmaddubsw. */
 template <int P>
 inline __attribute__((always_inline)) void small_lanes(const Qconv& op, const QconvRow& row, int x,
                                                        int filter, int16_t (*sums)[64]) {
-  const V zero = _mm256_setzero_si256(), ones = _mm256_set1_epi16(1);
+  constexpr std::make_integer_sequence<int, P> pixels;
   const size_t stride = size_t(op.stride);
   const V* w = weights(op, filter);
+  const uint16_t* group = groups(op, filter);
   V wide[P][2], acc[P][2];
-  for (int p = 0; p < P; p++)
-    for (int b = 0; b < 2; b++) wide[p][b] = bias(op, filter + 8 * b);
-#pragma GCC unroll 6
-  for (int p = 0; p < P; p++) acc[p][0] = acc[p][1] = zero;
-  int room = op.pairs;
-  const auto widen = [&] {
-#pragma GCC unroll 6
-    for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-      for (int b = 0; b < 2; b++) {
-        wide[p][b] = _mm256_add_epi32(wide[p][b], _mm256_madd_epi16(acc[p][b], ones));
-        acc[p][b] = zero;
-      }
-    room = op.pairs;
-  };
+  const V start[2] = {bias(op, filter), bias(op, filter + 8)};
+  unrolled([&](int p) INLINED { wide[p][0] = start[0], wide[p][1] = start[1]; }, pixels);
   for (int dy = 0; dy < op.k; dy++) {
     const uint8_t* a = row.rows[dy] + ptrdiff_t(x - op.k / 2) * op.stride;
-    for (int left = op.run / 4; left;) {
-      const int n = left < room ? left : room;
-      for (int i = 0; i < n; i++, a += 4, w += 2) {
-#pragma GCC unroll 6
-        for (int p = 0; p < P; p++) {
+    for (const uint8_t* end = a + op.run; a < end;) {
+      const int n = *group++;
+      const auto first = [&](int p) INLINED {
+        const V v = broadcast4(a + size_t(p) * stride);
+        acc[p][0] = _mm256_maddubs_epi16(v, w[0]);
+        acc[p][1] = _mm256_maddubs_epi16(v, w[1]);
+      };
+      unrolled(first, pixels);
+      a += 4, w += 2;
+      for (int i = 1; i < n; i++, a += 4, w += 2) {
+        const V w0 = w[0], w1 = w[1];
+        const auto more = [&](int p) INLINED {
           const V v = broadcast4(a + size_t(p) * stride);
-          acc[p][0] = _mm256_add_epi16(acc[p][0], _mm256_maddubs_epi16(v, w[0]));
-          acc[p][1] = _mm256_add_epi16(acc[p][1], _mm256_maddubs_epi16(v, w[1]));
-        }
+          acc[p][0] = multiply_add(acc[p][0], v, w0);
+          acc[p][1] = multiply_add(acc[p][1], v, w1);
+        };
+        unrolled(more, pixels);
       }
-      left -= n;
-      room -= n;
-      if (!room) widen();
+      unrolled([&](int p) INLINED { widen(wide[p][0], acc[p][0]), widen(wide[p][1], acc[p][1]); },
+               pixels);
     }
   }
-  widen();
-  for (int p = 0; p < P; p++)
+  const auto store = [&](int p) INLINED {
     _mm256_store_si256(reinterpret_cast<V*>(sums[p] + filter % 64),
                        narrow16(op, wide[p][0], wide[p][1]));
+  };
+  unrolled(store, pixels);
 }
 
 /* The same by vpmaddwd: the even and the odd bytes as 16 bits. */
@@ -128,7 +155,7 @@ inline __attribute__((always_inline)) void lanes(const Qconv& op, const QconvRow
 __attribute__((noinline)) void lanes_chunk(const Qconv& op, const QconvRow& row, int x, int n,
                                            int filter, int16_t (*sums)[64]) {
   int i = 0;
-  if (op.pairs >= 2) {
+  if (*groups(op, filter)) {
     for (; i + 6 <= n; i += 6) small_lanes<6>(op, row, x + i, filter, sums + i);
     for (; i + 2 <= n; i += 2) small_lanes<2>(op, row, x + i, filter, sums + i);
     for (; i < n; i++) small_lanes<1>(op, row, x + i, filter, sums + i);
@@ -213,10 +240,11 @@ void qconv(const Qconv& op, const QconvRow& row) {
         return lanes_chunk(op, row, x, n, filter, sums), 16;
       },
       [&](int x, int n, int16_t* sums) { dots_plane(op, row, x, n, sums); },
-      [&](int block, int x, int n, const int16_t (*sums)[64]) {
-        finish_chunk(op, row, block, x, n,
-                     [sums](int i, int q) { return reinterpret_cast<const V*>(sums[i])[q]; });
-      });
+      [&](const EpilogueRow& to, int block, int x, int n, const int16_t (*sums)[64]) {
+        finish_channels(op, to, block, x, n,
+                        [sums](int i, int q) { return reinterpret_cast<const V*>(sums[i])[q]; });
+      },
+      quant);
 }
 
 }  // namespace bitsr::avx2

@@ -166,26 +166,34 @@ void quant(const Quant& op, const int16_t* x, int w, uint8_t* out) {
   const V top = _mm256_set1_epi16(int16_t(op.top)), bottom = _mm256_set1_epi16(int16_t(-op.top));
   /* mulh by 2^(15-s) is the shift by s. */
   const V down = _mm256_set1_epi16(int16_t(1 << (15 - op.shift) % 15));
+  const auto half = [&](int at) {
+    V r = _mm256_mulhrs_epi16(_mm256_load_si256(reinterpret_cast<const V*>(x + at)),
+                              _mm256_load_si256(reinterpret_cast<const V*>(op.mul.data() + at)));
+    if (op.shift) r = _mm256_mulhrs_epi16(r, down);
+    return _mm256_min_epi16(_mm256_max_epi16(r, bottom), top);
+  };
+  const V sign = _mm256_set1_epi8(-128);
   const int stride = op.stride();
-  for (int i = 0; i < w; i++, x += op.mul.size(), out += stride)
-    for (int c = 0; c < stride; c += 32) {
-      const auto half = [&](int at) {
-        V r =
-            _mm256_mulhrs_epi16(_mm256_load_si256(reinterpret_cast<const V*>(x + at)),
-                                _mm256_load_si256(reinterpret_cast<const V*>(op.mul.data() + at)));
-        if (op.shift) r = _mm256_mulhrs_epi16(r, down);
-        return _mm256_min_epi16(_mm256_max_epi16(r, bottom), top);
-      };
-      alignas(32) uint8_t lanes[32];
+  for (int i = 0; i < w; i++, x += op.mul.size(), out += stride) {
+    int c = 0;
+    for (; c + 32 <= stride; c += 32) {
       const V packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(half(c), half(c + 16)), 0xD8);
-      const V bytes = _mm256_xor_si256(packed, _mm256_set1_epi8(-128));
-      if (stride - c >= 32) {
-        _mm256_storeu_si256(reinterpret_cast<V*>(out + c), bytes);
+      _mm256_storeu_si256(reinterpret_cast<V*>(out + c), _mm256_xor_si256(packed, sign));
+    }
+    for (; c < stride; c += 16) {
+      const V r = half(c);
+      const __m128i bytes =
+          _mm_xor_si128(_mm_packs_epi16(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1)),
+                        _mm256_castsi256_si128(sign));
+      if (stride - c >= 16) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + c), bytes);
       } else {
-        _mm256_store_si256(reinterpret_cast<V*>(lanes), bytes);
+        alignas(16) uint8_t lanes[16];
+        _mm_store_si128(reinterpret_cast<__m128i*>(lanes), bytes);
         std::memcpy(out + c, lanes, size_t(stride - c));
       }
     }
+  }
 }
 
 }  // namespace bitsr::avx2

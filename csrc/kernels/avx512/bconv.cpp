@@ -178,7 +178,7 @@ __attribute__((noinline)) void finish(const Bconv& op, const BconvRow& row,
   const __m128i up = _mm_cvtsi32_si128(op.shift + 1);
   const int16_t* at = op.base.data() + size_t(where) * size_t(op.cout_pad) + 64 * size_t(block);
   const V base[2] = {_mm512_load_si512(at), _mm512_load_si512(at + 32)};
-  finish_chunk(op, row, block, x, n, [=](int i, int half) {
+  finish_chunk<64>(op, row, block, x, n, [=](int i, int half) {
     return _mm512_sub_epi16(base[half],
                             _mm512_sll_epi16(_mm512_load_si512(counts[i] + 32 * half), up));
   });

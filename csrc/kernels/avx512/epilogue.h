@@ -9,9 +9,9 @@ namespace bitsr {
 
 using V = __m512i;
 
-/* 64 channels of n pixels from column `from` on; sums(i, half) gives `a` of 32 channels of pixel
- * from + i. */
-template <bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
+/* CHANNELS (16, 32 or 64) of 64 channels of n pixels from column `from` on; sums(i, half) gives `a`
+ * of 32 channels of pixel from + i. */
+template <int CHANNELS, bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
 static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op,
                                                                const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
@@ -32,7 +32,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
       map = several ? _mm512_broadcast_i32x4(reinterpret_cast<const __m128i*>(row.map)[from + i])
                     : _mm512_set1_epi16(row.map[from + i]);
 #pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
+    for (int half = 0; half < (CHANNELS + 31) / 32; half++) {
       V r = row.map ? _mm512_mulhrs_epi16(map, v[half]) : v[half];
       r = _mm512_adds_epi16(_mm512_mulhrs_epi16(sums(i, half), r), v[2 + half]);
       if (INNER) {
@@ -53,7 +53,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
       skip += stride;
     }
     if (out) out += stride;
-    if (bits) {
+    if (CHANNELS == 64 && bits) {
       /* GCC 12 widens a spilled mask wrongly: no uint64_t(mask). */
       *bits = _mm512_kunpackd(below[1], below[0]);
       bits += stride / 64;

@@ -157,10 +157,11 @@ void qconv(const Qconv& op, const QconvRow& row) {
         return lanes_chunk<1>(op, row, x, n, filter, sums), 16;
       },
       [&](int x, int n, int16_t* sums) { dots_plane(op, row, x, n, sums); },
-      [&](int block, int x, int n, const int16_t (*sums)[64]) {
-        finish_chunk(op, row, block, x, n,
-                     [sums](int i, int half) { return _mm512_load_si512(sums[i] + 32 * half); });
-      });
+      [&](const EpilogueRow& to, int block, int x, int n, const int16_t (*sums)[64]) {
+        finish_channels(op, to, block, x, n,
+                        [sums](int i, int half) { return _mm512_load_si512(sums[i] + 32 * half); });
+      },
+      quant);
 }
 
 }  // namespace bitsr::avx512

@@ -14,6 +14,33 @@
 
 namespace bitsr {
 
+namespace {
+
+/* out = mulh(x, factor), of 8 values; only that of negative x where it is a slope. */
+template <bool SLOPE>
+inline void multiply8(const int16_t* x, const int16_t* factor, int16_t* out) {
+#if defined(__SSE2__)
+  /* mulh is 2 high + (low >> 14, rounded), of the 32-bit product's halves */
+  const __m128i v = _mm_load_si128(reinterpret_cast<const __m128i*>(x));
+  const __m128i f = _mm_load_si128(reinterpret_cast<const __m128i*>(factor));
+  const __m128i low = _mm_srli_epi16(_mm_mullo_epi16(v, f), 14), high = _mm_mulhi_epi16(v, f);
+  const __m128i up = _mm_srli_epi16(_mm_add_epi16(low, _mm_set1_epi16(1)), 1);
+  __m128i r = _mm_add_epi16(_mm_add_epi16(high, high), up);
+  if (SLOPE) {
+    const __m128i negative = _mm_srai_epi16(v, 15);
+    r = _mm_or_si128(_mm_and_si128(negative, r), _mm_andnot_si128(negative, v));
+  }
+  _mm_store_si128(reinterpret_cast<__m128i*>(out), r);
+#elif defined(__aarch64__)
+  const int16x8_t v = vld1q_s16(x), r = vqrdmulhq_s16(v, vld1q_s16(factor));
+  vst1q_s16(out, SLOPE ? vbslq_s16(vcltzq_s16(v), r, v) : r);
+#else
+  for (int c = 0; c < 8; c++) out[c] = SLOPE && x[c] >= 0 ? x[c] : mulh(x[c], factor[c]);
+#endif
+}
+
+}  // namespace
+
 void sign_row(const int16_t* x, const int16_t* threshold, uint64_t* bits, int w, int stride) {
   for (int i = 0; i < w; i++)
     for (int block = 0; block < stride; block += 64) {
@@ -84,9 +111,13 @@ void repeat_row(const int16_t* x, int16_t* out, int w, int channels, int times, 
   }
 }
 
-void prelu_row(int16_t* x, const int16_t* slope, int w, int stride) {
+void prelu_row(int16_t* x, const int16_t* slope, int w, int channels, int stride) {
+  if (stride == 1) {
+    for (int i = 0; i < w; i++) x[i] = x[i] < 0 ? mulh(x[i], *slope) : x[i];
+    return;
+  }
   for (int i = 0; i < w; i++, x += stride)
-    for (int c = 0; c < stride; c++) x[c] = x[c] < 0 ? mulh(x[c], slope[c]) : x[c];
+    for (int c = 0; c < channels; c += 8) multiply8<true>(x + c, slope + c, x + c);
 }
 
 void sum_row(const int16_t* x, size_t n, size_t stride, int64_t* sums) {
@@ -122,21 +153,7 @@ void sum_row(const int16_t* x, size_t n, size_t stride, int64_t* sums) {
 
 void scale_row(const int16_t* x, const int16_t* gate, int16_t* out, size_t n, size_t stride) {
   for (size_t i = 0; i < n; i++)
-    for (size_t c = 0; c < stride; c += 8, x += 8, out += 8) {
-#if defined(__SSE2__)
-      /* mulh is 2 high + (low >> 14, rounded), of the 32-bit product's halves */
-      const __m128i v = _mm_load_si128(reinterpret_cast<const __m128i*>(x));
-      const __m128i g = _mm_load_si128(reinterpret_cast<const __m128i*>(gate + c));
-      const __m128i low = _mm_srli_epi16(_mm_mullo_epi16(v, g), 14), high = _mm_mulhi_epi16(v, g);
-      const __m128i up = _mm_srli_epi16(_mm_add_epi16(low, _mm_set1_epi16(1)), 1);
-      _mm_store_si128(reinterpret_cast<__m128i*>(out),
-                      _mm_add_epi16(_mm_add_epi16(high, high), up));
-#elif defined(__aarch64__)
-      vst1q_s16(out, vqrdmulhq_s16(vld1q_s16(x), vld1q_s16(gate + c)));
-#else
-      for (size_t k = 0; k < 8; k++) out[k] = mulh(x[k], gate[c + k]);
-#endif
-    }
+    for (size_t c = 0; c < stride; c += 8, x += 8, out += 8) multiply8<false>(x, gate + c, out);
 }
 
 }  // namespace bitsr

@@ -71,7 +71,7 @@ inline int16x8_t sub(int16x8_t a, int16x8_t b) {
 __attribute__((noinline)) void finish_counts(const Bconv& op, const BconvRow& row, int block,
                                              int from, int n, const int16_t (*counts)[64]) {
   const int16x8_t up = vdupq_n_s16(int16_t(op.shift + 1));
-  finish_chunk(op, row, block, from, n, [=, &op, &row](int i, int c) {
+  finish_chunk<64>(op, row, block, from, n, [=, &op, &row](int i, int c) {
     const int x = from + i;
     const size_t where = size_t(border(row.top, row.bottom, x == 0, x == row.w - 1));
     const int16_t* base = op.base.data() + where * size_t(op.cout_pad) + 64 * size_t(block);

@@ -10,9 +10,10 @@ static inline int16x8_t leak(int16x8_t v, int16x8_t slope) {
   return vbslq_s16(vcltzq_s16(v), vqrdmulhq_s16(v, slope), v);
 }
 
-/* 64 channels of n pixels from column `from` on; sums(i, c) gives `a` of channels c to c + 7 of
- * pixel from + i. vqrdmulh is mulh: it saturates only where both factors are -32768. */
-template <bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
+/* CHANNELS (16, 32 or 64) of 64 channels of n pixels from column `from` on; sums(i, c) gives `a` of
+ * channels c to c + 7 of pixel from + i. vqrdmulh is mulh: it saturates only where both factors are
+ * -32768. */
+template <int CHANNELS, bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
 static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op,
                                                                const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
@@ -27,7 +28,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
       map = op.maps > 1 ? vld1q_s16(row.map + MAPS * size_t(from + i))
                         : vld1q_dup_s16(row.map + from + i);
 #pragma GCC unroll 8
-    for (int c = 0; c < 64; c += 8) {
+    for (int c = 0; c < CHANNELS; c += 8) {
       int16x8_t r = vld1q_s16(v + c);
       if (row.map) r = vqrdmulhq_s16(r, map);
       r = vqaddq_s16(vqrdmulhq_s16(sums(i, c), r), vld1q_s16(v + 64 + c));
@@ -40,7 +41,8 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
     }
     if (skip) skip += stride;
     if (out) out += stride;
-    if (row.bits) row.bits[size_t(from + i) * (stride / 64) + size_t(block)] = neon_bits(below);
+    if (CHANNELS == 64 && row.bits)
+      row.bits[size_t(from + i) * (stride / 64) + size_t(block)] = neon_bits(below);
   }
 }
 

@@ -137,9 +137,11 @@ void qconv(const Qconv& op, const QconvRow& row) {
         for (int i = 0; i < n; i += 4)
           vst1_s16(sums + i, narrow4(op, dots<1>(op, row, x + i, x + n, 0)));
       },
-      [&](int block, int x, int n, const int16_t (*sums)[64]) {
-        finish_chunk(op, row, block, x, n, [sums](int i, int c) { return vld1q_s16(sums[i] + c); });
-      });
+      [&](const EpilogueRow& to, int block, int x, int n, const int16_t (*sums)[64]) {
+        finish_channels(op, to, block, x, n,
+                        [sums](int i, int c) { return vld1q_s16(sums[i] + c); });
+      },
+      quant);
 }
 
 }  // namespace bitsr::neon

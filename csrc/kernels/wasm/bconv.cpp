@@ -147,7 +147,7 @@ __attribute__((noinline)) void finish(const Bconv& op, const BconvRow& row,
                                       int where) {
   const v128_t up = wasm_i16x8_splat(int16_t(1u << (op.shift + 1)));
   const int16_t* base = op.base.data() + size_t(where) * size_t(op.cout_pad) + 64 * size_t(block);
-  finish_chunk(op, row, block, x, n, [=](int i, int c) {
+  finish_chunk<64>(op, row, block, x, n, [=](int i, int c) {
     return wasm_i16x8_sub(wasm_v128_load(base + c),
                           wasm_i16x8_mul(wasm_v128_load(counts[i] + c), up));
   });

@@ -11,9 +11,10 @@ static inline v128_t leak(v128_t v, v128_t slope) {
   return wasm_v128_bitselect(wasm_i16x8_q15mulr_sat(v, slope), v, wasm_i16x8_shr(v, 15));
 }
 
-/* 64 channels of n pixels from column `from` on; sums(i, c) gives `a` of channels c to c + 7 of
- * pixel from + i. q15mulr_sat is mulh: it saturates only where both factors are -32768. */
-template <bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
+/* CHANNELS (16, 32 or 64) of 64 channels of n pixels from column `from` on; sums(i, c) gives `a` of
+ * channels c to c + 7 of pixel from + i. q15mulr_sat is mulh: it saturates only where both factors
+ * are -32768. */
+template <int CHANNELS, bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
 static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op,
                                                                const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
@@ -27,7 +28,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
       map = op.maps > 1 ? wasm_v128_load(row.map + MAPS * size_t(from + i))
                         : wasm_v128_load16_splat(row.map + from + i);
 #pragma GCC unroll 8
-    for (int c = 0; c < 64; c += 8) {
+    for (int c = 0; c < CHANNELS; c += 8) {
       v128_t r = wasm_v128_load(v + c);
       if (row.map) r = wasm_i16x8_q15mulr_sat(map, r);
       r = wasm_i16x8_add_sat(wasm_i16x8_q15mulr_sat(sums(i, c), r), wasm_v128_load(v + 64 + c));
@@ -41,7 +42,7 @@ static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& o
     }
     if (skip) skip += stride;
     if (out) out += stride;
-    if (row.bits) {
+    if (CHANNELS == 64 && row.bits) {
       const auto bits = [&below](int q) {
         return uint64_t(wasm_i8x16_bitmask(wasm_i8x16_narrow_i16x8(below[q], below[q + 1])));
       };

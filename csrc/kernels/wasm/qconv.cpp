@@ -3,7 +3,7 @@
  * Budget, operations on 128 bits for 32 MAC of two pixels and 4 filters of 4 channels, beside the
  * loads: 4 (dot + add), 3 to widen the weights, 2 x 2 / 4 the activations = 12; 2.7 MAC each.
  * There is no product of bytes that adds up in 16 bits but i16x8.extmul, which needs as many
- * additions as it saves products. No net that comes with bitsr has such a convolution.
+ * additions as it saves products.
  */
 #include "kernels/qconv_chunks.h"
 #include "kernels/wasm/epilogue.h"
@@ -111,10 +111,11 @@ void qconv(const Qconv& op, const QconvRow& row) {
       [&](int x, int n, int16_t* sums) {
         for (int i = 0; i < n; i += 4) dots<1>(op, row, x + i, x + n, 0, sums + i);
       },
-      [&](int block, int x, int n, const int16_t (*sums)[64]) {
-        finish_chunk(op, row, block, x, n,
-                     [sums](int i, int c) { return wasm_v128_load(sums[i] + c); });
-      });
+      [&](const EpilogueRow& to, int block, int x, int n, const int16_t (*sums)[64]) {
+        finish_channels(op, to, block, x, n,
+                        [sums](int i, int c) { return wasm_v128_load(sums[i] + c); });
+      },
+      quant);
 }
 
 }  // namespace bitsr::wasm

@@ -14,6 +14,7 @@ from .e2fif_ablation import RCANAblation, RDNAblation, SRResNetAblation
 from .float_backbones import FloatEDSR, FloatRCAN, FloatRDN
 from .lapsrn import LapSRN
 from .msrresnet import MSRResNet
+from .plain import Plain
 from .rcan import RCAN
 from .rdn import RDN
 from .small import ESPCN, FSRCNN
@@ -31,6 +32,7 @@ NETS: Registry[type[nn.Module]] = Registry(
         "msrresnet": MSRResNet,
         "fsrcnn": FSRCNN,
         "espcn": ESPCN,
+        "plain": Plain,
         "ledig-srresnet": LedigSRResNet,
         "lapsrn": LapSRN,
         "srresnet-ablation": SRResNetAblation,

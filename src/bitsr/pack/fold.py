@@ -16,6 +16,7 @@ from ..errors import BitsrError
 from ..layers.convs import (
     BasesConv2d,
     BinaryConv2d,
+    Int8Conv2d,
     PAMSConv2d,
     QuantConv2d,
     RunningNorm,
@@ -102,11 +103,12 @@ def integers(conv: nn.Conv2d) -> tuple[NDArray[np.int8], Floats]:
     """Integer weights (Cout, Cin, k, k) and the step of each filter (Cout,).
 
     A weight is its integer times the step: +-1 for ``WeightBinaryConv2d``, its own levels for
-    ``PAMSConv2d``, else 8 bits, the largest weight of a filter being 127.
+    ``PAMSConv2d``, else 8 bits, the largest weight of a filter being 127 (``Int8Conv2d``: 7 bits,
+    63).
     """
     w = to_numpy(conv.quantised_weight() if isinstance(conv, QuantConv2d) else conv.weight)
-    if isinstance(conv, PAMSConv2d) and conv.weight_mode != "float":
-        step = np.full(len(w), float(conv.weight_step()))
+    if isinstance(conv, Int8Conv2d) or (isinstance(conv, PAMSConv2d) and conv.weight_mode != "float"):
+        step = np.full(len(w), to_numpy(conv.weight_step()).flatten())
     else:
         size = np.abs(w).reshape(len(w), -1).max(axis=1)
         step = np.maximum(size, 1e-12) / (1 if one_bit(conv) else 127)
