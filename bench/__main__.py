@@ -73,7 +73,8 @@ def memory(args: argparse.Namespace) -> None:
 def batch(args: argparse.Namespace) -> None:
     from .batch import report
 
-    print(report(args.images, args.lr, args.net, args.rounds, args.workers, args.growth))
+    for line in report(args.images, args.lr, args.net, args.rounds, args.workers, args.growth):
+        print(line, flush=True)
 
 
 def folder(args: argparse.Namespace) -> None:
@@ -193,7 +194,7 @@ def main() -> None:
     p.add_argument("--net", help="a net of x4 in place of a random one of one block")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    p.add_argument("--growth", type=int, default=5000, help="images over which memory is watched")
+    p.add_argument("--growth", type=int, default=5000, help="images over which memory is watched; 0: not")
     p.set_defaults(run=batch)
     p = commands.add_parser("folder", help="a folder of images against the time of the net alone")
     p.add_argument("--images", type=int, default=200, help="how many (200)")

@@ -43,6 +43,8 @@ PHOTO = "bitsr-photo-m"
 """Of the photo nets the one that is chosen, where the scale has it."""
 _STRIP = 64
 _STRIPS = 24
+_LARGE = 10_000
+"""The side of an image that stands for all: the rounding of its size to pixels counts for little."""
 
 
 def jpeg_quality(data: bytes) -> int | None:
@@ -301,6 +303,17 @@ class Chooser:
         first = self._photo if restore and self._photo else self._clean
         scales = passes(size, target, first, self._clean)
         return [self._load(first if i == 0 else self._clean, scale) for i, scale in enumerate(scales)]
+
+    def every(self, size: Size) -> list[Upscaler]:
+        """All nets that images may get which are to have ``size``: for a scale those of its chains,
+        for sides in pixels every one. Raises as ``chain``."""
+        if size.fixed:
+            return [self._load(nets, scale) for nets in (self._clean, self._photo) for scale in nets]
+        return [
+            net
+            for restore in (False, True)
+            for net in self.chain((_LARGE, _LARGE), size.of(_LARGE, _LARGE, self.scale), restore=restore)
+        ]
 
     def pick(
         self,

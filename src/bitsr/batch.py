@@ -6,7 +6,6 @@ import os
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 
-from . import photo
+from . import names, photo
 from .auto import Chooser
 from .errors import BitsrError, Cancelled
 from .files import Claim, mode_of, naming
@@ -78,28 +77,10 @@ def plan(
         raise BitsrError("no input")
     if not all(map(str, inputs)) or (output is not None and not str(output)):
         raise BitsrError("an input or output of no name; the current folder is .")
-    if format != "auto" and format not in photo.FORMATS:
-        format = photo.format_of(f"x.{format}") or format  # jpeg, tiff
-    if format != "auto" and format not in photo.FORMATS:
-        raise BitsrError(f"no output format {format}; there are auto, {', '.join(photo.FORMATS)}")
+    format = names.format_named(format)
     if suffix is not None and Path(f"x{suffix}").name != f"x{suffix}":
         raise BitsrError(f"a suffix is a part of a name, not {suffix!r}")
     return _Plan(inputs, output, format, recursive, suffix, label or f"x{scale:g}").jobs()
-
-
-@dataclass
-class _Draft:
-    """An input on its way to a job: the folder and the stem of its output, or all of it."""
-
-    input: Path
-    folder: Path
-    stem: str
-    format: str
-    ext: str
-    make: bool
-    named: Path | None = None
-    stdin: bool = False
-    stdout: bool = False
 
 
 @dataclass
@@ -112,76 +93,62 @@ class _Plan:
     label: str
 
     def jobs(self) -> list[Job]:
-        drafts: list[_Draft] = []
+        jobs: list[Job] = []
         for input in self.inputs:
             if str(input) == STANDARD:
-                drafts.append(self._stdin())
+                jobs.append(self._file(Path("standard input"), stdin=True))
             elif (path := Path(input)).is_dir():
-                drafts += self._folder(path)
+                jobs += self._folder(path)
             else:
                 path.stat()  # the system's own words for what is missing
-                drafts.append(self._file(path))
-        if sum(draft.stdin for draft in drafts) > 1:
+                jobs.append(self._file(path))
+        if sum(job.stdin for job in jobs) > 1:
             raise BitsrError("standard input is one image")
-        count = Counter(draft.folder / (draft.stem + draft.ext) for draft in drafts if not draft.named)
-        jobs: list[Job] = []
-        for draft in drafts:
-            out = draft.named or draft.folder / (draft.stem + draft.ext)
-            # a.gif and a.png, both to a.png: a.gif.png and a.png
-            if not draft.named and count[out] > 1 and draft.ext != draft.input.suffix:
-                more = draft.stem.removeprefix(draft.input.stem)
-                out = draft.folder / (draft.input.name + more + draft.ext)
-            jobs.append(Job(draft.input, out, draft.format, draft.make, draft.stdin, draft.stdout))
-        _keep_apart(jobs)
-        _spare_inputs(jobs, [job.input for job in jobs if not job.stdin])
+        outputs = names.told_apart([(job.input, job.output) for job in jobs])
+        jobs = [replace(job, output=output) for job, output in zip(jobs, outputs, strict=True)]
+        names.check(
+            [(job.input, job.output) for job in jobs if not job.stdout],
+            Path.resolve,
+            {job.input.resolve() for job in jobs if not job.stdin},
+        )
         return jobs
 
-    def _target(self, path: Path) -> tuple[str, str]:
-        """Format and suffix of an input's output."""
-        kept = photo.format_of(path)
-        # GIF has too few colours for what an image becomes: only where it is asked for.
-        kept = None if kept == "gif" else kept
-        if self.format == "auto":
-            return (kept, path.suffix) if kept else ("png", ".png")
-        return self.format, path.suffix if kept == self.format else f".{self.format}"
-
-    def _file(self, path: Path, *, stdin: bool = False) -> _Draft:
-        kind, ext = self._target(path)
-        draft = _Draft(path, path.parent, path.stem, kind, ext, False, stdin=stdin)
+    def _file(self, path: Path, *, stdin: bool = False) -> Job:
         output = self.output
+        several = len(self.inputs) > 1
         if output is None:
             if stdin or not path.is_file():
                 raise BitsrError(f"{path}: is no file beside which an output could lie; give -o")
-            draft.stem += f"_{self.label}" if self.suffix is None else self.suffix
-        elif str(output) == STANDARD:
-            if len(self.inputs) > 1:
+            return self._job(path, path, f"_{self.label}" if self.suffix is None else self.suffix)
+        if str(output) == STANDARD:
+            if several:
                 raise BitsrError("standard output takes one image")
-            if stdin and self.format == "auto":
+            if stdin and self.format == names.AUTO:
                 raise BitsrError("standard input has no name that tells a format: give -f")
-            draft.named, draft.stdout = Path("standard output"), True
-        elif len(self.inputs) > 1 or str(output).endswith(("/", "\\")) or Path(output).is_dir():
+            format, _ = names.target(path, self.format)
+            return Job(path, Path("standard output"), format, stdin=stdin, stdout=True)
+        if several or str(output).endswith(("/", "\\")) or Path(output).is_dir():
             if Path(output).exists() and not Path(output).is_dir():
                 raise BitsrError(f"{output}: is a file; several inputs want a folder")
             if stdin:
                 raise BitsrError("standard input has no name to be written by: give -o a file")
-            draft.folder, draft.make = Path(output), True
-            draft.stem += self.suffix or ""
-        else:
-            if self.suffix is not None:
-                raise BitsrError("--suffix is for names that bitsr makes; -o names this one")
-            draft.named = output = Path(output)
-            named = photo.format_of(output)
-            if self.format == "auto" and named is None:
-                raise BitsrError(f"{output}: name it .png, .jpg, .webp or .tif, or give -f")
-            if self.format != "auto" and named not in (None, self.format):
-                raise BitsrError(f"{output}: its suffix says {named}, -f says {self.format}")
-            draft.format = named or self.format
-        return draft
+            return self._job(path, Path(output) / path.name, self.suffix or "", folder=True)
+        if self.suffix is not None:
+            raise BitsrError("--suffix is for names that bitsr makes; -o names this one")
+        output = Path(output)
+        named = photo.format_of(output)
+        if self.format == names.AUTO and named is None:
+            raise BitsrError(f"{output}: name it .png, .jpg, .webp or .tif, or give -f")
+        if self.format != names.AUTO and named not in (None, self.format):
+            raise BitsrError(f"{output}: its suffix says {named}, -f says {self.format}")
+        return Job(path, output, named or self.format, stdin=stdin)
 
-    def _stdin(self) -> _Draft:
-        return self._file(Path("standard input"), stdin=True)
+    def _job(self, input: Path, like: Path, suffix: str, *, folder: bool = False) -> Job:
+        """The job of an input whose output is called as ``like``, but for the suffix and the format."""
+        format, ext = names.target(input, self.format)
+        return Job(input, like.with_name(like.stem + suffix + ext), format, folder)
 
-    def _folder(self, input: Path) -> list[_Draft]:
+    def _folder(self, input: Path) -> list[Job]:
         if self.output is not None and str(self.output) == STANDARD:
             raise BitsrError(f"{input}: is a folder; standard output takes one image")
         output = self._folder_of(input)
@@ -191,9 +158,8 @@ class _Plan:
         files = sorted(
             path
             for path in _walk(input, self.recursive)
-            # Dot files: a Mac leaves a ._NAME.jpg beside images it copies. Earlier results are no
-            # input.
-            if path.suffix.lower() in photo.SUFFIXES and not path.name.startswith(".") and path.is_file()
+            if names.is_image(path) and path.is_file()
+            # Earlier results are no input.
             if inside == input.resolve() or inside not in path.resolve().parents
         )
         if not files:
@@ -203,13 +169,7 @@ class _Plan:
             unread = _passed_over(input, output, self.recursive)
             raise BitsrError(f"{text}; {unread}" if unread else text)
         return [
-            _Draft(
-                path,
-                (output / path.relative_to(input)).parent,
-                path.stem + (self.suffix or ""),
-                *self._target(path),
-                make=True,
-            )
+            self._job(path, output / path.relative_to(input), self.suffix or "", folder=True)
             for path in files
         ]
 
@@ -252,22 +212,6 @@ def _passed_over(input: Path, output: Path, recursive: bool) -> str | None:
     )
 
 
-def _keep_apart(jobs: list[Job]) -> None:
-    """Raise BitsrError where two jobs have one output, also by way of a link."""
-    taken: dict[Path, Job] = {}
-    for job in jobs:
-        first = taken.setdefault(job.output.resolve(), job)
-        if first is not job:
-            raise BitsrError(f"{first.input} and {job.input} would both be written to {job.output}")
-
-
-def _spare_inputs(jobs: list[Job], inputs: list[Path]) -> None:
-    taken = {path.resolve() for path in inputs}
-    for job in jobs:
-        if not job.stdout and job.output.resolve() in taken:
-            raise BitsrError(f"{job.output}: the output would overwrite an input")
-
-
 # ---- The work ------------------------------------------------------------------------------------
 
 
@@ -306,12 +250,6 @@ def run(
     upscaler: Upscaler | Chooser,
     *,
     settings: Settings | None = None,
-    quality: int = 95,
-    tile: int = 0,
-    ensemble: bool = False,
-    rgb: bool = False,
-    first: bool = False,
-    allow_damaged: bool = False,
     existing: str = OVERWRITE,
     savers: int | None = None,
     dry: bool = False,
@@ -325,28 +263,19 @@ def run(
     While the net is at work on one image, the next ones are decoded, and those before it are encoded
     and written, by threads of their own; the bytes are those of one image after the other. Memory
     is bounded: a few strips of rows wait between two threads.
-    settings: how it is done; without them quality to allow_damaged, as in ``upscaler.upscale``.
-    existing: OVERWRITE, SKIP or FAIL. savers: outputs in work at a time; default by the number of
-    CPUs, 2 to 4. dry: open the images and choose their nets, but make nothing. begin: called when
-    the net begins with a job. progress: called with (rows done, rows in all) of that job. cancel:
-    asked between strips, and twice a second, whether to stop. note: called with what a user should
-    know of a job. All are called in the caller's thread. A failure is one of FAILURES; others are
-    raised. An image that another process is making is skipped.
+    settings: how it is done, default ``Settings()``. existing: OVERWRITE, SKIP or FAIL. savers:
+    outputs in work at a time; default by the number of CPUs, 2 to 4. dry: open the images and choose
+    their nets, but make nothing. begin: called when the net begins with a job. progress: called with
+    (rows done, rows in all) of that job. cancel: asked between strips, and twice a second, whether to
+    stop. note: called with what a user should know of a job. All are called in the caller's thread. A
+    failure is one of FAILURES; others are raised. An image that another process is making is skipped.
     Where ``cancel`` says so, what is finished is still yielded, and Cancelled is raised. Closing the
     generator, or an exception in the caller's thread, ends the threads; what they were making is
     thrown away.
     """
     nets = upscaler if isinstance(upscaler, Chooser) else Chooser(net=upscaler)
     savers = savers or min(4, max(2, (os.cpu_count() or 1) // 2))
-    settings = settings or Settings(
-        encoding=photo.Encoding(quality),
-        tile=tile,
-        ensemble=ensemble,
-        rgb=rgb,
-        first=first,
-        allow_damaged=allow_damaged,
-    )
-    work = _Work(list(jobs), nets, settings, existing, savers, dry)
+    work = _Work(list(jobs), nets, settings or Settings(), existing, savers, dry)
     try:
         work.start()
         yield from work.results(begin, progress, cancel, note)

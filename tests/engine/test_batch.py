@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,14 @@ import pyvips
 from bitsr import load
 from bitsr.auto import choose
 from bitsr.cli.main import main
-from bitsr.cluster import Options, Worker, plan, pool, run
+from bitsr.cluster import Worker, plan, pool, run
 from bitsr.cluster.manifest import Manifest
 from bitsr.cluster.plan import FOLDER
 from bitsr.errors import BitsrError
+from bitsr.photo import Encoding
+from bitsr.pipeline import Settings
+from bitsr.sizes import Size
+from bitsr.zoo import ZOO
 
 
 def image(path, seed=0, height=11, width=9):
@@ -74,7 +79,7 @@ def serial(net_file):
 
     def go(source, output, options=None, limit=None, **more):
         todo = plan(str(source), str(output), **more)
-        worker = Worker(load(net_file, threads=1), options or Options(), todo.output)
+        worker = Worker(choose(net_file, threads=1), options or Settings(), todo.output)
         rows = run(todo, worker, lambda tasks, worker: (worker(task) for task in tasks))
         found = {}
         for status, row in rows:
@@ -125,7 +130,7 @@ def test_a_second_run_makes_what_is_new(source, expected, serial, tmp_path):
     assert made == {"a.png", "sub/a.png", "c d.webp"}
     assert {name for name, data in files(out).items() if data != expected[name]} == {"a.png"}
     # Other options, and then the first ones again: nothing is taken for what it is not.
-    assert set(serial(source, out, Options(quality=50)).values()) == {"made"}
+    assert set(serial(source, out, Settings(encoding=Encoding(50))).values()) == {"made"}
     assert files(out)["b.jpg"] != expected["b.jpg"]
     assert set(serial(source, out).values()) == {"made"}
     assert files(out)["b.jpg"] == expected["b.jpg"]
@@ -134,7 +139,22 @@ def test_a_second_run_makes_what_is_new(source, expected, serial, tmp_path):
 def test_another_scale_is_another_result():
     """x1, x2 and x8 begin with the same net."""
     scales = (1, 2, 8)
-    assert len({Worker(choose(None, s, threads=1), Options(), "").made_by() for s in scales}) == 3
+    assert len({Worker(choose(None, s, threads=1), Settings(), "").made_by() for s in scales}) == 3
+
+
+def test_another_net_of_a_chain_is_another_result(tmp_path):
+    """x8 is two nets, a size in pixels may be any of them; other nets of the folder do not count."""
+    marks = []
+    for names in (("m-x2", "m-x4"), ("m-x2", "s-x4"), ("s-x2", "m-x4"), ("m-x2", "m-x4", "m-x3")):
+        folder = tmp_path / "_".join(names)
+        folder.mkdir()
+        for name in names:
+            shutil.copy(ZOO / f"bitsr-{name}.bsr", folder / f"bitsr-m-{name[-2:]}.bsr")
+        x8 = Worker(choose("bitsr-m", 8, folder=folder, threads=1), Settings(), "")
+        wide = Worker(choose("bitsr-m", folder=folder, threads=1), Settings(size=Size(width=99)), "")
+        marks.append((x8.made_by(), wide.made_by()))
+    assert len({x8 for x8, _ in marks}) == 3 and marks[0][0] == marks[3][0]
+    assert len({wide for _, wide in marks}) == 4
 
 
 def test_a_run_that_is_left_goes_on(source, expected, serial, tmp_path):
@@ -155,8 +175,8 @@ def test_nothing_is_said_to_be_done_while_it_is_made_anew(source, serial, tmp_pa
         seen.append(Manifest(out, "").load())
         return (row for row in ())
 
-    net = load("bitsr-s-x4", threads=1)
-    assert list(run(todo, Worker(net, Options(), out), work)) == [] and seen == [{}]
+    net = choose("bitsr-s-x4", threads=1)
+    assert list(run(todo, Worker(net, Settings(), out), work)) == [] and seen == [{}]
 
 
 def test_failures_are_lines_and_the_others_go_on(source, expected, command, tmp_path):
@@ -197,6 +217,34 @@ def test_patterns_lists_and_single_images(source, expected, serial, tmp_path):
     assert files(tmp_path / "3")["sub/a.png"] == expected["sub/a.png"]
     made = set(serial(source / "sub", tmp_path / "4", format="jpeg"))
     assert made == {"a.jpg", "deep/e.jpg"} == set(files(tmp_path / "4"))
+
+
+def test_a_list_is_a_text_of_files(source, command, serial, tmp_path):
+    names = source / "names"
+    for data, text in (
+        (b"\0\1\2", "neither an image nor a text file of paths"),
+        (b".\n", ".: a folder; a list is of files"),
+    ):
+        names.write_bytes(data)
+        code, lines = command(names, tmp_path / "out")
+        assert code == 1 and lines == [f"bitsr: {names}: {text}"]
+    (source / "a.cr2").write_bytes(b"a camera's own")
+    code, lines = command(source / "a.cr2", tmp_path / "out")
+    assert code == 1 and len(lines) == 1 and "does not read: 1 .cr2" in lines[0]
+    names.write_bytes(b"\xef\xbb\xbfa.png\r\n./a.png\r\nsub//a.png\r\n")  # as Windows writes it
+    assert serial(names, tmp_path / "out") == {"a.png": "made", "sub/a.png": "made"}
+
+
+def test_sizes_are_those_of_upscale(source, command, net_file, tmp_path):
+    for number, size in enumerate((["-s", "2.5"], ["--max-side", "20"], ["--width", "5"])):
+        one, other = tmp_path / f"a{number}", tmp_path / f"b{number}"
+        assert (
+            main(["upscale", str(source), "-o", str(one), "-r", "-n", str(net_file), "-j", "1", *size]) == 0
+        )
+        assert command(source, other, *size)[0] == 0 and files(one) == files(other)
+    # Nothing of another size is taken for done.
+    code, lines = command(source, tmp_path / "b2", "--width", "6")
+    assert code == 0 and lines[-1].startswith("6 images, ")
 
 
 def test_earlier_results_are_no_input(source, expected, serial):
@@ -247,7 +295,7 @@ def test_an_input_that_an_output_links_to_stays(source, serial, tmp_path):
 def test_one_run_at_a_time(source, net_file, tmp_path):
     pytest.importorskip("fcntl")
     todo = plan(str(source), str(tmp_path / "out"))
-    worker = Worker(load(net_file, threads=1), Options(), todo.output)
+    worker = Worker(choose(net_file, threads=1), Settings(), todo.output)
     rows = run(todo, worker, lambda tasks, worker: (worker(task) for task in tasks))
     next(rows)
     with pytest.raises(BitsrError, match="another run is at work"):
@@ -276,6 +324,39 @@ def test_a_store_of_objects(source, expected, serial):
     assert statuses["a.png"] == "made" and statuses["b.jpg"] == "failed" and statuses["b.png"] == "kept"
     store.pipe_file("/in/names", b"memory://in/sub/a.png\nsub/a.png")
     assert set(serial("memory://in/names", "memory://list")) == {"in/sub/a.png", "sub/a.png"}
+
+
+def test_what_a_store_is_called_stays_in_the_output_folder(source, tmp_path):
+    """A store's names are any text, "../x.png" too."""
+    fsspec = pytest.importorskip("fsspec")
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/up/../../x.png", (source / "a.png").read_bytes())
+    with pytest.raises(BitsrError, match="outside the output folder"):
+        plan("memory://up", str(tmp_path / "out"))
+
+
+def test_errors_of_a_store_are_one_line_with_its_name(source, command, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Broken(MemoryFileSystem):
+        protocol = "broken"
+
+        def isdir(self, path, **_):
+            raise RuntimeError("no\ncredentials")
+
+        glob = isdir
+
+    fsspec.register_implementation("broken", Broken, clobber=True)
+    for args, text in (
+        (("broken://bucket/in", tmp_path / "out"), "broken://bucket/in: no credentials"),
+        ((source, "broken://bucket/out"), f"broken://bucket/out/{FOLDER}/done-*.jsonl: no credentials"),
+        (("memory://none/x", tmp_path / "out"), "memory:///none/x: No such file or directory"),
+        (("memory://", tmp_path / "out"), "memory://: names no place"),
+    ):
+        code, lines = command(*args)
+        assert code == 1 and lines == [f"bitsr: {text}"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_store_with_names_to_change(source, expected, command, tmp_path):
@@ -359,7 +440,7 @@ class Deadly(Worker):
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_an_image_that_kills_its_process_fails_alone(source, expected, net_file, tmp_path):
     todo = plan(str(source), str(tmp_path / "out"))
-    worker = Deadly(load(net_file, threads=1), Options(), todo.output)
+    worker = Deadly(choose(net_file, threads=1), Settings(), todo.output)
     rows = {row.name: row for row in pool.work(todo.tasks, worker, 2)}
     assert rows.pop("a.png").error == f"{source}/a.png: {pool.TRIES} processes ended at work on it"
     assert not any(row.error for row in rows.values())

@@ -151,7 +151,7 @@ def test_standard_input_to_standard_output(net_file, tmp_path, suffix):
         ("a.png -o - >&-", "standard output: Bad file descriptor"),
         ("a.png -o - > /dev/full", "standard output: No space left on device"),
         ("a.png -o - | true", "standard output: Broken pipe"),
-        ("a.png --json > /dev/full", "No space left on device"),
+        ("a.png --json > /dev/full", "standard output: No space left on device"),
     ],
 )
 def test_streams_that_fail(net_file, tmp_path, line, text):
@@ -391,7 +391,9 @@ def test_cancelling_a_run_keeps_and_tells_what_is_finished(net_file, tmp_path):
     jobs = batch.plan(tmp_path / "in", tmp_path / "out", 2)
     stop, told = threading.Event(), list[Path]()
     with pytest.raises(bitsr.Cancelled):
-        for result in batch.run(jobs, bitsr.load(net_file, threads=1), tile=2, cancel=stop.is_set):
+        for result in batch.run(
+            jobs, bitsr.load(net_file, threads=1), settings=Settings(tile=2), cancel=stop.is_set
+        ):
             assert result.error is None
             told.append(result.job.output)
             stop.set()

@@ -22,10 +22,11 @@ if not sys.platform.startswith("linux"):
 
 from ray.cluster_utils import Cluster
 
-from bitsr.cluster import Options, Worker, plan, run
+from bitsr.auto import choose
+from bitsr.cluster import Worker, plan, run
 from bitsr.cluster.on_ray import _blocks
 from bitsr.cluster.plan import FOLDER, Task
-from bitsr.upscaler import load
+from bitsr.pipeline import Settings
 
 IMAGES = 500
 
@@ -130,7 +131,7 @@ def test_nothing_is_lost_or_made_twice(cluster, net_file, tmp_path):
     assert sum(row["status"] == "failed" for row in rows) == 1
     # The bytes of a run within one process.
     todo = plan(str(source), str(tmp_path / "expected"))
-    worker = Worker(load(net_file, threads=1), Options(), todo.output)
+    worker = Worker(choose(net_file, threads=1), Settings(), todo.output)
     list(run(todo, worker, lambda tasks, worker: (worker(task) for task in tasks)))
     found = outputs(out)
     assert len(found) == IMAGES and found == outputs(tmp_path / "expected")

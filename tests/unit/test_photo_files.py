@@ -541,11 +541,12 @@ def test_a_gif_that_is_cut_short_is_refused(tmp_path):
         assert photo.read(tmp_path / "b.gif", allow_damaged=True).notes
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_what_is_cut_short_is_said_in_plain_words(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", ["png", "webp", "gif", "avif", "tif"])
+@pytest.mark.parametrize("size", [20, 200, 900])
+def test_what_is_cut_short_is_said_in_plain_words(tmp_path, suffix, size):
     path = tmp_path / f"a.{suffix}"
     noise = np.random.default_rng(2).integers(0, 256, (40, 50, 3), np.uint8)
-    Image.fromarray(noise).save(path, lossless=True)
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(photo.PhotoError, match=r"^damaged or cut short$"):
+    pyvips.Image.new_from_array(noise).write_to_file(path)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(photo.PhotoError, match=r"^damaged or cut short(: the file ends within a frame)?$"):
         list(photo.read(path).rows(8))

@@ -27,8 +27,13 @@ def batch(
     ],
     output: Annotated[str, typer.Argument(metavar="DST", help="Folder, or URL of one.")],
     scale: Annotated[
-        int | None, typer.Option("-s", "--scale", help="Whole number from 1 to 64; default that of -n, or 4.")
+        float | None, typer.Option("-s", "--scale", help="1 to 64; default that of -n, or 4.")
     ] = None,
+    width: Annotated[int | None, typer.Option("--width", help="Width of results in pixels.")] = None,
+    height: Annotated[
+        int | None, typer.Option("--height", help="Height in pixels; with --width they fit into both.")
+    ] = None,
+    max_side: Annotated[int | None, typer.Option("--max-side", help="Longer side in pixels.")] = None,
     net: Annotated[
         str | None,
         typer.Option("-n", "--net", help="As in `bitsr upscale`. Default: auto."),
@@ -76,22 +81,29 @@ def batch(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..auto import choose
-    from ..cluster import KEPT, Options, Worker, on_ray, plan, pool, run
+    from ..cluster import KEPT, Worker, on_ray, plan, pool, run
     from ..cluster.report import Report
+    from ..photo import Encoding
+    from ..pipeline import Settings
+    from ..sizes import Size
     from ..zoo import ZOO
 
     if folder is not None and not folder.is_dir():
         raise BitsrError(f"{folder}: no such folder; -n names a net, -m a folder of nets")
-    upscaler = choose(net, scale, folder=folder or ZOO, threads=1)
+    settings = Settings(
+        size=Size(scale, width, height, max_side),
+        ensemble=ensemble,
+        rgb=rgb,
+        first=first,
+        allow_damaged=allow_damaged,
+        encoding=Encoding(quality),
+    )
+    nets = choose(net, scale, folder=folder or ZOO, threads=1)
     file = Report(report) if report else None
     todo = plan(source, output, format=format)
     if todo.note:
         say(f"note: {todo.note}")
-    worker = Worker(
-        upscaler,
-        Options(quality, ensemble, rgb, first, allow_damaged),
-        todo.output,
-    )
+    worker = Worker(nets, settings, todo.output)
     work = partial(on_ray.work, address=ray, workers=workers) if ray else partial(pool.work, workers=workers)
     count = {"made": 0, KEPT: 0, "failed": 0}
     pixels, start = 0, time.perf_counter()

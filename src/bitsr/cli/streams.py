@@ -44,7 +44,7 @@ class _Steady:
             with contextlib.suppress(OSError), Path(os.devnull).open("w") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
             if self._strict and not _closed_pipe(error):
-                raise
+                raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def _closed_pipe(error: OSError) -> bool:

@@ -7,6 +7,6 @@ done. The work on one image is a ``Worker`` in both cases, so the bytes are the 
 from . import on_ray, pool
 from .plan import Plan, Task, plan
 from .run import KEPT, run
-from .worker import Options, Row, Worker
+from .worker import Row, Worker
 
-__all__ = ["KEPT", "Options", "Plan", "Row", "Task", "Worker", "on_ray", "plan", "pool", "run"]
+__all__ = ["KEPT", "Plan", "Row", "Task", "Worker", "on_ray", "plan", "pool", "run"]

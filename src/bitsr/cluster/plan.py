@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from .. import photo
+from .. import names, photo
 from ..errors import BitsrError
 from .stores import File, fixed_part, is_pattern, place, store
 
@@ -55,38 +55,27 @@ def plan(source: str, output: str, *, format: str = "auto") -> Plan:
     """
     if not source or not output:
         raise BitsrError("an input or output of no name; the current folder is .")
-    if format != "auto" and format not in photo.FORMATS:
-        format = photo.format_of(f"x.{format}") or format
-    if format != "auto" and format not in photo.FORMATS:
-        raise BitsrError(f"no output format {format}; there are auto, {', '.join(photo.FORMATS)}")
+    format = names.format_named(format)
     source, output = place(source), place(output)
     if source == output:
         raise BitsrError(f"{output}: the output folder is the input folder")
     found, note = _inputs(source, output)
     if not found:
         raise BitsrError(f"{source}: no images" + (f"; {note}" if note else ""))
-    targets = [_target(name, format) for name in found]
-    count = Counter(name for name, _ in targets)
-    tasks: list[Task] = []
-    for (name, file), (target, kind) in zip(found.items(), targets, strict=True):
-        # a.gif and a.png, both to a.png: a.gif.png and a.png
-        if count[target] > 1 and PurePosixPath(target).suffix != PurePosixPath(name).suffix:
-            target = name + PurePosixPath(target).suffix
-        tasks.append(Task(target, file.path, f"{output}/{target}", kind, file.size, file.tag))
+    for name in found:
+        if ".." in re.split(r"[/\\]", name):  # a store's names are any text
+            raise BitsrError(f"{source}: {name}: the output would lie outside the output folder")
+    targets = [names.target(PurePosixPath(name), format) for name in found]
+    wanted = [
+        (path, path.with_suffix(suffix))
+        for path, (_, suffix) in zip(map(PurePosixPath, found), targets, strict=True)
+    ]
+    tasks = [
+        Task(str(name), file.path, f"{output}/{name}", kind, file.size, file.tag)
+        for name, file, (kind, _) in zip(names.told_apart(wanted), found.values(), targets, strict=True)
+    ]
     _check(tasks)
     return Plan(sorted(tasks, key=lambda task: task.name), output, note or "")
-
-
-def _target(name: str, format: str) -> tuple[str, str]:
-    """Name and format of an input's output."""
-    path = PurePosixPath(name)
-    kept = photo.format_of(name)
-    # GIF has too few colours for what an image becomes: only where it is asked for.
-    if format == "auto" and (kept is None or kept == "gif"):
-        format = "png"
-    elif format in ("auto", kept):
-        return name, kept or format
-    return str(path.with_suffix(f".{format}")), format
 
 
 def _inputs(source: str, output: str) -> tuple[dict[str, File], str | None]:
@@ -105,23 +94,28 @@ def _inputs(source: str, output: str) -> tuple[dict[str, File], str | None]:
         for file in files
         if not file.path.startswith(f"{output}/") and not PurePosixPath(file.path).name.startswith(".")
     }
-    taken = {name: f for name, f in named.items() if PurePosixPath(name).suffix.lower() in photo.SUFFIXES}
+    taken = {name: file for name, file in named.items() if names.is_image(PurePosixPath(name))}
     return taken, photo.passed_over(map(Path, named))
 
 
 def _listed(source: str) -> dict[str, File]:
     """The files of a list. One that is not there has size 0, and fails when its turn comes."""
-    lines = store(source).read(source).decode("utf-8", "surrogateescape").splitlines()
+    if unread := photo.passed_over([Path(source)]):
+        raise BitsrError(f"{source}: {unread}")
+    data = store(source).read(source)
+    if b"\0" in data:
+        raise BitsrError(f"{source}: neither an image nor a text file of paths")
+    lines = data.decode("utf-8-sig", "surrogateescape").splitlines()
     folder = source.rpartition("/")[0]
-    names: dict[str, str] = {}
+    found: dict[str, str] = {}
     for line in filter(None, map(str.strip, lines)):
         name, path = line, f"{folder}/{line}"
         if "://" in line or Path(line).expanduser().is_absolute():
             path = place(line)
             name = path.partition("://")[2].lstrip("/") or path[len(Path(path).anchor) :]
-        if ".." in PurePosixPath(name).parts:
-            raise BitsrError(f"{source}: {line}: the output would lie outside the output folder")
-        names[str(PurePosixPath(name))] = path
+        if not PurePosixPath(name).name:
+            raise BitsrError(f"{source}: {line}: a folder; a list is of files")
+        found[str(PurePosixPath(name))] = path
 
     def look(path: str) -> File:
         try:
@@ -130,12 +124,11 @@ def _listed(source: str) -> dict[str, File]:
             return File(path, 0, "")
 
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        return dict(zip(names, pool.map(look, names.values()), strict=True))
+        return dict(zip(found, pool.map(look, found.values()), strict=True))
 
 
-def _check(tasks: Iterable[Task]) -> None:
-    """Raise BitsrError where two tasks have one output, or an output is an input, also by way of
-    links."""
+def _check(tasks: Sequence[Task]) -> None:
+    """``names.check``, which asks the system once a folder."""
 
     @cache
     def resolved(folder: str) -> str:
@@ -145,15 +138,7 @@ def _check(tasks: Iterable[Task]) -> None:
         folder, _, name = path.rpartition("/")
         return f"{resolved(folder)}/{name}"
 
-    tasks = list(tasks)
     inputs = {real(task.input) for task in tasks}
     links = (Path(task.input) for task in tasks if "://" not in task.input)
     inputs.update(path.resolve().as_posix() for path in links if path.is_symlink())
-    taken: dict[str, Task] = {}
-    for task in tasks:
-        output = real(task.output)
-        first = taken.setdefault(output, task)
-        if first is not task:
-            raise BitsrError(f"{first.input} and {task.input} would both be written to {task.output}")
-        if output in inputs:
-            raise BitsrError(f"{task.output}: the output would overwrite an input")
+    names.check([(task.input, task.output) for task in tasks], real, inputs)

@@ -54,8 +54,8 @@ def run(
         # Before an output is made anew nothing says any more that it is done.
         manifest.replace(rows)
         del rows, there
-        for row in kept:
-            yield KEPT, row
+        while kept:  # which are forgotten meanwhile
+            yield KEPT, kept.pop()
         todo.sort(key=lambda task: -task.size)
         try:
             with closing(work(todo, worker)) as results:

@@ -5,6 +5,7 @@ A place is an absolute path or a URL, always with forward slashes. Both stores h
 
 from __future__ import annotations
 
+import errno
 import glob
 import importlib
 import os
@@ -19,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import BitsrError
+from ..errors import BitsrError, reason
 from ..files import NewFile, mode_of
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
@@ -157,7 +158,11 @@ class Local:
 
 
 class Remote:
-    """A store of fsspec. Its settings and credentials come from its own files and variables."""
+    """A store of fsspec. Its settings and credentials come from its own files and variables.
+
+    Its methods raise FileNotFoundError and PermissionError for one object, and BitsrError for
+    whatever else the packages raise: no server, no credentials.
+    """
 
     def __init__(self, protocol: str) -> None:
         try:
@@ -165,33 +170,40 @@ class Remote:
         except ImportError as error:
             extra = _EXTRAS.get(protocol, "ray")
             raise ImportError(f"{protocol}://: {error}; try: pip install 'bitsr[{extra}]'") from None
-        except ValueError as error:
-            raise BitsrError(f"{protocol}://: {error}") from None
+        except Exception as error:
+            raise BitsrError(f"{protocol}://: {reason(error)}") from None
         self._one_put = protocol in _ONE_PUT
 
     def normal(self, path: str) -> str:
         """The one spelling of a place in which this store lists its objects."""
-        return self._fs.unstrip_protocol(self._fs._strip_protocol(path)).rstrip("/")
+        found = self._fs.unstrip_protocol(self._fs._strip_protocol(path)).rstrip("/")
+        if found.endswith(":"):
+            raise BitsrError(f"{path}: names no place")
+        return found
 
     def is_folder(self, path: str) -> bool:
-        """Whether a folder, or an object whose name begins with it, is there. Raises OSError."""
+        """Whether a folder, or an object whose name begins with it, is there."""
         self._fs.invalidate_cache()
-        return self._fs.isdir(path)
+        with _telling(path):
+            return self._fs.isdir(path)
 
     def is_file(self, path: str) -> bool:
-        """Whether an object of that name is there. Raises OSError."""
-        return self._fs.isfile(path)
+        """Whether an object of that name is there."""
+        with _telling(path):
+            return self._fs.isfile(path)
 
     def find(self, folder: str) -> Iterator[File]:
-        """Every object below a folder. Raises OSError."""
+        """Every object below a folder."""
         self._fs.invalidate_cache()
-        found = self._fs.find(folder, detail=True)
+        with _telling(folder):
+            found = self._fs.find(folder, detail=True)
         return (self._file(path, info) for path, info in found.items())
 
     def glob(self, pattern: str) -> Iterator[File]:
-        """The objects that a pattern means; ``**`` is any number of folders. Raises OSError."""
+        """The objects that a pattern means; ``**`` is any number of folders."""
         self._fs.invalidate_cache()
-        found = self._fs.glob(pattern, detail=True)
+        with _telling(pattern):
+            found = self._fs.glob(pattern, detail=True)
         return (self._file(path, info) for path, info in found.items() if info.get("type") != "directory")
 
     def _file(self, path: str, info: dict[str, Any]) -> File:
@@ -199,29 +211,32 @@ class Remote:
         return File(self._fs.unstrip_protocol(path), info.get("size") or 0, tag)
 
     def stat(self, path: str) -> File:
-        """An object's size and tag. Raises OSError."""
-        return self._file(path, self._fs.info(path))
+        """An object's size and tag."""
+        with _telling(path):
+            return self._file(path, self._fs.info(path))
 
     def read(self, path: str) -> bytes:
-        """The bytes of an object. Raises OSError."""
-        return self._fs.cat_file(path)
+        """The bytes of an object."""
+        with _telling(path):
+            return self._fs.cat_file(path)
 
     def write(self, path: str, data: bytes) -> None:
-        """Make or replace a small object at once. Raises OSError."""
+        """Make or replace a small object at once."""
         with self.created(path, path.rpartition("/")[0]) as part:
             part.write_bytes(data)
 
     def remove(self, path: str) -> None:
-        """Remove an object, if it is there. Raises OSError."""
-        with suppress(FileNotFoundError):
+        """Remove an object, if it is there."""
+        with suppress(FileNotFoundError), _telling(path):
             self._fs.rm_file(path)
 
     @contextmanager
     def fetched(self, path: str) -> Generator[Path]:
-        """An object as a file of this machine, within the block. Raises OSError."""
+        """An object as a file of this machine, within the block."""
         with tempfile.TemporaryDirectory(prefix="bitsr-") as folder:
             local = Path(folder) / "input"
-            self._fs.get_file(path, str(local))
+            with _telling(path):
+                self._fs.get_file(path, str(local))
             yield local
 
     @contextmanager
@@ -229,19 +244,32 @@ class Remote:
         """A name to write a file to, which becomes the object at the end of the block, or never.
 
         By one request where the store makes objects whole; else it is sent to a name in ``parts``
-        and moved. Raises OSError.
+        and moved.
         """
         with tempfile.TemporaryDirectory(prefix="bitsr-") as folder:
             local = Path(folder) / "output"
             yield local
-            if self._one_put:
-                self._fs.put_file(str(local), path)
-                return
-            part = f"{parts}/{secrets.token_hex(8)}"
-            self._fs.makedirs(parts, exist_ok=True)
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._fs.put_file(str(local), part)
-            self._fs.mv(part, path)
+            with _telling(path):
+                if self._one_put:
+                    self._fs.put_file(str(local), path)
+                    return
+                part = f"{parts}/{secrets.token_hex(8)}"
+                self._fs.makedirs(parts, exist_ok=True)
+                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._fs.put_file(str(local), part)
+                self._fs.mv(part, path)
+
+
+@contextmanager
+def _telling(place: str) -> Generator[None]:
+    """Within the block, what a store's packages raise becomes what ``Remote`` says, with the place."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError) as error:
+        number = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EACCES
+        raise OSError(number, os.strerror(number), place) from None
+    except Exception as error:
+        raise BitsrError(f"{place}: {reason(error)}") from None
 
 
 _LOCAL = Local()

@@ -262,6 +262,5 @@ def read(source: str) -> Source:
         wanted = legacy.parse(facts.pop("recipe"), source)
         return Source("checkpoint", wanted, net, facts, *layers(net))
     wanted = recipe.load(source)
-    with torch.device("meta"):  # as its class makes it: ties and first values do not count
-        net = recipe.construct(wanted, wanted.stages[-1])
+    net = recipe.outline(wanted, wanted.stages[-1])  # ties and first values do not count
     return Source("recipe", wanted, net, {}, *layers(net))

@@ -135,8 +135,9 @@ def format_of(path: str | Path) -> str | None:
     return next((name for name, (suffixes, _, _) in FORMATS.items() if suffix in suffixes), None)
 
 
-_DAMAGE = ("libpng read error", "unable to parse image")
-"""What libraries say of a PNG and of a WebP whose data end early or make no sense."""
+_DAMAGE = re.compile(r"libpng read error|unable to parse image|Unexpected end of GIF.*|.*\(2\.\d+\)")
+"""What libraries say of a PNG, WebP, GIF or AVIF (libheif's error 2) whose data end early or make no
+sense."""
 _UNTELLING = ("unable to call", "unable to fetch", "unable to copy")
 
 
@@ -154,4 +155,4 @@ def reason(error: pyvips.Error) -> str:
         if "not in a known format" in line or "not a known file format" in line:
             return "not an image in a known format"
     text = re.sub(r"^\w+: ", "", text)
-    return "damaged or cut short" if text in _DAMAGE else text
+    return "damaged or cut short" if _DAMAGE.fullmatch(text) else text

@@ -196,7 +196,11 @@ class _Opening:
         if kind == "HEIC":
             return self._decoded(others.heif(self.path))
         if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            return self._tiff()
+            try:
+                return self._tiff()
+            except pyvips.Error as error:
+                # Its directory, which may stand at the end, is how libvips knows a TIFF.
+                raise PhotoError("damaged or cut short") if "known" in reason(error) else error from None
         if kind and (decoded := others.pillow(self.path, kind)):
             return self._decoded(decoded)
         try:

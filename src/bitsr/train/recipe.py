@@ -334,8 +334,7 @@ class Recipe(_Section):
             raise ValueError("train.adversarial wants HR crops of at least 16 pixels (data.patch)")
         for stage in self.stages:
             try:
-                args = {**self.net.args, **stage.args}
-                _try(NETS[self.net.name], self.scale, json.dumps(args, sort_keys=True, default=str))
+                outline(self, stage)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"net arguments: {error}") from error
         return self
@@ -411,10 +410,16 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @cache
-def _try(cls: type[nn.Module], scale: int, args: str) -> None:
-    """Make a net of arguments (JSON), once, where it allocates nothing. Raises what its class does."""
+def _outline(cls: type[nn.Module], scale: int, args: str) -> nn.Module:
     with torch.device("meta"):
-        _make(cls, scale, json.loads(args))
+        return _make(cls, scale, json.loads(args))
+
+
+def outline(recipe: Recipe, stage: Stage) -> nn.Module:
+    """As ``construct``, on torch's meta device, which allocates nothing; one for all who ask, so
+    read only."""
+    args = json.dumps({**recipe.net.args, **stage.args}, sort_keys=True, default=str)
+    return _outline(NETS[recipe.net.name], recipe.scale, args)
 
 
 def _make(cls: type[nn.Module], scale: int, args: dict[str, Any]) -> nn.Module:
