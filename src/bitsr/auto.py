@@ -21,9 +21,9 @@ from .upscaler import Upscaler, load
 from .zoo import ZOO
 from .zoo import choose as find_default
 
-BEST_JPEG = 93
-"""JPEGs of this quality or less are restored. By PSNR photo nets gain up to 91; photographs that
-were not made smaller look better up to 93 (docs/experiments/photo-net.md)."""
+BEST_JPEG = 90
+"""JPEGs of this quality or less are restored: where photo nets gain by PSNR
+(docs/experiments/photo-net.md)."""
 LEAST_WEBP = 24
 """WebPs of this quantiser index or more are restored: libwebp's quality 82 or less."""
 LEAST_NOISE = 2.0

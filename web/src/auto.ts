@@ -2,7 +2,7 @@
 import { jpegQuality, webpQuantiser } from "./container";
 import type { Source } from "./source";
 
-const BEST_JPEG = 93;
+const BEST_JPEG = 90;
 const LEAST_WEBP = 24;
 const LEAST_NOISE = 2;
 const TEXTURE = 0.7;
