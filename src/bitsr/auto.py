@@ -22,7 +22,8 @@ from .zoo import ZOO
 from .zoo import choose as find_default
 
 BEST_JPEG = 90
-"""JPEGs of this quality or less are restored. Photo nets gain from there on (docs/photos.md)."""
+"""JPEGs of this quality or less are restored: where photo nets gain by PSNR
+(docs/experiments/photo-net.md)."""
 LEAST_WEBP = 24
 """WebPs of this quantiser index or more are restored: libwebp's quality 82 or less."""
 LEAST_NOISE = 2.0
