@@ -25,10 +25,12 @@ class Family:
 
 
 FAMILIES = {
+    "bitsr-xs": Family("0.2", "x4 in the least time"),
     "bitsr-s": Family("0.5", "large images, old machines"),
     "bitsr-m": Family("1", "most images; the default"),
     "bitsr-l": Family("1.8-1.9", "more quality; the best at x3 and x4"),
     "bitsr-xl": Family("2.6", "the best quality at x2"),
+    "bitsr-photo-s": Family("0.5", "such photographs in half the time"),
     "bitsr-photo-m": Family("1", "photographs with JPEG artefacts, noise or blur"),
     "e2fif-srresnet": Family("0.8-0.9", "comparison with the paper"),
 }
