@@ -196,7 +196,10 @@ def test_models_and_their_page(capsys):
     assert line.split()[:5] == ["bitsr-m-x4", "x4", "79", "31.45", "1"]
     page = Path(__file__).parents[2] / "docs" / "which-net.md"
     rows = (re.split(r" *\| *", line)[1:-1] for line in page.read_text(encoding="utf-8").splitlines())
-    told = {row[0].strip("*`"): row[2] for row in rows if len(row) == 4}
+    told: dict[str, str] = {}
+    for row in rows:  # the first table
+        if len(row) == 4:
+            told.setdefault(row[0].strip("*`"), row[2])
     for name, kind in FAMILIES.items():
         cell = told[name]
         numbers = re.findall(r"[0-9.]+", cell.replace("half", "0.5"))
