@@ -492,7 +492,7 @@ def test_a_closed_pipe_on_stdout_is_no_error_and_a_full_disk_is(net_file, tmp_pa
         done = shell(tmp_path, f"bitsr {args} | true")
         assert (done.returncode, done.stderr) == (0, "")
         done = shell(tmp_path, f"bitsr {args} > /dev/full")
-        assert (done.returncode, done.stderr) == (1, "bitsr: No space left on device\n")
+        assert (done.returncode, done.stderr) == (1, "bitsr: standard output: No space left on device\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX shells")

@@ -64,9 +64,11 @@ def test_other_tensors_are_refused(module, x):
         module(x)
 
 
-def test_a_float_net_by_name_is_near_its_packed_one():
+def test_a_float_net_by_name_is_near_its_packed_one(monkeypatch):
     from bitsr.colour import luma
 
+    # of the checkout, also where an installed bitsr is tested, which has none
+    monkeypatch.setattr(latent, "CHECKPOINTS", Path(__file__).parents[2] / "checkpoints")
     net = bitsr.load_torch("bitsr-s-x4")
     coffee = Path(__file__).parents[2] / "examples" / "coffee.jpg"
     image = np.array(Image.open(coffee))[60:84, 100:131]
