@@ -45,7 +45,14 @@ def test_the_rule_of_sizes():
     no binary one, at x4 alone."""
     blocks = {"s": 8, "m": 16, "l": 32}
     wanted = {f"bitsr-{size}-x{scale}": n for size, n in blocks.items() for scale in (2, 3, 4)}
-    wanted |= {"bitsr-xl-x2": 48, "bitsr-photo-m-x2": 16, "bitsr-photo-m-x4": 16, "bitsr-photo-s-x2": 8, "bitsr-photo-s-x4": 8, "bitsr-xs-x4": 0}
+    wanted |= {
+        "bitsr-xl-x2": 48,
+        "bitsr-photo-m-x2": 16,
+        "bitsr-photo-m-x4": 16,
+        "bitsr-photo-s-x2": 8,
+        "bitsr-photo-s-x4": 8,
+        "bitsr-xs-x4": 0,
+    }
     ours = [p for p in NETS if p.stem.startswith("bitsr")]
     found = {p.stem: sum(op.kind == "bconv" for op in ModelFile.read(p).ops) // 2 for p in ours}
     assert found == wanted
