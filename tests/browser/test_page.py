@@ -318,7 +318,8 @@ def test_keyboard_alone(visit, static):
     tab_to("net")
     page.keyboard.press("ArrowDown")
     tab_to("empty")
-    with page.expect_file_chooser() as chooser:
+    page.wait_for_timeout(500)  # a page that was just loaded may not open a chooser yet
+    with page.expect_file_chooser(timeout=8000) as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files({"name": "a.png", "mimeType": "image/png", "buffer": png(scene(20, 24))})
     done(page)
