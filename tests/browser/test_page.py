@@ -319,7 +319,7 @@ def test_keyboard_alone(visit, static):
     page.keyboard.press("ArrowDown")
     tab_to("empty")
     choosers: list = []
-    page.on("filechooser", choosers.append)
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     for _ in range(20):  # Chromium drops one now and then
         page.keyboard.press("Enter")
         page.wait_for_timeout(1000)
