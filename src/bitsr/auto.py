@@ -145,7 +145,7 @@ the deviation of the means of their quarters, and that of their noise."""
 
 def _blocks(luma: NDArray[np.floating]) -> Blocks:
     """Noise by the difference of two Laplacians (Immerkaer 1996, "Fast noise variance estimation"),
-    which is blind to planes. None for less than 10 rows or columns."""
+    which is blind to planes. Empty for less than 10 rows or columns."""
     if min(luma.shape) < 10:
         return np.empty(0, luma.dtype), np.empty(0, luma.dtype)
     sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
