@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import BitsrError
-from . import say
+from . import net_folder, say
 
 _LINES = 20
 """Failures that are printed; the report has all."""
@@ -86,10 +85,8 @@ def batch(
     from ..photo import Encoding
     from ..pipeline import Settings
     from ..sizes import Size
-    from ..zoo import ZOO
 
-    if folder is not None and not folder.is_dir():
-        raise BitsrError(f"{folder}: no such folder; -n names a net, -m a folder of nets")
+    nets_from = net_folder(folder)
     settings = Settings(
         size=Size(scale, width, height, max_side),
         ensemble=ensemble,
@@ -98,7 +95,7 @@ def batch(
         allow_damaged=allow_damaged,
         encoding=Encoding(quality),
     )
-    nets = choose(net, scale, folder=folder or ZOO, threads=1)
+    nets = choose(net, scale, folder=nets_from, threads=1)
     file = Report(report) if report else None
     todo = plan(source, output, format=format)
     if todo.note:

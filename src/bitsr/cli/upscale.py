@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BitsrError, printable
-from . import reason, say
+from . import net_folder, reason, say
 
 if TYPE_CHECKING:
     from ..batch import Job, Result
@@ -243,13 +243,11 @@ def upscale(
     from ..auto import choose
     from ..pipeline import Settings
     from ..sizes import Size
-    from ..zoo import ZOO
 
     inputs = [*(images or []), *(input or [])]
     if not inputs:
         raise BitsrError("name an image or a folder; bitsr upscale --help says more")
-    if folder is not None and not folder.is_dir():
-        raise BitsrError(f"{folder}: no such folder; -n names a net, -m a folder of nets")
+    nets_from = net_folder(folder)
     if overwrite + skip_existing + fail_existing > 1:
         raise BitsrError("--overwrite, --skip-existing or --fail-existing, one of them")
     if as_json and output == batch.STANDARD:
@@ -272,7 +270,7 @@ def upscale(
         preserve=preserve,
     )
     proc, savers = _threads(threads)
-    nets = choose(net, scale, folder=folder or ZOO, threads=proc)
+    nets = choose(net, scale, folder=nets_from, threads=proc)
     label = settings.size.label(nets.scale)
     jobs = batch.plan(inputs, output, format=format, recursive=recursive, suffix=suffix, label=label)
     if fail_existing and (there := [job for job in jobs if not job.stdout and job.output.exists()]):
