@@ -371,7 +371,7 @@ def test_a_store_with_names_to_change(source, expected, command, tmp_path):
 
 
 def test_s3(source, expected, command, tmp_path, monkeypatch):
-    pytest.importorskip("s3fs")
+    s3fs = pytest.importorskip("s3fs")
     server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
     server.start()
     host, port = server.get_host_and_port()
@@ -379,8 +379,6 @@ def test_s3(source, expected, command, tmp_path, monkeypatch):
         monkeypatch.setenv(f"AWS_{name}", "test")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     try:
-        import s3fs
-
         store = s3fs.S3FileSystem(endpoint_url=f"http://{host}:{port}", skip_instance_cache=True)
         store.mkdir("bucket")
         for name, data in files(source).items():

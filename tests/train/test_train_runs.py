@@ -216,11 +216,11 @@ def test_export_of_a_net_that_ships_wants_its_checkpoint(
 
 
 def test_curves_for_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
+    )
     train(make(), tmp_path, device="cpu", tensorboard=True)
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     rows = log(tmp_path)
     for key in ("loss", "lr", "psnr_y", "it_per_s"):
         told = {event.step: event.value for event in events.Scalars(key)}
