@@ -30,6 +30,10 @@ NETS = {
     "LapSRN, float twin": "lapsrn",
     "FSRCNN(56, 12, 4)": "fsrcnn",
     "ESPCN-like 64x3": "espcn",
+    "plain 32x8, int8": "plain-32x8-int8",
+    "plain 32x8, float": "plain-32x8",
+    "plain 16x10, int8": "plain-16x10-int8",
+    "plain 16x10, float": "plain-16x10",
 }
 """Titles of the nets in reports, and their names in bench.nets. SRGAN has the net of SRResNet,
 trained otherwise: one time and one size stand for both."""
@@ -255,7 +259,7 @@ def lineup(task: Task, isas: list[str]) -> list[Contender]:
 
 def contenders(isas: list[str]) -> list[Contender]:
     """Every contender of the binary net and its kin; ``isas`` are the engine's paths on this machine."""
-    binary, twin, ma, ma_twin, lap, lap_twin, fsrcnn, espcn = NETS
+    binary, twin, ma, ma_twin, lap, lap_twin, fsrcnn, espcn, *plain = NETS
     out = [Contender(f"bitsr {isa}", binary, "bitsr", bitsr(isa)) for isa in isas]
     out += [
         Contender("PyTorch simulated bits", binary, "torch", pytorch("srresnet-binary")),
@@ -317,5 +321,20 @@ def contenders(isas: list[str]) -> list[Contender]:
             Contender(f"ONNX Runtime int8 {net}", title, "onnxruntime", onnxruntime(net, "ort-int8")),
             Contender(f"OpenVINO fp32 {net}", title, "openvino", openvino(net)),
             Contender(f"OpenVINO int8 {net}", title, "openvino", openvino(net, "openvino-int8")),
+        ]
+    for int8, title in zip(plain[::2], plain[1::2], strict=True):
+        net = NETS[title]
+        out += [Contender(f"bitsr {isa} {net}", int8, "bitsr", bitsr(isa, NETS[int8])) for isa in fast]
+        out += [
+            Contender(f"PyTorch fp32 {net}", title, "torch", pytorch(net), reference=True),
+            Contender(f"ONNX Runtime fp32 {net}", title, "onnxruntime", onnxruntime(net)),
+            Contender(f"ONNX Runtime int8 {net}", title, "onnxruntime", onnxruntime(net, "ort-int8")),
+            Contender(f"OpenVINO fp32 {net}", title, "openvino", openvino(net)),
+            # quantised by ONNX Runtime, as in bench.pareto
+            Contender(f"OpenVINO int8 {net}", title, "openvino", openvino(net, "ort-int8")),
+            Contender(f"OpenVINO fp32 {net}, AVX2", title, "openvino", openvino(net), AVX2_ONLY),
+            Contender(f"OpenVINO int8 {net}, AVX2", title, "openvino", openvino(net, "ort-int8"), AVX2_ONLY),
+            Contender(f"TFLite fp32 {net}", title, "ai_edge_litert", tflite(net)),
+            Contender(f"TFLite int8 {net}", title, "ai_edge_litert", tflite(net, "tflite-int8")),
         ]
     return out

@@ -109,10 +109,11 @@ def torch_net(name: str, scale: int) -> nn.Module:
     """A net by name, in eval mode, weights random: (1, 1, h, w) -> (1, 1, scale*h, scale*w), Y in
     [0, 255].
 
-    srresnet: the float twin of SRResNet-E2FIF 64x16; srresnet-binary: its bits simulated in
-    float32, as researchers run them; ledig and ledig-binary: the float twin of Ma-SRResNet 64x16
-    and its one-bit filters; lapsrn and lapsrn-binary: those of Ma-LapSRN; fsrcnn, espcn: see
-    bitsr.nets.small.
+    plain-32x8, plain-16x10: ``bitsr.nets.plain`` of 32 channels and 8 layers, and of 16 and 10, in
+    float; with -int8 behind, as it is packed. srresnet: the float twin of SRResNet-E2FIF 64x16;
+    srresnet-binary: its bits simulated in float32, as researchers run them; ledig and
+    ledig-binary: the float twin of Ma-SRResNet 64x16 and its one-bit filters; lapsrn and
+    lapsrn-binary: those of Ma-LapSRN; fsrcnn, espcn: see bitsr.nets.small.
     """
     import torch
 
@@ -131,8 +132,28 @@ def torch_net(name: str, scale: int) -> nn.Module:
         "lapsrn-binary": lambda: LapSRN(scale),
         "fsrcnn": lambda: FSRCNN(scale),
         "espcn": lambda: ESPCN(scale),
+        "plain-32x8": lambda: plain_net(scale, 32, 8, False),
+        "plain-32x8-int8": lambda: plain_net(scale, 32, 8, True),
+        "plain-16x10": lambda: plain_net(scale, 16, 10, False),
+        "plain-16x10-int8": lambda: plain_net(scale, 16, 10, True),
     }
     return makers[name]().eval()
+
+
+def plain_net(scale: int, channels: int, layers: int, quantised: bool) -> nn.Module:
+    """``Plain``, its weights distributed as those of trained nets (Laplace): the time of AVX2
+    depends on it."""
+    import torch
+
+    from bitsr.nets.plain import Plain
+
+    net = Plain(scale, channels, layers, quantised=quantised)
+    with torch.no_grad():
+        for conv in (*net.body, net.tail):
+            sign = torch.randn_like(conv.weight).sign()
+            conv.weight.exponential_().mul_(sign * (2 * conv.weight[0].numel()) ** -0.5)
+        net.train()(127 + 40 * torch.randn(1, 1, 32, 32))  # the range of its activations
+    return net
 
 
 def fold_batch_norm(net: nn.Module) -> nn.Module:

@@ -57,6 +57,25 @@ def test_the_random_net_runs_on_the_engine():
     assert Engine(random_row(16, 2), threads=1).run(np.zeros((5, 7), np.int16)).shape == (5, 7)
 
 
+def test_the_packed_plain_net_is_the_one_that_others_run(tmp_path):
+    """The same net in float, as int8 and packed: images alike, and unlike the bicubic base."""
+    torch = pytest.importorskip("torch")
+    from bench.nets import torch_net
+    from bench.prepare import make_bsr
+
+    t = task(tmp_path)
+    make_bsr(tmp_path / "net.bsr", "plain-16x10-int8", t)
+    y = t.luma()
+    sr = Engine(tmp_path / "net.bsr", threads=1).run(np.floor(128 * (y - 127.5) + 0.5).astype(np.int16))
+    with torch.no_grad():
+        net, x = torch_net("plain-16x10", 4), torch.from_numpy(y[None, None])
+        other = net(x)[0, 0].numpy()
+        net.state_dict()["tail.weight"].zero_()
+        base = net(x)[0, 0].numpy()
+    off, own = (np.sqrt(np.mean((sr / 128 + 127.5 - a) ** 2)) for a in (other, base))
+    assert off < 1 and own > 5 * off
+
+
 @pytest.mark.slow
 def test_front(tmp_path, monkeypatch):
     """A packed net and a float one in its engines, each judged by its own images."""
