@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -350,13 +351,138 @@ def test_errors_of_a_store_are_one_line_with_its_name(source, command, tmp_path)
     fsspec.register_implementation("broken", Broken, clobber=True)
     for args, text in (
         (("broken://bucket/in", tmp_path / "out"), "broken://bucket/in: no credentials"),
-        ((source, "broken://bucket/out"), f"broken://bucket/out/{FOLDER}/done-*.jsonl: no credentials"),
+        ((source, "broken://bucket/out"), f"broken://bucket/out/{FOLDER}/tried: no credentials"),
         (("memory://none/x", tmp_path / "out"), "memory:///none/x: No such file or directory"),
         (("memory://", tmp_path / "out"), "memory://: names no place"),
     ):
         code, lines = command(*args)
         assert code == 1 and lines == [f"bitsr: {text}"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def server():
+    """A store whose URLs name a server, as those of FTP and SFTP do: server://HOST/FOLDER/NAME. It is
+    to be told the host, its own names have none, and folders do not come by themselves."""
+    fsspec = pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Server(MemoryFileSystem):
+        protocol = "server"
+        store, pseudo_dirs, asked = {}, [""], []
+
+        def __init__(self, host, **more):
+            super().__init__(**more)
+            self.host = host
+
+        def __del__(self):
+            assert self.host  # as FTP's closes what it has not opened
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            path = path.partition("://")[2].partition("/")[2] if "://" in path else path
+            return "/" + path.strip("/")
+
+        @staticmethod
+        def _get_kwargs_from_urls(path):
+            host = path.partition("://")[2].partition("/")[0]
+            return {"host": host} if host else {}
+
+        def makedirs(self, path, exist_ok=False):
+            super().makedirs(path, exist_ok=True)
+            if path not in self.asked:  # another process was faster
+                self.asked.append(path)
+                raise FileExistsError(path)
+
+        def get_file(self, path, *args, **more):  # pyright: ignore[reportIncompatibleMethodOverride]
+            assert path.startswith("/")
+            super().get_file(path, *args, **more)
+
+    fsspec.register_implementation("server", Server, clobber=True)
+    return fsspec.filesystem("server", host="h")
+
+
+def test_a_server_is_named_by_its_url(source, expected, serial, server, tmp_path):
+    for name, data in files(source).items():
+        server.pipe_file(f"/in/{name}", data)
+    for status in ("made", "kept"):
+        found = serial("server://h/in", "SERVER://h/out/x")
+        assert set(found) == set(expected) and set(found.values()) == {status}
+    assert {name: server.cat_file(f"/out/x/{name}") for name in expected} == expected
+    (done,) = server.glob(f"/out/x/{FOLDER}/*.jsonl")
+    rows = [json.loads(line) for line in server.cat_file(done).splitlines()]
+    assert {row["input"] for row in rows} >= {"server://h/in/a.png", "server://h/in/sub/a.png"}
+    assert {row["output"] for row in rows} == {f"server://h/out/x/{name}" for name in expected}
+    assert set(serial("server://h/in/**/*.png", tmp_path / "1")) == {"a.png", "sub/a.png"}
+    assert files(tmp_path / "1")["sub/a.png"] == expected["sub/a.png"]
+    (source / "list").write_text("server://h/in/a.png\na.png\n")
+    assert set(serial(source / "list", tmp_path / "2").values()) == {"made"}
+    for output in ("server://h/in", "server://h/in/"):
+        with pytest.raises(BitsrError, match="is the input folder"):
+            plan("server://h/in", output)
+    with pytest.raises(BitsrError, match="overwrite an input"):
+        plan("server://h/in/a.png", "server://h/in", format="png")
+
+
+def test_ftp(source, expected, command, tmp_path):
+    handlers = pytest.importorskip("pyftpdlib.handlers")
+    who = pytest.importorskip("pyftpdlib.authorizers").DummyAuthorizer()
+    who.add_user("me", "", str(tmp_path), perm="elradfmwMT")
+    Handler = type("Handler", (handlers.FTPHandler,), {"authorizer": who})
+    ftp = pytest.importorskip("pyftpdlib.servers").FTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=ftp.serve_forever, kwargs={"handle_exit": False})
+    thread.start()
+    try:
+        url = f"ftp://me@127.0.0.1:{ftp.address[1]}"
+        for end in ("", "6 were done"):
+            code, lines = command(f"{url}/in", f"{url}/out", "-j", "3")
+            assert code == 0 and lines[-1].endswith(end), lines
+        assert files(tmp_path / "out") == expected
+    finally:
+        ftp.close_all()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("ftp://127.0.0.1:1/x", "ftp://127.0.0.1:1: Connection refused"),
+        ("FTP://127.0.0.1:1/x", "ftp://127.0.0.1:1: Connection refused"),
+        ("ftp://", "ftp://: "),
+        ("ftp://h:abc/x", "ftp://h:abc: Port "),
+        ("http://127.0.0.1:1/x", "http://127.0.0.1:1/x"),
+        ("http://", "http://: names no place"),
+        ("none://x/y", "none://x: Protocol not known"),
+        ("server:///x", "server://: "),
+        ("zip://a/b", "zip://a: "),
+        ("data://x", "data://x"),
+        ("filecache::ftp://x/y", "filecache::ftp://x/y: not a URL of the form NAME://PLACE"),
+    ],
+)
+def test_a_server_that_is_not_there_is_one_line(url, text, source, server, command, tmp_path):
+    """As a source and as an output; nothing is made, and no package prints what is its own."""
+    pytest.importorskip("aiohttp")
+    for args in ((url, tmp_path / "out"), (source, url)):
+        code, lines = command(*args)
+        assert code == 1 and len(lines) == 1 and lines[0].startswith(f"bitsr: {text}"), lines
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_goes_on_without_a_server(source, serial, tmp_path):
+    pytest.importorskip("aiohttp")
+    (source / "list").write_text("a.png\nhttp://127.0.0.1:1/b.png\n")
+    statuses = serial(source / "list", tmp_path / "out")
+    assert statuses == {"a.png": "made", "127.0.0.1:1/b.png": "failed"}
+
+
+def test_an_output_that_takes_nothing_is_refused_before_work(source, serial, command):
+    pytest.importorskip("fsspec")
+    with pytest.raises(BitsrError, match=r"^data://1,x/\.bitsr/tried: Read only"):
+        serial(source, "data://1,x")
+    code, lines = command(source, "memory://out")
+    assert code == 1 and lines == [
+        "bitsr: memory:///out: what is there ends with the command; give another output"
+    ]
 
 
 def test_a_store_with_names_to_change(source, expected, command, tmp_path):
@@ -435,6 +561,20 @@ class Deadly(Worker):
         return super().__call__(task)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM that is caught")
+def test_a_process_that_is_told_to_end_many_times_says_nothing(source, net_file, tmp_path, capfd):
+    """As by its pool and by ``timeout``, which tells all processes of a command."""
+    todo = plan(str(source), str(tmp_path / "out"))
+    isolated = pool.Isolated(Worker(choose(net_file, threads=1), Settings(), todo.output))
+    isolated(todo.tasks[0])
+    process = isolated._process
+    assert process
+    while process.poll() is None:
+        process.terminate()
+        time.sleep(0.001)
+    assert process.returncode == 143 and not capfd.readouterr().err
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_an_image_that_kills_its_process_fails_alone(source, expected, net_file, tmp_path):
     todo = plan(str(source), str(tmp_path / "out"))
@@ -463,8 +603,8 @@ def test_a_command_that_is_killed_goes_on(net_file, tmp_path, number):
         time.sleep(0.01)
     workers = children(first.pid)
     first.send_signal(number)
-    first.communicate()
-    assert first.returncode == (-9 if number == signal.SIGKILL else 143) and workers
+    _, text = first.communicate()
+    assert first.returncode == (-9 if number == signal.SIGKILL else 143) and workers and not text
     end = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < end:
         time.sleep(0.01)

@@ -82,6 +82,7 @@ def batch(
     from ..auto import choose
     from ..cluster import KEPT, Worker, on_ray, plan, pool, run
     from ..cluster.report import Report
+    from ..errors import BitsrError
     from ..photo import Encoding
     from ..pipeline import Settings
     from ..sizes import Size
@@ -98,6 +99,8 @@ def batch(
     nets = choose(net, scale, folder=nets_from, threads=1)
     file = Report(report) if report else None
     todo = plan(source, output, format=format)
+    if todo.output.startswith("memory://"):
+        raise BitsrError(f"{todo.output}: what is there ends with the command; give another output")
     if todo.note:
         say(f"note: {todo.note}")
     worker = Worker(nets, settings, todo.output)

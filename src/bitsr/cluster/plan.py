@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from .. import names, photo
 from ..errors import BitsrError
-from .stores import File, fixed_part, is_pattern, place, store
+from .stores import File, fixed_part, is_pattern, is_url, place, store
 
 FOLDER = ".bitsr"
 """In the output folder: what is done (``manifest``), and files that are not finished."""
@@ -99,7 +99,7 @@ def _inputs(source: str, output: str) -> tuple[dict[str, File], str | None]:
 
 
 def _listed(source: str) -> dict[str, File]:
-    """The files of a list. One that is not there has size 0, and fails when its turn comes."""
+    """The files of a list. One that cannot be seen has size 0, and fails when its turn comes."""
     if unread := photo.passed_over([Path(source)]):
         raise BitsrError(f"{source}: {unread}")
     data = store(source).read(source)
@@ -110,7 +110,7 @@ def _listed(source: str) -> dict[str, File]:
     found: dict[str, str] = {}
     for line in filter(None, map(str.strip, lines)):
         name, path = line, f"{folder}/{line}"
-        if "://" in line or Path(line).expanduser().is_absolute():
+        if is_url(line) or Path(line).expanduser().is_absolute():
             path = place(line)
             name = path.partition("://")[2].lstrip("/") or path[len(Path(path).anchor) :]
         if not PurePosixPath(name).name:
@@ -120,7 +120,7 @@ def _listed(source: str) -> dict[str, File]:
     def look(path: str) -> File:
         try:
             return store(path).stat(path)
-        except OSError:
+        except (OSError, BitsrError):
             return File(path, 0, "")
 
     with ThreadPoolExecutor(_REQUESTS) as pool:

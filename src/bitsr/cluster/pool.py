@@ -117,7 +117,8 @@ def _receive(pipe: BinaryIO, tasks: queue.SimpleQueue[Any]) -> None:
 
 
 def _leave(number: int, _: Any) -> None:
-    """Leave by way of the clean-up."""
+    """Leave by way of the clean-up, which a second signal does not disturb."""
+    signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
 

@@ -73,10 +73,13 @@ def _alone(output: str) -> Generator[None]:
     """One run at a time in a folder of this machine, by a lock; unfinished files of killed ones
     go.
 
-    In a store there is no lock, and no unfinished file.
+    In a store there is no lock. It is tried instead, for it may give what it does not take.
     """
     at = store(output)
     if not isinstance(at, Local):
+        tried = f"{output}/{FOLDER}/tried"
+        at.write(tried, b"")
+        at.remove(tried)
         yield
         return
     folder = Path(output) / FOLDER

@@ -12,22 +12,27 @@ import os
 import re
 import secrets
 import stat
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 from ..errors import BitsrError, reason
 from ..files import NewFile, mode_of
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://([^/]*)")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _ONE_PUT = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
 """Stores in which an object appears whole, by one request. Others get a temporary name first."""
-_TAGS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
+_TAGS = (
+    *("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated"),
+    *("modify", "last_write_time", "created"),
+)
 """What the stores call an object's checksum or its time of change, the surest first."""
 
 
@@ -45,12 +50,22 @@ def is_pattern(place: str) -> bool:
     return glob.has_magic(place)
 
 
+def is_url(text: str) -> bool:
+    """Whether a text is meant as a URL. A single letter before :// is a drive of Windows."""
+    return bool(re.match("[^/]{2,}://", text))
+
+
 def place(text: str) -> str:
     """The place that a path or a URL names; file:// is a path. Links in a path are resolved, but
-    not those below a wildcard. Raises as ``store``."""
-    text = re.sub(r"^file://(localhost)?(?=/)", "", text)
-    if match := _URL.match(text):
-        return _remote(match[1]).normal(text)
+    not those below a wildcard. Raises as ``store``, and BitsrError for what is no URL but looks
+    like one."""
+    if is_url(text):
+        scheme, _, rest = text.partition("://")
+        text = re.sub(r"^file://(localhost)?(?=/)", "", f"{scheme.lower()}://{rest}")
+        if _URL.match(text):
+            return store(text).normal(text)
+        if is_url(text):
+            raise BitsrError(f"{text}: not a URL of the form NAME://PLACE")
     path = Path(text).expanduser()
     if not is_pattern(text) or path.exists():
         return path.resolve().as_posix()
@@ -73,13 +88,17 @@ def escaped(path: str) -> str:
 
 def store(place: str) -> Local | Remote:
     """The store that a place is in. Raises ImportError, in one line, where its package is
-    missing."""
+    missing, and BitsrError where there is no such store, or its server does not answer."""
     match = _URL.match(place)
-    return _remote(match[1]) if match else _LOCAL
+    return _remote(*match.groups()) if match else _LOCAL
 
 
 class Local:
     """Folders of this machine, or of a file system that all workers share."""
+
+    def normal(self, path: str) -> str:
+        """An absolute path as it is."""
+        return path
 
     def is_folder(self, path: str) -> bool:
         """Whether a folder is there."""
@@ -164,61 +183,88 @@ class Remote:
     whatever else the packages raise: no server, no credentials.
     """
 
-    def __init__(self, protocol: str) -> None:
+    def __init__(self, protocol: str, host: str) -> None:
+        """host: what a URL has between :// and the next slash: a server, a bucket or a folder."""
+        url, before = f"{protocol}://{host}", sys.unraisablehook
+        # What fails half made may fail once more when it goes, and print that.
+        sys.unraisablehook = lambda _: None
         try:
-            self._fs: Any = cast(Any, importlib.import_module("fsspec")).filesystem(protocol)
+            self._fs: Any = cast(Any, importlib.import_module("fsspec")).url_to_fs(url)[0]
         except ImportError as error:
-            extra = _EXTRAS.get(protocol, "ray")
-            raise ImportError(f"{protocol}://: {error}; try: pip install 'bitsr[{extra}]'") from None
+            extra = _EXTRAS.get(protocol, "ray" if error.name == "fsspec" else None)
+            hint = f"; try: pip install 'bitsr[{extra}]'" if extra else ""
+            raise ImportError(f"{protocol}://: {error}{hint}") from None
         except Exception as error:
-            raise BitsrError(f"{protocol}://: {reason(error)}") from None
-        self._one_put = protocol in _ONE_PUT
+            raise BitsrError(f"{url}: {reason(error)}") from None
+        finally:
+            sys.unraisablehook = before
+        self._url, self._one_put = url, protocol in _ONE_PUT
+        self._made: set[str] = set()
+        # A package for one connection may know of no threads.
+        self._one = nullcontext() if self._fs.async_impl else Lock()
 
     def normal(self, path: str) -> str:
-        """The one spelling of a place in which this store lists its objects."""
-        found = self._fs.unstrip_protocol(self._fs._strip_protocol(path)).rstrip("/")
+        """The one spelling of a place."""
+        found = self._fs.unstrip_protocol(self._bare(path))
+        options = self._fs._get_kwargs_from_urls
+        if options(found) != options(path):  # the server, which is no part of a name on it
+            found = path
+        found = found.rstrip("/")
         if found.endswith(":"):
             raise BitsrError(f"{path}: names no place")
         return found
+
+    def _bare(self, path: str) -> str:
+        """What the store itself calls a place."""
+        return self._fs._strip_protocol(path)
 
     def is_folder(self, path: str) -> bool:
         """Whether a folder, or an object whose name begins with it, is there."""
         self._fs.invalidate_cache()
         with _telling(path):
-            return self._fs.isdir(path)
+            return self._fs.isdir(self._bare(path))
 
     def is_file(self, path: str) -> bool:
         """Whether an object of that name is there."""
         with _telling(path):
-            return self._fs.isfile(path)
+            return self._fs.isfile(self._bare(path))
 
     def find(self, folder: str) -> Iterator[File]:
         """Every object below a folder."""
         self._fs.invalidate_cache()
         with _telling(folder):
-            found = self._fs.find(folder, detail=True)
-        return (self._file(path, info) for path, info in found.items())
+            found = self._fs.find(self._bare(folder), detail=True)
+        return self._files(folder, found)
 
     def glob(self, pattern: str) -> Iterator[File]:
         """The objects that a pattern means; ``**`` is any number of folders."""
         self._fs.invalidate_cache()
         with _telling(pattern):
-            found = self._fs.glob(pattern, detail=True)
-        return (self._file(path, info) for path, info in found.items() if info.get("type") != "directory")
+            found = self._fs.glob(self._bare(pattern), detail=True)
+        return self._files(fixed_part(pattern), found)
+
+    def _files(self, root: str, found: dict[str, dict[str, Any]]) -> Iterator[File]:
+        """What was found below a place, as places below it."""
+        if not _URL.match(root):  # a pattern of buckets
+            root = self._url.partition("://")[0] + "://"
+        start = len(self._bare(root).rstrip("/"))
+        for name, info in found.items():
+            if info.get("type") != "directory":
+                yield self._file(root + name[start:], info)
 
     def _file(self, path: str, info: dict[str, Any]) -> File:
         tag = next((str(info[key]) for key in _TAGS if info.get(key)), "")
-        return File(self._fs.unstrip_protocol(path), info.get("size") or 0, tag)
+        return File(path, info.get("size") or 0, tag)
 
     def stat(self, path: str) -> File:
-        """An object's size and tag."""
-        with _telling(path):
-            return self._file(path, self._fs.info(path))
+        """An object's size and tag. Any thread may ask."""
+        with self._one, _telling(path):
+            return self._file(path, self._fs.info(self._bare(path)))
 
     def read(self, path: str) -> bytes:
         """The bytes of an object."""
         with _telling(path):
-            return self._fs.cat_file(path)
+            return self._fs.cat_file(self._bare(path))
 
     def write(self, path: str, data: bytes) -> None:
         """Make or replace a small object at once."""
@@ -228,7 +274,7 @@ class Remote:
     def remove(self, path: str) -> None:
         """Remove an object, if it is there."""
         with suppress(FileNotFoundError), _telling(path):
-            self._fs.rm_file(path)
+            self._fs.rm_file(self._bare(path))
 
     @contextmanager
     def fetched(self, path: str) -> Generator[Path]:
@@ -236,7 +282,7 @@ class Remote:
         with tempfile.TemporaryDirectory(prefix="bitsr-") as folder:
             local = Path(folder) / "input"
             with _telling(path):
-                self._fs.get_file(path, str(local))
+                self._fs.get_file(self._bare(path), str(local))
             yield local
 
     @contextmanager
@@ -250,14 +296,29 @@ class Remote:
             local = Path(folder) / "output"
             yield local
             with _telling(path):
+                final = self._bare(path)
                 if self._one_put:
-                    self._fs.put_file(str(local), path)
+                    self._fs.put_file(str(local), final)
                     return
-                part = f"{parts}/{secrets.token_hex(8)}"
-                self._fs.makedirs(parts, exist_ok=True)
-                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                part = f"{self._bare(parts)}/{secrets.token_hex(8)}"
+                self._make_folder(part.rpartition("/")[0])
+                self._make_folder(final.rpartition("/")[0])
                 self._fs.put_file(str(local), part)
-                self._fs.mv(part, path)
+                self._fs.mv(part, final)
+
+    def _make_folder(self, bare: str) -> None:
+        """Make a folder with those above it; other processes may be making them as well."""
+        if bare in self._made:
+            return
+        for left in (2, 1, 0):
+            self._fs.invalidate_cache()  # which may not know what others have made
+            try:
+                self._fs.makedirs(bare, exist_ok=True)
+                break
+            except Exception:
+                if not left and not self._fs.isdir(bare):
+                    raise
+        self._made.add(bare)
 
 
 @contextmanager
