@@ -77,7 +77,7 @@ def processes(name):
 
 def start(*args):
     line = [sys.executable, "-m", "bitsr", "batch", *map(str, args)]
-    return subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def made_by(process, folder, count):
@@ -118,8 +118,8 @@ def test_nothing_is_lost_or_made_twice(cluster, net_file, tmp_path):
     patiently(lambda: nodes.add_node(num_cpus=1))
     made_by(first, out, IMAGES // 3)
     first.kill()  # the command
-    _, text = first.communicate()
-    assert not text and not report.exists()  # Ray says nothing of what was killed
+    said = first.communicate()
+    assert said == ("", "") and not report.exists()  # Ray says nothing of what was killed
     before = outputs(out)
     second_run = start(*command)
     _, text = second_run.communicate()

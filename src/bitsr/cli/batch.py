@@ -77,6 +77,7 @@ def batch(
     first one ended."""
     import time
 
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..auto import choose
@@ -112,7 +113,14 @@ def batch(
     with ExitStack() as stack:
         if file:
             stack.enter_context(file)
-        bar = stack.enter_context(Progress(*columns, transient=True, disable=not sys.stderr.isatty()))
+        shown = Progress(
+            *columns,
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=False,  # where Ray prints, see on_ray
+            disable=not sys.stderr.isatty(),
+        )
+        bar = stack.enter_context(shown)
         task = bar.add_task("", total=sum(task.size for task in todo.tasks))
         for status, row in stack.enter_context(closing(run(todo, worker, work))):
             count[status] += 1

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,9 @@ def _connected(ray: Any, address: str, workers: int) -> Generator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)  # Ray takes it for itself
     try:
-        yield
+        # One of Ray's threads prints what is killed.
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere) if quiet else nullcontext():
+            yield
     finally:
         ray.shutdown()
 
