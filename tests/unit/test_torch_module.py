@@ -68,7 +68,10 @@ def test_a_float_net_by_name_is_near_its_packed_one(monkeypatch):
     from bitsr.colour import luma
 
     # of the checkout, also where an installed bitsr is tested, which has none
-    monkeypatch.setattr(latent, "CHECKPOINTS", Path(__file__).parents[2] / "checkpoints")
+    checkpoints = Path(__file__).parents[2] / "checkpoints"
+    if not (checkpoints / "bitsr-s-x4.latent.safetensors").exists():
+        pytest.skip("a source archive, which has no checkpoints")
+    monkeypatch.setattr(latent, "CHECKPOINTS", checkpoints)
     net = bitsr.load_torch("bitsr-s-x4")
     coffee = Path(__file__).parents[2] / "examples" / "coffee.jpg"
     image = np.array(Image.open(coffee))[60:84, 100:131]
