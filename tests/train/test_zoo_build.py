@@ -158,7 +158,7 @@ def test_a_chain_makes_its_net(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     recipes = [step.load() for step in CHAINS[name].steps]
     for step, recipe in zip(CHAINS[name].steps, recipes, strict=True):
         files = [*recipe.data.teachers, *([step.init_from] if step.init_from else [])]
-        if (ROOT / "checkpoints").is_dir():
+        if any((ROOT / "checkpoints").glob("*.safetensors")):  # none in a source archive
             assert all((ROOT / file).is_file() for file in files if "/" in file), files
         assert all(net_name(file).endswith(f"x{recipe.scale}") for file in recipe.data.teachers)
     model = ModelFile.read(ZOO / f"{name}.bsr")
