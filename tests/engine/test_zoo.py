@@ -42,8 +42,8 @@ def test_there_is_a_default_net():
 
 def test_the_rule_of_sizes():
     """s, m, l: 8, 16, 32 residual blocks of two binary convolutions, at every scale; xl: 48, at x2 alone. xs: int8,
-    no binary one, at x2 and x4."""
-    blocks = {"s": 8, "m": 16, "l": 32}
+    no binary one."""
+    blocks = {"xs": 0, "s": 8, "m": 16, "l": 32}
     wanted = {f"bitsr-{size}-x{scale}": n for size, n in blocks.items() for scale in (2, 3, 4)}
     wanted |= {
         "bitsr-xl-x2": 48,
@@ -51,8 +51,6 @@ def test_the_rule_of_sizes():
         "bitsr-photo-m-x4": 16,
         "bitsr-photo-s-x2": 8,
         "bitsr-photo-s-x4": 8,
-        "bitsr-xs-x2": 0,
-        "bitsr-xs-x4": 0,
     }
     ours = [p for p in NETS if p.stem.startswith("bitsr")]
     found = {p.stem: sum(op.kind == "bconv" for op in ModelFile.read(p).ops) // 2 for p in ours}
