@@ -3,40 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from ..layers.branches import Branches
 from ..layers.convs import Int8Conv2d
 from ..layers.modules import TypedModuleList
 from ..layers.ops import Net, Ops, V
 from .upsamplers import interpolation
-
-
-class _BranchedHead(nn.Conv2d):
-    """A 3x3 convolution with ``Branches``, which are folded in every iteration."""
-
-    def __init__(self, cin: int, cout: int) -> None:
-        super().__init__(cin, cout, 3, padding=1)  # pyright: ignore[reportUnknownMemberType]
-        self.branches = Branches(cin, cout)
-
-    def forward(self, input: Tensor) -> Tensor:
-        weight, bias = self.branches.folded()
-        assert self.bias is not None
-        return F.conv2d(input, self.weight + weight, self.bias + bias, padding=1)
-
-
-class _BranchedConv(Int8Conv2d):
-    """The same between head and tail, for the float net alone."""
-
-    def __init__(self, cin: int, cout: int) -> None:
-        super().__init__(cin, cout)
-        self.branches = Branches(cin, cout)
-
-    def forward(self, input: Tensor) -> Tensor:
-        weight, bias = self.branches.folded()
-        assert self.bias is not None
-        return F.conv2d(self.quantised(input), self.weight + weight, self.bias + bias, padding=1)
 
 
 class Plain(Net):
@@ -44,8 +16,7 @@ class Plain(Net):
 
     The head, 1 -> C, has 16 bits. All that follows is int8 (``layers.convs.Int8Conv2d``). The tail
     makes scale^2 channels, which are added to those of bicubic interpolation and shuffled.
-    quantised: False for the float net that training starts with. branches: train the float net with
-    ``Branches``; it does not pack.
+    quantised: False for the float net that training starts with.
 
     In the manner of the plain nets that ECBSR trains (Zhang, Zeng, Zhang, ACM MM 2021). Each inner
     convolution starts as the identity and noise.
@@ -54,34 +25,23 @@ class Plain(Net):
     span = 127.5
 
     def __init__(
-        self,
-        scale: int = 4,
-        channels: int = 16,
-        layers: int = 10,
-        *,
-        quantised: bool = True,
-        branches: bool = False,
+        self, scale: int = 4, channels: int = 16, layers: int = 10, *, quantised: bool = True
     ) -> None:
         super().__init__()
         if scale < 1 or channels < 1 or layers < 0:
             raise ValueError("scale and channels must be at least 1, layers at least 0")
-        if branches and quantised:
-            raise ValueError("branches are for the float net")
-        make = _BranchedConv if branches else Int8Conv2d
         self.scale = scale
-        self.head = _BranchedHead(1, channels) if branches else nn.Conv2d(1, channels, 3, padding=1)
+        self.head = nn.Conv2d(1, channels, 3, padding=1)
         self.body: TypedModuleList[Int8Conv2d] = TypedModuleList(
-            make(channels, channels) for _ in range(layers)
+            Int8Conv2d(channels, channels) for _ in range(layers)
         )
-        self.tail = make(channels, scale**2)
+        self.tail = Int8Conv2d(channels, scale**2)
         self.slopes = nn.Parameter(torch.full((layers + 1, channels), 0.25))
         self.base = interpolation(scale, "bicubic")
         with torch.no_grad():
             for conv in self.body:
                 conv.weight[:, :, 1, 1] += torch.eye(channels)
             self.tail.weight *= 0.1
-            if isinstance(self.tail, _BranchedConv):
-                self.tail.branches.shrink.weight *= 0.1
         if not quantised:
             for conv in (*self.body, self.tail):
                 conv.binarize(False)
