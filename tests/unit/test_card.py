@@ -6,14 +6,23 @@ import json
 
 from random_nets import srresnet
 
-from bitsr.eval.card import LIMITS, card
+from bitsr.eval.card import ADVERSARIAL, FAITHFUL, PROTOCOL, card
 
 
 def test_a_bare_net_has_a_card():
     text = card(srresnet(blocks=1, scale=3), 12345)
     assert text.startswith("# random\n") and "x3" in text and "12 KiB" in text
     assert "Unknown." in text and "Not measured." in text
-    assert all(limit in text for limit in LIMITS)
+    assert PROTOCOL in text and FAITHFUL not in text and ADVERSARIAL not in text
+
+
+def test_what_an_adversarial_net_draws_is_called_invented():
+    packed = srresnet(blocks=1)
+    for adversarial, said, other in (({"weight": 1}, ADVERSARIAL, FAITHFUL), (None, FAITHFUL, ADVERSARIAL)):
+        train = {"adversarial": adversarial}
+        packed.metadata["recipe"] = json.dumps({"net": {"name": "srresnet"}, "train": train})
+        text = card(packed, 1)
+        assert said in text and other not in text
 
 
 def test_metadata_is_told():

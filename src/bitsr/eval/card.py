@@ -21,10 +21,12 @@ DEGRADED = (
     " the net without photo in its name keeps that."
 )
 CHROMA = "It enlarges luma; chroma follows the luma that it makes{}."
-LIMITS = (
-    "It reconstructs, it does not invent: fine texture that the LR image has lost stays smooth.",
-    "Test figures hold for the protocol that stands beside them, and for no other.",
+FAITHFUL = "It reconstructs, it does not invent: fine texture that the LR image has lost stays smooth."
+ADVERSARIAL = (
+    "It was trained to draw what looks real, so some of the detail in its images is invented: it suits the eye,"
+    " and no measurement."
 )
+PROTOCOL = "Test figures hold for the protocol that stands beside them, and for no other."
 
 
 _BROKEN = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
@@ -91,7 +93,10 @@ def _recipe(recipe: dict[str, Any]) -> list[str]:
 
 
 def _trained_on(recipe: dict[str, Any]) -> list[str]:
-    return [DEGRADED if recipe.get("data", {}).get("degrade") else CLEAN]
+    return [
+        DEGRADED if recipe.get("data", {}).get("degrade") else CLEAN,
+        ADVERSARIAL if recipe.get("train", {}).get("adversarial") else FAITHFUL,
+    ]
 
 
 def _evaluation(evaluation: dict[str, Any]) -> list[str]:
@@ -185,5 +190,5 @@ def card(model: ModelFile, file_bytes: int) -> str:
         lines += [*(told.provenance or ["- versions of bitsr and torch, hash of the data: not recorded"]), ""]
     lines += ["## Figures", "", *(told.evaluation or ["Not measured."]), "", *told.check]
     chroma = CHROMA.format(", smoothed" if about.get("chroma") == "smooth" else "")
-    lines += ["## Limits", "", *(f"- {text}" for text in (chroma, *told.trained_on, *LIMITS)), ""]
+    lines += ["## Limits", "", *(f"- {text}" for text in (chroma, *told.trained_on, PROTOCOL)), ""]
     return "\n".join(printable(line) for text in lines for line in text.split("\n"))
