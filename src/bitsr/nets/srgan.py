@@ -6,8 +6,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
 from ..layers.convs import WeightBinaryConv2d
 from ..layers.modules import TypedModuleList
@@ -127,38 +125,3 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)[:, 0]
-
-
-class PatchDiscriminator(nn.Module):
-    """A discriminator that judges every place of an image, by the 36x36 pixels around it.
-
-    (N, 1, H, W) in [-1, 1], sides of at least 8 -> (logits (N, 1, h, w), features of the inner
-    convolutions). Logits are high for a real image; h and w are a quarter of H and W. Four
-    convolutions with spectral normalisation (Miyato et al. 2018, arXiv 1802.05957) between two
-    without, two of them with stride 2, LeakyReLU(0.2) between. Patches after pix2pix (Isola et al.
-    2017, arXiv 1611.07004); spectral normalisation as in Real-ESRGAN (arXiv 2107.10833).
-    """
-
-    def __init__(self, channels: int = 16) -> None:
-        super().__init__()
-        c = channels
-        self.head = nn.Conv2d(1, c, 3, padding=1)
-        self.body = nn.ModuleList(
-            spectral_norm(nn.Conv2d(cin, cout, size, stride, padding=1))
-            for cin, cout, size, stride in (
-                (c, 2 * c, 4, 2),
-                (2 * c, 4 * c, 4, 2),
-                (4 * c, 4 * c, 3, 1),
-                (4 * c, 4 * c, 3, 1),
-            )
-        )
-        # a relativistic loss does not see a bias
-        self.tail = nn.Conv2d(4 * c, 1, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        x = F.leaky_relu(self.head(x), 0.2)
-        features: list[Tensor] = []
-        for conv in self.body:
-            x = F.leaky_relu(conv(x), 0.2)
-            features.append(x)
-        return self.tail(x), features

@@ -1,9 +1,9 @@
-"""Adversarial objectives: pixel, perceptual and adversarial loss.
+"""SRGAN's objective (Ledig et al., CVPR 2017, arXiv 1609.04802): pixel, perceptual and adversarial
+loss.
 
 A step first trains the discriminator to tell real images from the net's, then the net to pass for
-real. ``Adversary`` is SRGAN's (Ledig et al., CVPR 2017, arXiv 1609.04802). Its perceptual loss
-wants the weights of VGG-19, which are not ours to ship: without a path to them it is left out, and
-the recipe's ``objective`` says so wherever it is printed. ``PatchAdversary`` needs no weights.
+real. The perceptual loss wants the weights of VGG-19, which are not ours to ship: without a path to
+them it is left out, and the recipe's ``objective`` says so wherever it is printed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..nets.srgan import Discriminator, PatchDiscriminator
+from ..nets.srgan import Discriminator
 from .checkpoint import CheckpointError
 from .recipe import Adversarial, Recipe
 
@@ -100,40 +100,23 @@ class Adversary:
     def __init__(self, fabric: Fabric, recipe: Recipe) -> None:
         t, device = recipe.train, fabric.device
         self.fabric, self.settings = fabric, cast(Adversarial, t.adversarial)
-        net = self._discriminator(recipe)
+        net = Discriminator(recipe.data.patch * recipe.scale, CHANNELS)
         self.net: nn.Module = net.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.adam = torch.optim.Adam(self.net.parameters(), lr=0.0, betas=t.betas, eps=t.eps, fused=True)
         self.model, self.optimiser = fabric.setup(self.net, self.adam)
         self.vgg = VGG(self.settings.vgg, VGG_LAYER).to(device) if self.settings.vgg else None
         self.loss_sum = torch.zeros((), device=device)
 
-    def _discriminator(self, recipe: Recipe) -> nn.Module:
-        return Discriminator(recipe.data.patch * recipe.scale, CHANNELS)
-
     def _judge(self, images: Tensor) -> Tensor:
         """Logits (N,) float32."""
         return self.model(images / 127.5 - 1).float()
 
-    def _loss(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """What the discriminator minimises: -log D(hr) - log(1 - D(sr))."""
-        return F.softplus(-self._judge(hr)).mean() + F.softplus(self._judge(sr)).mean()
-
-    def _terms(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        """What the net minimises beside the pixel loss, weighted."""
-        a = self.settings
-        terms = {"adversarial": a.weight * F.softplus(-self._judge(sr)).mean()}
-        if self.vgg is not None:
-            with torch.no_grad():
-                real = self.vgg(hr).float()
-            terms["perceptual"] = a.perceptual * F.mse_loss(self.vgg(sr).float(), real)
-        return terms
-
     def learn(self, sr: Tensor, hr: Tensor, lr: float) -> None:
-        """One step of the discriminator; lr is the net's learning rate."""
+        """One step of the discriminator: -log D(hr) - log(1 - D(sr)), lr being the net's rate."""
         for group in self.adam.param_groups:
-            group["lr"] = lr * self.settings.lr_ratio
+            group["lr"] = lr
         self.net.requires_grad_(True)
-        loss = self._loss(sr.detach(), hr)
+        loss = F.softplus(-self._judge(hr)).mean() + F.softplus(self._judge(sr.detach())).mean()
         self.fabric.backward(loss)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -141,8 +124,14 @@ class Adversary:
 
     def parts(self, sr: Tensor, hr: Tensor, pixel: Tensor) -> dict[str, Tensor]:
         """The weighted terms of the net's objective, 0-dim float32; pixel is ``train.loss``."""
+        a = self.settings
         self.net.requires_grad_(False)  # these gradients are the net's
-        return {"pixel": self.settings.pixel * pixel, **self._terms(sr, hr)}
+        parts = {"pixel": a.pixel * pixel, "adversarial": a.weight * F.softplus(-self._judge(sr)).mean()}
+        if self.vgg is not None:
+            with torch.no_grad():
+                real = self.vgg(hr).float()
+            parts["perceptual"] = a.perceptual * F.mse_loss(self.vgg(sr).float(), real)
+        return parts
 
     def read_loss(self, count: int) -> float:
         """Mean loss of the discriminator over the last ``count`` steps; clears the sum.
@@ -165,45 +154,3 @@ class Adversary:
         self.net.load_state_dict(state["net"])
         self.adam.load_state_dict(state["optimiser"])
         self.loss_sum.copy_(state["loss_sum"])
-
-
-def _relativistic(real: Tensor, fake: Tensor) -> Tensor:
-    """-log D(real, fake) - log(1 - D(fake, real)), D(a, b) = sigmoid(a - mean b), halved.
-
-    The relativistic average loss of a discriminator; with the arguments exchanged, that of the net
-    (Jolicoeur-Martineau 2018, arXiv 1807.00734; ESRGAN, Wang et al. 2018, eq. 1 and 2).
-    """
-    return (F.softplus(fake.mean() - real).mean() + F.softplus(fake - real.mean()).mean()) / 2
-
-
-class PatchAdversary(Adversary):
-    """A relativistic loss of patches, and the discriminator's own features as the perceptual loss.
-
-    The mean absolute difference of its features, summed over its layers (pix2pixHD, Wang et al.
-    2018, arXiv 1711.11585, eq. 4), stands for those of a net that is trained elsewhere.
-    """
-
-    def _discriminator(self, recipe: Recipe) -> nn.Module:
-        return PatchDiscriminator()
-
-    def _see(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits and features, float32."""
-        logits, features = self.model(images / 127.5 - 1)
-        return logits.float(), [f.float() for f in features]
-
-    def _loss(self, sr: Tensor, hr: Tensor) -> Tensor:
-        return _relativistic(self._see(hr)[0], self._see(sr)[0])
-
-    def _terms(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            real, wanted = self._see(hr)
-        fake, seen = self._see(sr)
-        distance = torch.stack([F.l1_loss(a, b) for a, b in zip(seen, wanted, strict=True)]).sum()
-        return {
-            "adversarial": self.settings.weight * _relativistic(fake, real),
-            "perceptual": self.settings.perceptual * distance,
-        }
-
-
-ADVERSARIES: dict[str, type[Adversary]] = {"srgan": Adversary, "patch": PatchAdversary}
-"""By ``train.adversarial.discriminator``."""

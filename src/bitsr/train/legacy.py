@@ -34,7 +34,7 @@ GONE: dict[str, dict[str, tuple[Any, ...]]] = {
         "colour": ("y",),
     },
     "train": {"clip": (0,), "freeze_bn": (0,), "bn_batches": (32,)},
-    "train.adversarial": {"layer": ("relu5_4",), "channels": (64,)},
+    "train.adversarial": {"layer": ("relu5_4",), "lr_ratio": (1,), "channels": (64,)},
 }
 """Keys that are no more, and the values that make no difference to the net that came of them."""
 ACTIVATIONS = {

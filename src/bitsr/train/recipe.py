@@ -152,19 +152,13 @@ class Stage(_Section):
 
 
 class Adversarial(_Section):
-    """[train.adversarial]: an adversarial objective (`train.gan`):
+    """[train.adversarial]: the objective of SRGAN (`train.gan`):
 
-    pixel * loss + perceptual * (difference of features) + weight * (adversarial loss).
+    pixel * loss + perceptual * (mean squared difference of VGG-19 features) - weight * log D(SR).
 
-    Each stage starts with a fresh discriminator.
+    Each stage starts with a fresh discriminator D.
     """
 
-    discriminator: Literal["srgan", "patch"] = "srgan"
-    """srgan: SRGAN's, with the mean squared difference of VGG-19 features. patch: one with spectral
-    normalisation that judges every place, under a relativistic loss, with the difference of its own
-    features."""
-    lr_ratio: PositiveFloat = 1.0
-    """Learning rate of the discriminator (Adam) by that of the net."""
     weight: PositiveFloat = 1e-3
     """Weight of the adversarial loss."""
     pixel: NonNegativeFloat = 1.0
@@ -173,7 +167,7 @@ class Adversarial(_Section):
     perceptual: NonNegativeFloat = 0.006
     """Weight of the perceptual loss."""
     vgg: str = ""
-    """srgan: state dict of torchvision's VGG-19 (.pth). Empty: no perceptual loss."""
+    """State dict of torchvision's VGG-19 (.pth). Empty: no perceptual loss."""
 
 
 class Train(_Section):
@@ -208,7 +202,7 @@ class Train(_Section):
     """Loss between a result and its target, on Y in [0, 255]: l1, mse, psnr, charbonnier, or
     charbonnier-pyramid for nets with a pyramid."""
     adversarial: Adversarial | None = None
-    """An adversarial objective in place of the loss alone."""
+    """SRGAN's objective in place of the loss alone."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the exponential moving average of the weights. The average is what is validated and
     exported, with its own batch norm statistics. 0: none."""
@@ -281,11 +275,6 @@ class Train(_Section):
         a = self.adversarial
         if a is None:
             return self.loss
-        if a.discriminator == "patch":
-            return (
-                f"{a.pixel:g} {self.loss} + {a.weight:g} relativistic adversarial,"
-                f" {a.perceptual:g} features of the discriminator"
-            )
         perceptual = (
             f"{a.perceptual:g} VGG-19 relu5_4" if a.vgg else "no perceptual loss (no VGG weights given)"
         )

@@ -17,7 +17,7 @@ from ..nets.blocks import FloatBlock
 from .build import symmetry
 from .crops import Crops
 from .fast import accelerate
-from .gan import ADVERSARIES, Adversary
+from .gan import Adversary
 from .losses import LOSSES, PYRAMIDS
 from .muon import Muon
 from .recipe import Recipe
@@ -141,9 +141,7 @@ class Trainer:
             model = cast(nn.Module, torch.compile(model))
         self.model, self.optimiser = fabric.setup(model, adam)
         self.adam, self.lr = adam, lr
-        self.adversary: Adversary | None = None
-        if t.adversarial:
-            self.adversary = ADVERSARIES[t.adversarial.discriminator](fabric, recipe)
+        self.adversary = Adversary(fabric, recipe) if t.adversarial else None
         self.iteration = torch.zeros((), dtype=torch.int64, device=device)
         self.loss_sum = torch.zeros((), device=device)
         self._step = Graphed(self._eager, adam) if self.graph else self._eager
