@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -191,8 +192,8 @@ def test_divider_zoom_and_sharpness(visit, static):
     divider.press("Home")
     assert divider.get_attribute("aria-valuenow") == "0"
     page.click("#actual")
-    shown = "document.getElementById('percent').textContent === '100 %'"
-    page.wait_for_function(shown)
+    # not by wait_for_function, which the page's security policy refuses at its second look
+    page.locator("#percent").filter(has_text=re.compile(r"^100 %$")).wait_for()
     page.focus("#frame")
     page.keyboard.press("ArrowUp")
     width, height, text = page.evaluate(
@@ -264,7 +265,13 @@ def test_first_visit_is_small_and_then_no_connection_is_needed(visit, static):
     before = static.sent()
     page = visit(static.url)
     page.evaluate("navigator.serviceWorker.ready.then(() => 0)")
-    page.wait_for_function("navigator.serviceWorker.controller !== null")
+    page.evaluate(
+        """() => new Promise((done) => {
+            const workers = navigator.serviceWorker;
+            if (workers.controller) done();
+            else workers.addEventListener("controllerchange", () => done(), { once: true });
+        })"""
+    )
     page.reload()
     assert static.sent() - before < 1e6
     page.context.set_offline(True)
