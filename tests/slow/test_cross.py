@@ -1,12 +1,14 @@
 """The core built for other systems by the compiler of their wheels, zig (`pip install ziglang`).
 
-Windows runs under wine and aarch64 under qemu, bit for bit; macOS is compiled and linked alone.
+Windows runs under wine, aarch64 under qemu, and x86-64 with musl or an old glibc directly, bit for bit;
+macOS is compiled and linked alone.
 A first build for a system compiles zig's C++ library too, which takes minutes: `just cross` runs them.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -64,10 +66,26 @@ def test_windows_equals_the_reference(tmp_path: Path) -> None:
     assert isas(printed) == set(_core.isas())
 
 
-def test_aarch64_equals_the_reference(tmp_path: Path) -> None:
-    need("qemu-aarch64")
-    program = zig(tmp_path / "build", "aarch64-linux-musl", "run_model")
-    assert isas(jobs(tmp_path).done("qemu-aarch64", str(program))) == {"neon", "scalar"}
+@pytest.mark.parametrize(
+    ("system", "runner"),
+    [
+        ("aarch64-linux-musl", ["qemu-aarch64"]),
+        ("aarch64-linux-gnu.2.28", ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]),
+        ("x86_64-linux-musl", []),
+        ("x86_64-linux-gnu.2.28", []),
+    ],
+)
+def test_linux_equals_the_reference(tmp_path: Path, system: str, runner: list[str]) -> None:
+    """Of another CPU under qemu, with the C library of Debian's cross compiler; of this one directly."""
+    if runner:
+        need(runner[0])
+        if not Path(runner[-1]).exists() and len(runner) > 1:
+            pytest.skip(f"needs {runner[-1]}")
+    elif not sys.platform.startswith("linux") or platform.machine() != "x86_64":
+        pytest.skip("runs on x86-64 with Linux")
+    program = zig(tmp_path / "build", system, "run_model")
+    printed = jobs(tmp_path).done(*runner, str(program))
+    assert isas(printed) == ({"neon", "scalar"} if runner else set(_core.isas()))
 
 
 @pytest.mark.parametrize(
