@@ -508,6 +508,20 @@ def test_ctrl_c_in_a_folder(net_file, tmp_path, times):
         assert size(path) == (1600, 2000)
 
 
+def test_ctrl_c_after_the_run_is_no_traceback(monkeypatch):
+    from bitsr.cli.main import main
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bitsr.cli.streams._Steady.flush", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert main(["models"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @POSIX
 def test_killed_and_taken_up_again(net_file, tmp_path):
     folder_of_images(tmp_path / "in", 9)

@@ -50,14 +50,18 @@ def main(args: list[str] | None = None) -> int:
         for number in _STOPPING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
                 signal.signal(number, _stop)
-    with steady():
-        code = _run(args)
-        try:
-            sys.stdout.flush()
-        except OSError as error:
-            say(reason(error))
-            return code or 1
-        return code
+    try:
+        with steady():
+            code = _run(args)
+            try:
+                sys.stdout.flush()
+            except OSError as error:
+                say(reason(error))
+                return code or 1
+            return code
+    except KeyboardInterrupt:  # after the run
+        _end_in_peace()
+        return 130
 
 
 def _run(args: list[str]) -> int:
@@ -69,6 +73,7 @@ def _run(args: list[str]) -> int:
                 command.invoke(context)
         return 0
     except KeyboardInterrupt:
+        _end_in_peace()
         return 130
     except Exception as error:
         if isinstance(error, typer.Exit):
@@ -85,6 +90,12 @@ def _run(args: list[str]) -> int:
 
 
 _STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+
+
+def _end_in_peace() -> None:
+    """Ignore Ctrl-C from now on: a second one would break into Python's own end with a traceback."""
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stop(number: int, _: object) -> None:
