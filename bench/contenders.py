@@ -257,6 +257,18 @@ def lineup(task: Task, isas: list[str]) -> list[Contender]:
     return restorers(task.scale) if task.models else contenders(isas)
 
 
+def small(title: str, openvino_int8: str) -> list[Contender]:
+    """A small net by title in the engines of others; openvino_int8: the file that OpenVINO runs as int8."""
+    net = NETS[title]
+    return [
+        Contender(f"PyTorch fp32 {net}", title, "torch", pytorch(net), reference=True),
+        Contender(f"ONNX Runtime fp32 {net}", title, "onnxruntime", onnxruntime(net)),
+        Contender(f"ONNX Runtime int8 {net}", title, "onnxruntime", onnxruntime(net, "ort-int8")),
+        Contender(f"OpenVINO fp32 {net}", title, "openvino", openvino(net)),
+        Contender(f"OpenVINO int8 {net}", title, "openvino", openvino(net, openvino_int8)),
+    ]
+
+
 def contenders(isas: list[str]) -> list[Contender]:
     """Every contender of the binary net and its kin; ``isas`` are the engine's paths on this machine."""
     binary, twin, ma, ma_twin, lap, lap_twin, fsrcnn, espcn, *plain = NETS
@@ -314,24 +326,12 @@ def contenders(isas: list[str]) -> list[Contender]:
             ),
         ]
     for title in (fsrcnn, espcn):
-        net = NETS[title]
-        out += [
-            Contender(f"PyTorch fp32 {net}", title, "torch", pytorch(net), reference=True),
-            Contender(f"ONNX Runtime fp32 {net}", title, "onnxruntime", onnxruntime(net)),
-            Contender(f"ONNX Runtime int8 {net}", title, "onnxruntime", onnxruntime(net, "ort-int8")),
-            Contender(f"OpenVINO fp32 {net}", title, "openvino", openvino(net)),
-            Contender(f"OpenVINO int8 {net}", title, "openvino", openvino(net, "openvino-int8")),
-        ]
+        out += small(title, "openvino-int8")
     for int8, title in zip(plain[::2], plain[1::2], strict=True):
         net = NETS[title]
         out += [Contender(f"bitsr {isa} {net}", int8, "bitsr", bitsr(isa, NETS[int8])) for isa in fast]
+        out += small(title, "ort-int8")  # OpenVINO's int8 by ONNX Runtime, as in bench.pareto
         out += [
-            Contender(f"PyTorch fp32 {net}", title, "torch", pytorch(net), reference=True),
-            Contender(f"ONNX Runtime fp32 {net}", title, "onnxruntime", onnxruntime(net)),
-            Contender(f"ONNX Runtime int8 {net}", title, "onnxruntime", onnxruntime(net, "ort-int8")),
-            Contender(f"OpenVINO fp32 {net}", title, "openvino", openvino(net)),
-            # quantised by ONNX Runtime, as in bench.pareto
-            Contender(f"OpenVINO int8 {net}", title, "openvino", openvino(net, "ort-int8")),
             Contender(f"OpenVINO fp32 {net}, AVX2", title, "openvino", openvino(net), AVX2_ONLY),
             Contender(f"OpenVINO int8 {net}, AVX2", title, "openvino", openvino(net, "ort-int8"), AVX2_ONLY),
             Contender(f"TFLite fp32 {net}", title, "ai_edge_litert", tflite(net)),

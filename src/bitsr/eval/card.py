@@ -23,8 +23,8 @@ DEGRADED = (
 CHROMA = "It enlarges luma; chroma follows the luma that it makes{}."
 FAITHFUL = "It reconstructs, it does not invent: fine texture that the LR image has lost stays smooth."
 ADVERSARIAL = (
-    "It was trained to draw what looks real, so some of the detail in its images is invented: it suits the eye,"
-    " and no measurement."
+    "It was trained to draw what looks real, so some of the detail in its images is invented:"
+    " look at them, measure nothing in them."
 )
 PROTOCOL = "Test figures hold for the protocol that stands beside them, and for no other."
 
