@@ -119,12 +119,12 @@ class Crops:
         y, x: the crop's first LR pixel.
         """
         side = self.lr_side if s == 1 else self.hr_side
-        orientation = orientation[:, None, None]
-        transpose, flip_y, flip_x = ((orientation & bit).bool() for bit in (1, 2, 4))
-        rows, cols = side[None, :, None], side[None, None, :]
-        u, v = torch.where(transpose, cols, rows), torch.where(transpose, rows, cols)
-        u = torch.where(flip_y, len(side) - 1 - u, u)
-        v = torch.where(flip_x, len(side) - 1 - v, v)
-        width = self.widths[image] * s
-        origin = self.starts[image] * (s * s) + y * s * width + x * s + variant * self.pixels
-        return to_y(flat[origin[:, None, None] + u * width[:, None, None] + v])[:, None]
+        transpose, flip_y, flip_x = ((orientation & bit).bool()[:, None] for bit in (1, 2, 4))
+        width = (self.widths[image] * s)[:, None]
+        # Per side, not per pixel: the index of a pixel is the sum of what its row and column give.
+        down, across = (torch.where(flip, len(side) - 1 - side, side) for flip in (flip_y, flip_x))
+        down = down * width
+        rows, cols = torch.where(transpose, across, down), torch.where(transpose, down, across)
+        origin = self.starts[image] * (s * s) + y * s * width[:, 0] + x * s + variant * self.pixels
+        rows = rows + origin[:, None]
+        return to_y(flat[rows[:, :, None] + cols[:, None, :]])[:, None]

@@ -226,7 +226,7 @@ def steps(y: NDArray[np.floating]) -> Tensor:
 
 def to_y(fixed: Tensor) -> Tensor:
     """Stored int16 -> Y in [16, 235], float32, of the same shape."""
-    return fixed.float() / 256.0 + 128.0
+    return fixed.float().div_(256.0).add_(128.0)  # of int16 float() is a new tensor
 
 
 def _decode(
