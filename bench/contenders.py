@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import machine
 from .task import Task, prepared
 
 Run = Callable[[], NDArray]
@@ -39,6 +40,8 @@ NETS = {
 trained otherwise: one time and one size stand for both."""
 
 AVX2_ONLY = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+AVX_VNNI_ONLY = {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"}
+"""AVX2 with AVX-VNNI, as the engine's path ``avxvnni``."""
 
 
 @dataclass(frozen=True)
@@ -334,6 +337,18 @@ def contenders(isas: list[str]) -> list[Contender]:
         out += [
             Contender(f"OpenVINO fp32 {net}, AVX2", title, "openvino", openvino(net), AVX2_ONLY),
             Contender(f"OpenVINO int8 {net}, AVX2", title, "openvino", openvino(net, "ort-int8"), AVX2_ONLY),
+        ]
+        if "avx_vnni" in machine.features().split():
+            out += [
+                Contender(
+                    f"OpenVINO int8 {net}, AVX-VNNI",
+                    title,
+                    "openvino",
+                    openvino(net, "ort-int8"),
+                    AVX_VNNI_ONLY,
+                )
+            ]
+        out += [
             Contender(f"TFLite fp32 {net}", title, "ai_edge_litert", tflite(net)),
             Contender(f"TFLite int8 {net}", title, "ai_edge_litert", tflite(net, "tflite-int8")),
         ]

@@ -11,7 +11,7 @@ namespace cpu {
 #if defined(__x86_64__)
 #define BITSR_X86_64
 struct Features {
-  bool popcnt, avx2, avx512;
+  bool popcnt, avx2, avxvnni, avx512;
 };
 
 /* By CPUID itself: in what zig links for Windows, __builtin_cpu_supports is false for everything.
@@ -25,6 +25,7 @@ static inline Features detect() {
   /* The registers that the system saves: it says so itself. */
   if (bits(c, 1u << 27)) asm("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
   if (!has.popcnt || !bits(saved, 0x6) || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return has;
+  const bool more = a >= 1;
   has.avx2 = bits(b, 1u << 5 | 1u << 8); /* and BMI2 */
 #if defined(__APPLE__)
   saved |= 0xe0; /* those of AVX-512 once they are used */
@@ -32,6 +33,7 @@ static inline Features detect() {
   /* F, DQ, BW, VL; VNNI, VPOPCNTDQ */
   has.avx512 = has.avx2 && bits(saved, 0xe0) &&
                bits(b, 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31) && bits(c, 1u << 11 | 1u << 14);
+  if (more && __get_cpuid_count(7, 1, &a, &b, &c, &d)) has.avxvnni = has.avx2 && bits(a, 1u << 4);
   return has;
 }
 static inline const Features& features() {
@@ -39,6 +41,7 @@ static inline const Features& features() {
   return has;
 }
 static inline bool avx512() { return features().avx512; }
+static inline bool avxvnni() { return features().avxvnni; }
 static inline bool avx2() { return features().avx2; }
 static inline bool scalar() { return features().popcnt; }
 #else

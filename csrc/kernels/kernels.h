@@ -209,6 +209,15 @@ DECLARE_PATH(neon)
 DECLARE_PATH(wasm)
 DECLARE_PATH(scalar)
 #undef DECLARE_PATH
+/* AVX2 with the int8 products of AVX-VNNI, compiled with AVX2 (avx2/qconv.cpp). */
+namespace avxvnni {
+using avx2::bconv;
+using avx2::conv;
+using avx2::prepare;
+using avx2::quant;
+using avx2::scale_map;
+void qconv(const Qconv&, const QconvRow&);
+}  // namespace avxvnni
 
 /* The i-th path this CPU can run, best first; null past the end. */
 const Kernels* path(int i);

@@ -13,6 +13,9 @@ namespace bitsr {
 static const Kernels PATHS[] = {
 #if defined(BITSR_X86_64)
     PATH(avx512),
+#if defined(BITSR_AVXVNNI)
+    PATH(avxvnni),
+#endif
     PATH(avx2),
 #elif defined(__aarch64__)
     PATH(neon),
