@@ -15,10 +15,12 @@ static_assert(QCHUNK * 64 * sizeof(int16_t) <= SCRATCH * 8, "scratch is too smal
  *   plane(x, n, sums)                  those of the only filter
  *   finish(to, block, x, n, sums)      the epilogue of 64 channels, for n pixels from column x of
  *                                      `to` on
- *   quant                              Kernels::quant of the path */
-template <class Some, class Plane, class Finish>
+ *   quant                              Kernels::quant of the path
+ *   fused(n, sums, bytes)              epilogue and bytes of n pixels in one, true; or false: it
+ *                                      does not for these. Only where nothing else is wanted. */
+template <class Some, class Plane, class Finish, class Fused>
 static inline void qconv_chunks(const Qconv& op, const QconvRow& row, Some some, Plane plane,
-                                Finish finish, decltype(Kernels::quant) quant) {
+                                Finish finish, decltype(Kernels::quant) quant, Fused fused) {
   for (int x = 0; x < row.w; x += QCHUNK) {
     const int n = row.w - x < QCHUNK ? row.w - x : QCHUNK;
     if (op.cout == 1) {
@@ -36,13 +38,22 @@ static inline void qconv_chunks(const Qconv& op, const QconvRow& row, Some some,
         finish(row, block / 64, x, n, sums);
         continue;
       }
+      uint8_t* bytes = row.bytes + size_t(x) * size_t(row.quant->stride());
+      if (!row.skip && !row.out && fused(n, sums, bytes)) continue;
       const size_t at = size_t(x) * 64;
       const EpilogueRow to = {row.skip ? row.skip + at : nullptr, nullptr,
                               row.out ? row.out + at : sums[0], nullptr};
       finish(to, 0, 0, n, sums);
-      quant(*row.quant, to.out, n, row.bytes + size_t(x) * size_t(row.quant->stride()));
+      quant(*row.quant, to.out, n, bytes);
     }
   }
+}
+
+template <class Some, class Plane, class Finish>
+static inline void qconv_chunks(const Qconv& op, const QconvRow& row, Some some, Plane plane,
+                                Finish finish, decltype(Kernels::quant) quant) {
+  qconv_chunks(op, row, some, plane, finish, quant,
+               [](int, const int16_t (*)[64], uint8_t*) { return false; });
 }
 
 }  // namespace bitsr

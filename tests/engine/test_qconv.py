@@ -82,9 +82,9 @@ def test_a_row_of_convolutions(channels, kept):
     threads."""
     m = Maker(channels)
     x = m.conv("lr", 1, channels, 3, 12, slope=True)
-    for bits in (7, 8):
-        q = m.quant(x, channels)
-        x = m.qconv(q, channels, channels, 3, bits, skip=x if kept else None, slope=True)
+    for bits, top in ((7, 127), (8, 7), (4, 127)):
+        q = m.quant(x, channels, top)
+        x = m.qconv(q, channels, channels, 3, bits, skip=x if kept else None, slope=bits != 8)
     x = m.qconv(m.quant(x, channels), channels, 4, 3, 7, skip=m.conv("lr", 1, 4, 5, 14, edge=True))
     m.ops.append(Op("shuffle", "sr", (x,), "", {"scale": 2}))
     packed = ModelFile(m.tensors, m.ops, {"name": "row", "scale": "2"})

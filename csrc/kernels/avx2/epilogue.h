@@ -9,6 +9,11 @@ namespace bitsr {
 
 using V = __m256i;
 
+/* v < 0 ? mulh(v, slope) : v. A slope being within -1 and 1, the larger of the two is the right
+ * one.
+ */
+static inline V leak(V v, V slope) { return _mm256_max_epi16(v, _mm256_mulhrs_epi16(v, slope)); }
+
 /* CHANNELS (16, 32 or 64) of 64 channels of n pixels from column `from` on; sums(i, q) gives `a` of
  * 16 channels of pixel from
  * + i. */
@@ -16,10 +21,6 @@ template <int CHANNELS, bool INNER, bool SLOPE, bool SLOPE_ADD, class Sums>
 static inline __attribute__((always_inline)) void finish_chunk(const Epilogue& op,
                                                                const EpilogueRow& row, int block,
                                                                int from, int n, Sums sums) {
-  const V zero = _mm256_setzero_si256();
-  const auto leak = [zero](V v, V slope) {
-    return _mm256_blendv_epi8(v, _mm256_mulhrs_epi16(v, slope), _mm256_cmpgt_epi16(zero, v));
-  };
   const V* values = reinterpret_cast<const V*>(op.values.data()) + 4 * VALUES * block;
   const size_t stride = size_t(op.cout_pad);
   const bool several = op.maps > 1;
