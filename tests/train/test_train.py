@@ -241,6 +241,29 @@ def test_muon_refuses_a_net_without_convolutions_inside(tmp_path: Path) -> None:
         train(r, tmp_path, device="cpu")
 
 
+@pytest.mark.parametrize("quantised", [True, False])
+def test_muon_takes_the_convolutions_of_int8_nets(tmp_path: Path, quantised: bool) -> None:
+    """All singular values of an update are alike, which Adam's are not."""
+    args = {"channels": 16, "layers": 2, "quantised": quantised}
+    r = make(
+        train__optimiser="muon",
+        train__iterations=1,
+        net__name="plain",
+        net__args=args,
+        net__stream_init_scale=1.0,
+    )
+    torch.manual_seed(r.train.seed)
+    before = build(r).state_dict()
+    train(r, tmp_path, device="cpu")
+    trained = checkpoint.load(tmp_path / "last.pt")["net"]
+    for name in ("body.0.weight", "body.1.weight", "tail.weight"):
+        step = (trained[name] - before[name]).flatten(1)
+        size = FLOAT_RMS * r.rate(r.stages[0], 0) * max(step.shape) ** 0.5
+        torch.testing.assert_close(
+            torch.linalg.svdvals(step), torch.full((len(step),), size), rtol=0.02, atol=0
+        )
+
+
 @pytest.mark.parametrize("binarized", ["body", "none"])
 def test_muon_leaves_tied_weights_tied(tmp_path: Path, binarized: str) -> None:
     """Bit for bit: eigenvectors are not those of a flipped matrix flipped."""

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric  # before any torch.compile, whose arguments
 from torch import Tensor, nn
 
 from ..errors import BitsrError
-from ..layers.convs import BinaryConv2d
+from ..layers.convs import BinaryConv2d, PAMSConv2d
 from ..layers.ops import CompiledBlocks, TorchOps
 from ..nets.blocks import FloatBlock
 from .build import symmetry
@@ -152,6 +152,7 @@ class Trainer:
         blocks = [m for m in self.net.modules() if isinstance(m, FloatBlock)]
         floats = [conv.weight for block in blocks for conv in (block.conv1, block.conv2)]
         floats += [conv.weight for conv in binary if conv.weight_mode == "float"]
+        floats += [m.weight for m in self.net.modules() if isinstance(m, PAMSConv2d)]
         known = {id(p) for p in (*latents, *floats)}
         others = [p for p in self.net.parameters() if id(p) not in known]
         try:
