@@ -47,6 +47,7 @@ def test_the_rule_of_sizes():
     wanted = {f"bitsr-{size}-x{scale}": n for size, n in blocks.items() for scale in (2, 3, 4)}
     wanted |= {
         "bitsr-xl-x2": 48,
+        "bitsr-xxs-x4": 0,
         "bitsr-photo-m-x2": 16,
         "bitsr-photo-m-x4": 16,
         "bitsr-photo-s-x2": 8,
@@ -197,5 +198,8 @@ def test_packed_bits_are_those_of_the_checkpoint(path):
         )
     sr = engine.run(q) / 128 + 127.5
     off = np.sqrt(np.mean([(sr - a) ** 2, (sr - b) ** 2]))
-    assert off < 1.6 * np.sqrt(np.mean((a - b) ** 2))
+    if any(op.kind == "bconv" for op in shipped.ops):
+        assert off < 1.6 * np.sqrt(np.mean((a - b) ** 2))
+    else:  # int8: rounded to 16 bits and then to 8, where the simulation rounds once
+        assert off < 0.8  # levels
     assert abs(np.mean(sr - (a + b) / 2)) < 0.05  # levels

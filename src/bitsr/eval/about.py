@@ -25,7 +25,8 @@ class Family:
 
 
 FAMILIES = {
-    "bitsr-xs": Family("0.2", "the least time"),
+    "bitsr-xxs": Family("0.1", "the least time, at x4"),
+    "bitsr-xs": Family("0.2", "little time"),
     "bitsr-s": Family("0.5", "large images, old machines"),
     "bitsr-m": Family("1", "most images; the default"),
     "bitsr-l": Family("1.8-1.9", "more quality; the best at x3 and x4"),

@@ -111,13 +111,14 @@ class Muon(torch.optim.Adam):
     """Adam on ``others``, orthogonalised momentum on ``latents`` and ``floats``, (O, I, k, k) each.
 
     latents: of binary convolutions; floats: of those whose weights count by value, of 4 or 8 bits
-    or float, but for the net's first and last where these are plain convolutions. The update of a latent weight is -0.3 lr U, of a float one -0.1 lr U, where U, with an rms
-    of 1, has the row and column spaces of the momentum and all its singular values about equal: no
-    direction waits for its gradient to grow. Adam keeps the sign of a weight's gradient and little
-    else, which suits noise; where targets have little of it (``data.teachers``) this comes further
-    in as many iterations (docs/experiments/distillation.md). Source: Jordan et al. 2024, "Muon: an optimizer for
-    hidden layers in neural networks". The rest of Adam's settings, and one learning rate for both,
-    are the loop's.
+    or float, but for the net's first and last where these are plain convolutions. The update of a
+    latent weight is -0.3 lr U, of a float one -0.1 lr U, where U, with an rms of 1, has the row and
+    column spaces of the momentum and all its singular values about equal: no direction waits for
+    its gradient to grow. Adam keeps the sign of a weight's gradient and little else, which suits
+    noise; where targets have little of it (``data.teachers``) this comes further in as many
+    iterations (docs/experiments/distillation.md). Source: Jordan et al. 2024, "Muon: an optimizer
+    for hidden layers in neural networks". The rest of Adam's settings, and one learning rate for
+    both, are the loop's.
 
     tied: latents and floats, and their gradients, are tied over eight orientations
     (``train.equivariance``). The updates are made for the first and are the same numbers for the
