@@ -26,6 +26,7 @@ from bitsr.eval.table import (
     Table,
     TableError,
     _backbone,
+    _method,
     compare,
     parse_budget,
     parse_rates,
@@ -235,6 +236,22 @@ def test_rows_stand_by_backbone_and_scale() -> None:
     text = Table(tuple(mine), ("Set5",), "matlab-y").markdown()
     assert text.count("| *BBCU-L* | *SRResNet without BN* | *x4* | - | *31.79 / 0.8905* |") == 1
     assert "*30.34 / 0.864*" in text  # the digits that were printed
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "method"),
+    [
+        ("e2fif-srresnet-x4", (), "e2fif"),
+        ("ma-srresnet-x4", (), "Ma et al."),
+        ("ma-lapsrn-x4", (), "Ma et al."),
+        ("ma-srresnet-x4", ["net.args.binary=false"], "float"),
+        ("bitsr-xs-x4", (), "int8"),
+        ("float-espcn-x4", (), "float"),
+    ],
+)
+def test_a_row_names_its_method(name: str, changes: list[str], method: str) -> None:
+    made = recipe.load(name, changes)
+    assert _method(made, len(made.stages) - 1) == method
 
 
 def beside(name: str) -> set[str]:

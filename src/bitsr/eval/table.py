@@ -25,6 +25,7 @@ import torch
 from ..engine import Engine
 from ..errors import BitsrError
 from ..files import NewFile
+from ..layers.convs import Int8Conv2d, QuantConv2d, WeightBinaryConv2d
 from ..methods import METHODS
 from ..model_file import ModelFile, ModelFileError
 from ..pack import PackError, pack_checkpoint
@@ -185,14 +186,18 @@ def _about(recipe: Recipe, facts: dict[str, Any]) -> str:
 
 
 def _method(recipe: Recipe, stage: int) -> str:
-    """The name of the method in ``METHODS`` and its options, or "float"."""
+    """The name of the method in ``METHODS`` and its options, or "Ma et al.", "int8" or "float"."""
     args = {**recipe.net.args, **recipe.stages[stage].args}
     with torch.device("meta"):
         net = build(recipe, recipe.stages[stage])
     used = {type(module) for module in net.modules()}
     names = [name for name, unit in METHODS.items() if unit in used]
-    if args.get("binary", True) is False or not names:
+    if args.get("binary", True) is False:
         return "float"
+    if not names:
+        convs = [m for m in net.modules() if isinstance(m, QuantConv2d) and m.weight_mode != "float"]
+        kinds = {"Ma et al.": WeightBinaryConv2d, "int8": Int8Conv2d}
+        return next((name for name, c in kinds.items() if any(isinstance(m, c) for m in convs)), "float")
     options = ", ".join(f"{k} = {v}" for k, v in args.get("options", {}).items())
     return f"{names[0]} ({options})" if options else names[0]
 
