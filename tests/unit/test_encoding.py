@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import os
 import stat
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import pyvips
 from PIL import Image, PngImagePlugin
 from test_photo import P3, pixels, ramp, write
 
 from bitsr import photo
 from bitsr.files import NewFile
+from bitsr.photo.write import Writer
 
 SMOOTH = np.ascontiguousarray(np.kron(ramp(6, 8), np.ones((8, 8, 1), np.uint8)))
 
@@ -139,3 +142,14 @@ def test_a_file_like_another(tmp_path):
         new.file.write(b"y")
     there = (tmp_path / "new").stat()
     assert (stat.S_IMODE(there.st_mode), there.st_mtime_ns) == (0o600, 10**18 + 7)
+
+
+def test_a_file_closed_under_libvips_is_no_traceback(tmp_path, capfd):
+    """A signal ends the image while a thread of libvips still writes."""
+    with (tmp_path / "a.png").open("wb+") as file:
+        pass
+    owner = SimpleNamespace(_new=SimpleNamespace(file=file), path=tmp_path / "a.png")
+    target = Writer._target(owner, file.write)
+    with pytest.raises(pyvips.Error):
+        pyvips.Image.black(9, 9).write_to_target(target, ".png")
+    assert not capfd.readouterr().err

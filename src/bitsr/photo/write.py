@@ -260,6 +260,11 @@ class Writer:
                 except OSError as error:
                     self._error = OSError(error.errno, error.strerror, str(self.path))
                     return failed
+                except ValueError:
+                    # A signal has ended the image and closed its file, and libvips still writes.
+                    if not file.closed:
+                        raise
+                    return failed
 
             return guard
 
