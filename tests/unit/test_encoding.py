@@ -6,6 +6,7 @@ import io
 import os
 import stat
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_a_file_closed_under_libvips_is_no_traceback(tmp_path, capfd):
     """A signal ends the image while a thread of libvips still writes."""
     with (tmp_path / "a.png").open("wb+") as file:
         pass
-    owner = SimpleNamespace(_new=SimpleNamespace(file=file), path=tmp_path / "a.png")
+    owner: Any = SimpleNamespace(_new=SimpleNamespace(file=file), path=tmp_path / "a.png")
     target = Writer._target(owner, file.write)
     with pytest.raises(pyvips.Error):
         pyvips.Image.black(9, 9).write_to_target(target, ".png")
